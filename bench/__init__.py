@@ -1,0 +1,1 @@
+"""The harness: experiments in, records and tables out."""

@@ -1,0 +1,333 @@
+"""An experiment: a TOML file read strictly into cells. No torch.
+
+    title = "..."                     [base]  what all cells share      [[cells]]  written out, each on top of base:
+    question = "..."                  [grid]  "model.kernel_size" =       label, note, reported, and any of
+    seeds = { cpu = 3, cuda = 16 }              [2, 3]: the product,      model, data, train, execution
+                                                in the file's order
+"""
+
+import difflib
+import itertools
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+
+from fmnist_core import config
+from fmnist_core.config import CellConfig, CustomModel, ModelConfig
+from fmnist_core.models import networks
+from fmnist_core.models.layers import trace
+
+FOLDER = Path(__file__).resolve().parent.parent / "experiments"
+
+
+class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
+    pass
+
+
+class Reported(_Strict, kw_only=True):
+    """What the source gives for this cell, as fractions."""
+
+    validation_accuracy: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    test_accuracy: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    source: str = ""
+
+
+class Seeds(_Strict, kw_only=True):
+    """How many seeds per cell: 0 to cpu - 1 on a CPU, 0 to cuda - 1 on a GPU."""
+
+    cpu: Annotated[int, Meta(ge=1, le=10_000)] = 3
+    cuda: Annotated[int, Meta(ge=1, le=10_000)] = 16
+
+
+class Launch(_Strict, kw_only=True):
+    mode: Literal["cells", "ddp"] = "cells"
+    """`cells`: each process takes whole cells. `ddp`: all processes share each cell."""
+    num_processes: Annotated[int, Meta(ge=0, le=4096)] = 0
+    """Processes that the experiment needs; 0: any number."""
+    device: Literal["any", "cpu", "cuda"] = "any"
+    timeout_s: Annotated[float, Meta(ge=0.0)] = 0.0
+    """A cell that trains longer is stopped and recorded as `timeout`; 0: never."""
+
+
+class Cell(_Strict, kw_only=True):
+    config: CellConfig
+    label: str = ""
+    """As the report names it, e.g. `Trial-2`; for a grid, its values."""
+    note: str = ""
+    reported: Reported = Reported()
+    axes: dict[str, Any] = {}
+    """The grid's values for this cell, by key."""
+
+
+class Experiment(_Strict, kw_only=True):
+    name: str
+    title: str
+    question: str
+    seeds: Seeds
+    launch: Launch
+    measure: bool
+    """Also measure the speed of each cell."""
+    cells: list[Cell]
+
+
+class _File(_Strict, kw_only=True):
+    title: str = ""
+    question: Annotated[str, Meta(min_length=1)]
+    seeds: Seeds = Seeds()
+    launch: Launch = Launch()
+    measure: bool = True
+    base: dict[str, Any] = {}
+    grid: dict[str, Any] = {}
+    cells: list[dict[str, Any]] = []
+
+
+def names() -> list[str]:
+    """The experiments that come with the project."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """Read an experiment by name or path, `overrides` ("train.epochs": 1) on top.
+
+    Raises ValueError that names file, key and value, and what is allowed.
+    """
+    path = _find(name_or_path)
+    try:
+        text = path.read_bytes().decode()
+        return parse(tomllib.loads(text), name=path.stem, overrides=overrides)
+    except OSError as error:
+        raise ValueError(f"experiment {path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"experiment {path}: not TOML: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"experiment {path}: {error}") from error
+
+
+def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """The cells of a decoded TOML file. Raises ValueError."""
+    file = _convert(content, _File)
+    overrides = _nest(overrides or {})
+    launch = _convert(_merge(msgspec.to_builtins(file.launch), overrides.pop("launch", {})), Launch, "launch")
+    if file.grid and file.cells:
+        raise ValueError("[grid] and [[cells]]: only one of them is allowed")
+    drafts = _written_out(file.cells) if file.cells else _product(flatten(file.grid))
+    cells = [_cell(file.base, draft, overrides) for draft in drafts]
+    _refuse_duplicates(cells)
+    return Experiment(name=name, title=file.title or name, question=file.question, seeds=file.seeds, launch=launch,
+                      measure=file.measure, cells=cells)
+
+
+def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"kernel_size": [2, 3]}} to {"model.kernel_size": [2, 3]}."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def value_of(cell: CellConfig, key: str) -> Any:
+    """The value at a dotted key, e.g. "model.kernel_size". Raises ValueError for an unknown one."""
+    value: Any = cell
+    for part in key.split("."):
+        if part == "name" and not hasattr(value, "name"):
+            value = msgspec.inspect.type_info(type(value)).tag
+        elif not hasattr(value, part):
+            raise ValueError(f"unknown key '{key}'{_nearest(key, known_keys(cell))}")
+        else:
+            value = getattr(value, part)
+    return value
+
+
+def known_keys(cell: CellConfig) -> list[str]:
+    sections = {name: getattr(cell, name) for name in cell.__struct_fields__}
+    return ["model.name", *(f"{name}.{key}" for name, section in sections.items() for key in section.__struct_fields__)]
+
+
+def select(cells: Iterable[Cell], filters: Mapping[str, Any]) -> list[Cell]:
+    """The cells whose values equal all `filters`. Raises ValueError for a key that no cell has."""
+    cells = list(cells)
+    for key in filters:
+        if key != "label" and not any(key in known_keys(cell.config) for cell in cells):
+            raise ValueError(f"unknown key '{key}'{_nearest(key, ['label', *known_keys(cells[0].config)])}")
+    matches = lambda cell, key, value: (cell.label if key == "label" else
+                                        value_of(cell.config, key) if key in known_keys(cell.config) else None) == value
+    return [cell for cell in cells if all(matches(cell, key, value) for key, value in filters.items())]
+
+
+class _Draft(NamedTuple):
+    settings: dict[str, Any]
+    label: str = ""
+    note: str = ""
+    reported: Reported = Reported()
+    axes: dict[str, Any] = {}
+
+
+def _product(grid: Mapping[str, Any]) -> list[_Draft]:
+    for key, values in grid.items():
+        if not isinstance(values, list):
+            raise ValueError(f"[grid] {key} = {values!r}: expected a list of values")
+        if not values:
+            raise ValueError(f"[grid] {key} = []: an empty list leaves no cell")
+    drafts = []
+    for values in itertools.product(*grid.values()):
+        axes = dict(zip(grid, values, strict=True))
+        label = ", ".join(f"{key.rpartition('.')[2]} {_show(value)}" for key, value in axes.items())
+        drafts.append(_Draft(_nest(axes), label=label, axes=axes))
+    return drafts
+
+
+def _written_out(tables: Sequence[dict[str, Any]]) -> list[_Draft]:
+    drafts = []
+    for i, table in enumerate(tables):
+        table = dict(table)
+        about = {key: table.pop(key) for key in ("label", "note", "reported") if key in table}
+        about["reported"] = _convert(about.get("reported", {}), Reported, f"cells[{i}].reported")
+        for key in ("label", "note"):
+            if not isinstance(about.get(key, ""), str):
+                raise ValueError(f"cells[{i}].{key} = {about[key]!r}: expected a string")
+        drafts.append(_Draft(_nest(flatten(table)), **about, axes=flatten(table)))
+    return drafts
+
+
+def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any]) -> Cell:
+    settings = _merge(_merge(base, draft.settings), overrides)
+    try:
+        config_ = _convert(_with_custom_model(settings), CellConfig)
+        _check_shapes(config_)
+    except ValueError as error:
+        raise ValueError(f"cell '{draft.label}': {error}" if draft.label else str(error)) from error
+    return Cell(config=config_, label=draft.label, note=draft.note, reported=draft.reported, axes=draft.axes)
+
+
+def _with_custom_model(settings: dict[str, Any]) -> dict[str, Any]:
+    """`model.name = "package.module:factory"` is short for a custom model."""
+    model = settings.get("model")
+    if isinstance(model, dict) and isinstance(name := model.get("name"), str) and ":" in name:
+        options = {key: value for key, value in model.items() if key != "name"}
+        return {**settings, "model": {"name": "custom", "factory": name, "options": options}}
+    return settings
+
+
+def _check_shapes(cell: CellConfig) -> None:
+    """Every layer of a network that is a plain sequence must fit the images."""
+    layers = networks.layers_of(cell.model)
+    if layers is not None:
+        trace(layers, (1, cell.data.input_size, cell.data.input_size))
+
+
+def _refuse_duplicates(cells: list[Cell]) -> None:
+    seen: dict[bytes, Cell] = {}
+    for cell in cells:
+        content = msgspec.json.encode(cell.config, order="sorted")
+        if content in seen:
+            raise ValueError(f"cells '{seen[content].label}' and '{cell.label}' are the same cell")
+        seen[content] = cell
+
+
+def _convert(content: Any, kind: Any, where: str = "") -> Any:
+    """msgspec's conversion, with errors that name the dotted key, the value, and the nearest valid key."""
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        raise ValueError(_explain(error, content, kind, where)) from error
+
+
+def _explain(error: msgspec.ValidationError, content: Any, kind: Any, where: str) -> str:
+    message, _, path = str(error).partition(" - at `")
+    key = path.rstrip("`").removeprefix("$").removeprefix(".")
+    if message.startswith("Object contains unknown field"):
+        field = message.split("`")[1]
+        return f"unknown key '{_join(where, key, field)}'{_nearest(field, _fields_at(content, kind, key))}"
+    if message.startswith("Object missing required field"):
+        return f"missing key '{_join(where, key, message.split('`')[1])}'"
+    if not path:
+        return message
+    allowed = ""
+    if key == "model.name":
+        known = sorted(str(msgspec.inspect.type_info(model).tag) for model in get_args(ModelConfig))
+        allowed = f"; allowed: {', '.join(known)}, or package.module:factory"
+    elif message.startswith("Invalid enum value"):
+        allowed = _choices(kind, key)
+    return f"{_join(where, key)} = {_value_at(content, key)!r}: {message[0].lower()}{message[1:]}{allowed}"
+
+
+def _choices(kind: Any, key: str) -> str:
+    """The values that a Literal field allows, for the sections of a cell."""
+    section, _, field = key.partition(".")
+    owners = {"data": [config.DataConfig], "train": [config.TrainConfig], "execution": [config.ExecutionConfig],
+              "model": list(get_args(ModelConfig)), "mode": [Launch], "device": [Launch]}.get(section, [])
+    for owner in owners:
+        for info in msgspec.structs.fields(owner):
+            if info.name == (field or section):
+                literals = [v for arg in (info.type, *get_args(info.type)) for v in get_args(arg) if isinstance(v, str)]
+                return f"; allowed: {', '.join(dict.fromkeys(literals))}"
+    return ""
+
+
+def _fields_at(content: Any, kind: Any, key: str) -> list[str]:
+    if kind is CellConfig and key:
+        section = key.split(".")[0]
+        if section == "model":
+            tag = (_value_at(content, "model") or {}).get("name")
+            models = [m for m in get_args(ModelConfig) if msgspec.inspect.type_info(m).tag == tag]
+            return [f for m in models for f in m.__struct_fields__]
+        fields = {"data": config.DataConfig, "train": config.TrainConfig, "execution": config.ExecutionConfig}
+        return list(fields[section].__struct_fields__) if section in fields else []
+    return list(kind.__struct_fields__) if not key else []
+
+
+def _value_at(content: Any, key: str) -> Any:
+    for part in key.replace("[", ".").replace("]", "").split("."):
+        if isinstance(content, Mapping):
+            content = content.get(part)
+        elif isinstance(content, list | tuple) and part.isdigit():
+            content = content[int(part)]
+    return content
+
+
+def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for key, value in flat.items():
+        *parents, last = key.split(".")
+        table = nested
+        for part in parents:
+            table = table.setdefault(part, {})
+            if not isinstance(table, dict):
+                raise ValueError(f"key '{key}': '{part}' is a value, not a table")
+        table[last] = value
+    return nested
+
+
+def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`, table by table."""
+    both_tables = lambda key: isinstance(under.get(key), Mapping) and isinstance(over[key], Mapping)
+    return {**under, **{key: _merge(under[key], over[key]) if both_tables(key) else over[key] for key in over}}
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path.endswith(".toml"):
+        return Path(name_or_path)
+    if name_or_path not in names():
+        raise ValueError(f"unknown experiment '{name_or_path}'{_nearest(name_or_path, names())}; "
+                         f"experiments: {', '.join(names())}; or the path of a .toml file")
+    return FOLDER / f"{name_or_path}.toml"
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def _join(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+def _show(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,242 @@
+"""THE schema of a result: every field's name, unit and meaning. One record is one line of JSON. No torch.
+
+Two kinds: a `TrainRecord` says what one seed of a cell learnt; a `SpeedRecord` says how fast the cell runs on one
+machine. Records hold raw samples in base units; medians, intervals and rounding are made of them in `stats` and `report`.
+"""
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+SCHEMA_VERSION = 1
+
+Status = Literal["ok", "oom", "diverged", "timeout", "error"]
+PositiveInt = Annotated[int, Meta(ge=1)]
+
+
+class SchemaError(ValueError):
+    """A stored line that this version cannot read."""
+
+
+class _Part(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Records are frozen and strict, like configurations."""
+
+
+class Environment(_Part, kw_only=True):
+    """Where a record comes from."""
+
+    host: str = ""
+    """Digest of the host name: equal on one machine, names nobody."""
+    cpu: str = ""
+    num_cpus: int = 0
+    """Processors that this process may use."""
+    device: str = "cpu"
+    """`cpu`, or the accelerator's name as its driver gives it."""
+    num_devices: int = 0
+    """Accelerators visible to the launch."""
+    driver: str = ""
+    power_limit_w: float | None = None
+    clock_mhz: float | None = None
+    """Streaming-multiprocessor clock at the start."""
+    memory_bytes: int = 0
+    """Of the host."""
+    os: str = ""
+    python: str = ""
+    libraries: dict[str, str] = {}
+    """Name to version: torch, accelerate, cuda, cudnn, numpy ..."""
+    commit: str = ""
+    dirty: bool = False
+    """The source tree differed from that commit."""
+    num_threads: int = 0
+    """Intra-operator threads of each process."""
+    load: float = 0.0
+    """Runnable processes, one-minute mean, at the start."""
+
+
+class Labels(_Part, kw_only=True):
+    """What was in effect, observed and not copied from the request."""
+
+    precision: str = ""
+    """Data type that a convolution or Linear layer really computed in, e.g. `float32`, `bfloat16`."""
+    matmul_tf32: bool = False
+    cudnn_tf32: bool = False
+    tf32_before_prepare: bool = False
+    """Either TF32 flag, before Accelerate prepared the model; a difference means that Accelerate changed it."""
+    weight_memory_format: str = ""
+    """Of the convolution weights: `channels_last`, `contiguous`, `mixed`, or `any` where strides cannot differ."""
+    activation_memory_format: str = ""
+    compiled: bool = False
+    captured: bool = False
+    """Replayed as a CUDA graph."""
+    graph_breaks: int = 0
+    recompiles: int = 0
+    fused_seeds: int = 1
+    """Seeds trained as one module, this one among them."""
+    num_processes: int = 1
+    """Of a DDP run; 1 otherwise."""
+    machine_shared: bool = False
+    """Other work of this harness ran on the machine meanwhile: times are no measurements of speed."""
+
+
+class Epochs(_Part, kw_only=True):
+    """One entry per finished epoch. Accuracies are fractions. Evaluation is in evaluation mode, after the epoch."""
+
+    train_loss: list[float] = []
+    """Mean over the epoch's steps, in training mode (with dropout and augmentation)."""
+    train_subset_loss: list[float] = []
+    """On the first 10,000 training images, in evaluation mode."""
+    train_subset_accuracy: list[float] = []
+    validation_loss: list[float] = []
+    """Empty where nothing was held out."""
+    validation_accuracy: list[float] = []
+    test_loss: list[float] = []
+    test_accuracy: list[float] = []
+    """No choice is made by it; the best of these is shown as `best on test`, never as the result."""
+    train_s: list[float] = []
+    """Training alone, evaluation excluded. A duration on a shared machine, see `Labels.machine_shared`."""
+
+
+class TestDetail(_Part, kw_only=True):
+    """The test set after the last epoch."""
+
+    confusion: list[list[int]] = []
+    """Row: true class, column: predicted class, entry: images."""
+    mistakes: list[tuple[int, int, int, float]] = []
+    """The most confident ones: index in the test set, true class, predicted class, probability of the prediction."""
+
+
+class TrainRecord(_Part, tag_field="kind", tag="train", kw_only=True):
+    """What one seed of one cell learnt."""
+
+    schema: PositiveInt = SCHEMA_VERSION
+    experiment: str
+    """The one that ran it first; others with the same cell share the record."""
+    quality_key: str
+    seed: int
+    cell: dict[str, Any]
+    """The configuration, values that equal their default left out."""
+    status: Status = "ok"
+    reason: str = ""
+    """Why the status is not `ok`."""
+    epochs: Epochs = Epochs()
+    test: TestDetail = TestDetail()
+    num_parameters: int = 0
+    """Trainable ones."""
+    multiply_adds: int = 0
+    """Of one image's forward pass."""
+    num_train: int = 0
+    num_validation: int = 0
+    num_test: int = 0
+    """Distinct images trained on, held out, and evaluated at the end."""
+    extra: dict[str, float] = {}
+    """Figures that only some systems have, e.g. accuracy by another decision rule."""
+    labels: Labels = Labels()
+    environment: Environment = Environment()
+    started_at: str = ""
+    """UTC, ISO 8601."""
+    wall_s: float = 0.0
+    """From start to record, evaluation included."""
+
+
+class Inference(_Part, kw_only=True):
+    batch_size: int
+    batch_s: list[float]
+    """Seconds for one forward pass of the batch in evaluation mode, one entry per pass."""
+
+
+class Layer(_Part, kw_only=True):
+    """One row of a model summary. Shapes leave the batch out."""
+
+    name: str
+    kind: str
+    in_shape: list[int]
+    out_shape: list[int]
+    kernel_size: int | None = None
+    stride: int | None = None
+    padding: str = ""
+    num_parameters: int = 0
+    multiply_adds: int = 0
+
+
+class SpeedRecord(_Part, tag_field="kind", tag="speed", kw_only=True):
+    """How fast one cell runs on one machine, alone on it unless `labels.machine_shared`."""
+
+    schema: PositiveInt = SCHEMA_VERSION
+    experiment: str
+    speed_key: str
+    cell: dict[str, Any]
+    status: Status = "ok"
+    reason: str = ""
+    first_step_s: float = 0.0
+    """The first training step: compilation, autotuning and allocation included."""
+    step_s: list[float] = []
+    """One entry per training step after warm-up: forward, loss, backward, optimizer step, zeroed gradients."""
+    batch_s: list[float] = []
+    """One entry per step: gathering and augmenting the batch on the device. Not part of `step_s`."""
+    block_s: float = 0.0
+    """Wall time of the block in which `step_s` and `batch_s` were taken."""
+    evaluate_s: list[float] = []
+    """One entry per evaluation of the whole test set."""
+    inference: list[Inference] = []
+    images_per_step: int = 0
+    """Over all processes."""
+    images_per_evaluation: int = 0
+    num_parameters: int = 0
+    multiply_adds: int = 0
+    operators_per_step: int = 0
+    """Operator calls that the dispatcher saw in one training step."""
+    host_syncs_per_step: int = 0
+    """Calls in one training step that make the host wait for the device."""
+    peak_memory_bytes: int = 0
+    """Allocated on the device; on a CPU the growth of the process's peak resident set."""
+    reserved_memory_bytes: int = 0
+    matmul_flops_per_s: float = 0.0
+    """The machine's ceiling, measured beside: largest matrix product in the cell's precision, two per multiply-add."""
+    copy_bytes_per_s: float = 0.0
+    """The machine's ceiling, measured beside: largest copy, bytes read plus bytes written."""
+    floor_s: float = 0.0
+    """The least time of a step that those ceilings allow: `bench.measure.floor_s`."""
+    layers: list[Layer] = []
+    labels: Labels = Labels()
+    environment: Environment = Environment()
+    started_at: str = ""
+    warnings: list[str] = []
+
+
+Record = TrainRecord | SpeedRecord
+
+
+def encode(record: Record) -> bytes:
+    """One line, newline included. Defaults are left out, except the schema's version."""
+    line = msgspec.to_builtins(record)
+    return msgspec.json.encode({"kind": line.pop("kind"), "schema": record.schema, **line}) + b"\n"
+
+
+def decode(line: bytes | str) -> Record:
+    """Raises SchemaError: not JSON, an unknown field, or a newer schema than this version reads."""
+    try:
+        content = msgspec.json.decode(line)
+    except msgspec.DecodeError as error:
+        raise SchemaError(f"not a record: {error}") from error
+    if not isinstance(content, dict):
+        raise SchemaError(f"not a record: {type(content).__name__}")
+    schema = content.get("schema")
+    if not isinstance(schema, int) or schema < 1:
+        raise SchemaError(f"not a record: schema = {schema!r}")
+    if schema > SCHEMA_VERSION:
+        raise SchemaError(f"schema {schema} is newer than {SCHEMA_VERSION}, the newest that this version reads")
+    for upgrade in UPGRADES[schema - 1 :]:
+        content = upgrade(content)
+    try:
+        return msgspec.convert(content, Record)
+    except msgspec.ValidationError as error:
+        raise SchemaError(f"not a record: {error}") from error
+
+
+UPGRADES: list[Any] = []
+"""`UPGRADES[n - 1]` turns the content of a schema n line into schema n + 1."""
+
+
+def key_of(record: Record) -> str:
+    return record.quality_key if isinstance(record, TrainRecord) else record.speed_key

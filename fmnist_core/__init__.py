@@ -1,0 +1,1 @@
+"""What is measured: Fashion-MNIST, the networks, and the training core."""

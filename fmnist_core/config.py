@@ -1,0 +1,252 @@
+"""What decides a cell: its model, its data, its training, and how it is executed. No torch.
+
+Every struct is frozen, keyword-only and strict: an unknown key or a value out of range is an error.
+Keys are hashes of canonical JSON from which default values are left out, so an option that is added
+later, with a default that means "as before", leaves the key of every earlier cell as it was.
+"""
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+TRAINING_VERSION = 1
+"""Raised by hand when a change to the training code changes what a cell learns; part of every quality key."""
+
+Count = Annotated[int, Meta(ge=1, le=1 << 20)]
+Natural = Annotated[int, Meta(ge=0, le=1 << 20)]
+KernelSize = Annotated[int, Meta(ge=1, le=11)]
+Stride = Annotated[int, Meta(ge=1, le=4)]
+Probability = Annotated[float, Meta(ge=0.0, lt=1.0)]
+Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
+Positive = Annotated[float, Meta(gt=0.0, le=1e6)]
+NonNegative = Annotated[float, Meta(ge=0.0, le=1e6)]
+Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
+Precision = Literal["no", "bf16", "fp16"]
+MemoryFormat = Literal["contiguous", "channels_last"]
+
+NUM_CLASSES = 10
+
+
+class _Config(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Frozen and strict; equal configurations encode to equal bytes."""
+
+
+class Network1(_Config, tag_field="name", tag="network1", kw_only=True):
+    """The report's first network: conv - pool - conv (- pool) - Linear layers. Defaults as printed there."""
+
+    conv1_channels: Count = 8
+    conv1_kernel_size: KernelSize = 5
+    conv1_stride: Stride = 1
+    conv2_channels: Count = 12
+    conv2_kernel_size: KernelSize = 5
+    conv2_stride: Stride = 1
+    num_pools: Annotated[int, Meta(ge=1, le=2)] = 2
+    """2x2 max-pools: 2 as printed; 1 (after conv1 alone) as the sizes of Table 1.1 require."""
+    fc_sizes: tuple[Count, ...] = (120, 60, 40)
+    """Outputs of the hidden Linear layers; the last Linear, to the classes, is implied."""
+    dropout: Probability = 0.25
+    dropout_after: Count = 1
+    """Dropout follows the activation of this hidden Linear layer, counted from 1."""
+    conv_dropout: Probability = 0.0
+    """Dropout after each convolution block."""
+    batch_norm: bool = False
+    activation: Activation = "relu"
+
+
+class Network2(_Config, tag_field="name", tag="network2", kw_only=True):
+    """The report's second network: twice conv - BatchNorm - ReLU - pool, then Linear layers. Defaults as printed."""
+
+    conv1_channels: Count = 4
+    conv1_kernel_size: KernelSize = 3
+    conv1_stride: Stride = 1
+    conv2_channels: Count = 16
+    conv2_kernel_size: KernelSize = 5
+    conv2_stride: Stride = 1
+    fc_sizes: tuple[Count, ...] = (392,)
+    """Outputs of the hidden Linear layers; the last Linear, to the classes, is implied."""
+    dropout: Probability = 0.25
+    dropout_after: Count = 1
+    """Dropout follows this hidden Linear layer (and its activation), counted from 1."""
+    conv_dropout: Probability = 0.0
+    """Dropout after each convolution block."""
+    batch_norm: bool = True
+    activation: Activation = "relu"
+    fc_activation: Activation | Literal["none"] = "relu"
+    """Between the Linear layers. The report prints neither reading beyond doubt: both are run."""
+
+
+class KernelDepthCNN(_Config, tag_field="name", tag="cnn", kw_only=True):
+    """The sweep's family: `depth` convolutions of one kernel size, whose maps have the same size for every kernel.
+
+    A convolution pads k - 1 pixels in all, (k - 1) // 2 before and k // 2 after: for even k the odd pixel goes
+    after, by a padding layer of its own that the costs and the clock see.
+    """
+
+    kernel_size: KernelSize = 3
+    depth: Annotated[int, Meta(ge=1, le=8)] = 2
+    width: Count = 16
+    """Output channels of every convolution."""
+    num_pools: Annotated[int, Meta(ge=0, le=4)] = 2
+    """The first `num_pools` convolutions are followed by a 2x2 max-pool."""
+    fc_sizes: tuple[Count, ...] = ()
+    dropout: Probability = 0.0
+    """Before the last Linear layer."""
+    batch_norm: bool = True
+    activation: Activation = "relu"
+
+
+class CitedModel(_Config, tag_field="name", tag="cited", kw_only=True):
+    """A system that the report cites, by the name it has in `fmnist_core.models.cited`."""
+
+    system: str
+    options: dict[str, bool | int | float | str] = {}
+    """Keyword arguments of its factory."""
+
+
+class CustomModel(_Config, tag_field="name", tag="custom", kw_only=True):
+    """Your own network: any factory that returns an `nn.Module` from (N, C, H, W) images to (N, 10) logits."""
+
+    factory: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    """`package.module:factory`."""
+    options: dict[str, bool | int | float | str] = {}
+    """Keyword arguments of the factory."""
+
+
+ModelConfig = Network1 | Network2 | KernelDepthCNN | CitedModel | CustomModel
+
+
+class DataConfig(_Config, kw_only=True):
+    dataset: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")] = "fashion-mnist"
+    """`fashion-mnist`, or another name that `fmnist_core.data` lists; `synthetic` needs no files."""
+    validation_size: Natural = 10_000
+    """Images of the training set that are held out for validation; 0 trains on all of them."""
+    split_seed: Natural = 0
+    input_size: Annotated[int, Meta(ge=8, le=256)] = 28
+    """Height and width in pixels; other than the dataset's own: bilinear resizing, once, before training."""
+    normalize: bool = False
+    """Subtract the training set's mean and divide by its standard deviation. The report does not."""
+    flip: Literal["none", "random", "alternating"] = "none"
+    """Horizontal. `alternating` flips each image in every second epoch, starting at random."""
+    shift: Annotated[int, Meta(ge=0, le=8)] = 0
+    """Largest random translation in pixels, zero-padded, in each direction."""
+    rotation: Annotated[float, Meta(ge=0.0, le=180.0)] = 0.0
+    """Largest random rotation in degrees, either way."""
+    erasing: Fraction = 0.0
+    """Probability that a random square of an image is overwritten by noise."""
+    erasing_size: Annotated[int, Meta(ge=1, le=28)] = 8
+    """Side of that square in pixels."""
+    augment_test: bool = False
+    """Apply the training augmentation to the test images too, as one cited system does. Never to be compared."""
+
+
+class TrainConfig(_Config, kw_only=True):
+    epochs: Count = 10
+    global_batch_size: Count = 128
+    """Images per optimizer step over all processes. A last, smaller batch is trained too."""
+    gradient_accumulation: Count = 1
+    """Parts into which each process cuts its batch; the step is the same but for rounding and batch norm."""
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    learning_rate: Positive = 1e-3
+    """The peak, where the schedule has one."""
+    momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    """Of `sgd` and `rmsprop`."""
+    nesterov: bool = False
+    weight_decay: NonNegative = 0.0
+    """Coupled (L2) for adam, sgd and rmsprop; decoupled for adamw."""
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    warmup: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.3
+    """Of `one_cycle`: fraction of all steps that rise linearly to the peak."""
+    loss: Literal["cross_entropy", "mse", "squared_hinge"] = "cross_entropy"
+    label_smoothing: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    """Of `cross_entropy`."""
+    gradient_clip_norm: NonNegative = 0.0
+    """0: no clipping."""
+    early_stopping_patience: Natural = 0
+    """Epochs without a better validation accuracy before training stops; 0: never."""
+    sync_batch_norm: bool = False
+    """Under DDP: batch statistics over all processes instead of each its own."""
+    precision: Precision = "no"
+    """Accelerate's words; `no` is float32."""
+
+
+class ExecutionConfig(_Config, kw_only=True):
+    """How the same training is carried out: decides speed, not what is learnt."""
+
+    memory_format: MemoryFormat = "channels_last"
+    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
+    """`torch.compile` mode."""
+    capture: bool = False
+    """CUDA only: replay the whole step as one CUDA graph."""
+    deterministic: bool = False
+    """Deterministic algorithms only; slower, bit-equal from run to run on one machine."""
+
+
+class CellConfig(_Config, kw_only=True):
+    """One point of a grid. Together with a seed: one training."""
+
+    model: ModelConfig
+    data: DataConfig = DataConfig()
+    train: TrainConfig = TrainConfig()
+    execution: ExecutionConfig = ExecutionConfig()
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def check(cell: CellConfig) -> None:
+    """Raise ValueError for settings that contradict each other or would have no effect."""
+    train, data = cell.train, cell.data
+    if train.nesterov and (train.optimizer != "sgd" or train.momentum == 0):
+        raise ValueError("train.nesterov = true needs train.optimizer = 'sgd' with train.momentum above 0")
+    if train.momentum and train.optimizer not in ("sgd", "rmsprop"):
+        raise ValueError(f"train.momentum = {train.momentum} has no effect on train.optimizer = '{train.optimizer}'; "
+                         "allowed with 'sgd' and 'rmsprop'")
+    if train.label_smoothing and train.loss != "cross_entropy":
+        raise ValueError(f"train.label_smoothing = {train.label_smoothing} has no effect on train.loss = '{train.loss}'; "
+                         "allowed with 'cross_entropy'")
+    if train.gradient_accumulation > train.global_batch_size:
+        raise ValueError(f"train.gradient_accumulation = {train.gradient_accumulation} is more than "
+                         f"train.global_batch_size = {train.global_batch_size}")
+    if train.early_stopping_patience and not data.validation_size:
+        raise ValueError("train.early_stopping_patience needs data.validation_size above 0")
+    if data.erasing and data.erasing_size > data.input_size:
+        raise ValueError(f"data.erasing_size = {data.erasing_size} is larger than data.input_size = {data.input_size}")
+    model = cell.model
+    if isinstance(model, Network1 | Network2) and model.dropout and model.dropout_after > len(model.fc_sizes):
+        raise ValueError(f"model.dropout_after = {model.dropout_after} but model.fc_sizes has "
+                         f"{len(model.fc_sizes)} hidden layers")
+
+
+def to_dict(config: Struct) -> dict[str, Any]:
+    """The configuration as JSON types, values that equal their default left out."""
+    return msgspec.to_builtins(config)
+
+
+def digest(content: Any) -> str:
+    """First 16 hex digits of the SHA-256 of canonical JSON: sorted keys, no white space."""
+    canonical = msgspec.json.encode(content, order="sorted")
+    return hashlib.sha256(canonical).hexdigest()[:16]
+
+
+def quality_key(cell: CellConfig, seed: int, *, num_processes: int = 1) -> str:
+    """Identity of what decides accuracy: model, data, training, seed and version of the training code.
+
+    `num_processes` is that of a DDP run; it counts because each process has its own batch statistics.
+    """
+    return digest({**_training_identity(cell, num_processes), "seed": seed})
+
+
+def speed_key(cell: CellConfig, machine: dict[str, Any], *, num_processes: int = 1) -> str:
+    """Identity of what decides speed: the training without its seed, its execution, and the machine.
+
+    `machine` holds the facts of `bench.environment.speed_identity`: device, driver, torch, threads.
+    """
+    return digest({**_training_identity(cell, num_processes), "execution": to_dict(cell.execution), "machine": machine})
+
+
+def _training_identity(cell: CellConfig, num_processes: int) -> dict[str, Any]:
+    identity = {"model": to_dict(cell.model), "data": to_dict(cell.data), "train": to_dict(cell.train),
+                "training_version": TRAINING_VERSION}
+    return identity if num_processes == 1 else {**identity, "num_processes": num_processes}

@@ -1,0 +1,1 @@
+"""Networks: `layers` and `networks` describe them without torch, `build` makes modules of them."""
