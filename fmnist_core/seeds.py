@@ -6,7 +6,7 @@ and neighbouring seeds are as independent as distant ones (numpy's SeedSequence)
 
 import numpy as np
 
-PURPOSES = ("init", "order", "step", "split", "fixture")
+PURPOSES = ("init", "order", "step", "split", "fixture", "flip")
 
 
 def stream(seed: int, purpose: str, *index: int) -> int:

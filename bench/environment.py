@@ -1,0 +1,135 @@
+"""What machine, driver, libraries and commit a record comes from. Works without importing torch.
+
+`python -m bench.environment` prints what a bug report needs.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench.record import Environment
+
+LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "pandas", "msgspec")
+_GPU_FIELDS = ("name", "driver_version", "power.limit", "clocks.sm")
+
+
+def collect(num_threads: int = 0) -> Environment:
+    """The environment of this process, now; `num_threads`: intra-operator threads, 0: all processors."""
+    gpus = _gpus()
+    first = gpus[0] if gpus else {}
+    commit, dirty = _commit()
+    return Environment(
+        host=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        cpu=_cpu(),
+        num_cpus=num_cpus(),
+        device=first.get("name", "cpu"),
+        num_devices=len(gpus),
+        driver=first.get("driver_version", ""),
+        power_limit_w=_number(first.get("power.limit")),
+        clock_mhz=_number(first.get("clocks.sm")),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        os=platform.platform(terse=True),
+        python=platform.python_version(),
+        libraries=_libraries(),
+        commit=commit,
+        dirty=dirty,
+        num_threads=num_threads or num_cpus(),
+        load=round(os.getloadavg()[0], 2),
+    )
+
+
+def speed_identity(environment: Environment) -> dict[str, Any]:
+    """The facts that make two timings comparable; part of every speed key."""
+    return {"device": environment.device, "driver": environment.driver, "cpu": environment.cpu,
+            "num_cpus": environment.num_cpus, "num_threads": environment.num_threads,
+            "torch": environment.libraries.get("torch", "")}
+
+
+def uses_gpu() -> bool:
+    """Whether a launch here would use a GPU: there is one, and the launcher did not ask for the CPU."""
+    return bool(_gpus())
+
+
+def num_gpus() -> int:
+    return len(_gpus())
+
+
+def num_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@lru_cache(maxsize=1)
+def _gpus() -> list[dict[str, str]]:
+    """One entry per GPU that this launch may use, as its driver describes it."""
+    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+        return []
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False)
+    if answer.returncode:
+        return []
+    return [dict(zip(_GPU_FIELDS, (field.strip() for field in line.split(",")), strict=True))
+            for line in answer.stdout.splitlines()]
+
+
+@lru_cache(maxsize=1)
+def _libraries() -> dict[str, str]:
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+@lru_cache(maxsize=1)
+def _commit() -> tuple[str, bool]:
+    """Commit of the source tree and whether it differs from it; ("", False) outside a checkout."""
+    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run([*git, "status", "--porcelain", "--", "*.py", "*.toml"], capture_output=True, text=True,
+                                check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return "", False
+    return head.stdout.strip(), bool(status.stdout.strip())
+
+
+@lru_cache(maxsize=1)
+def _cpu() -> str:
+    """Model name, with family and model number: virtual machines give many processors one name."""
+    fields: dict[str, str] = {}
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            key, _, value = line.partition(":")
+            fields.setdefault(key.strip(), value.strip())
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = fields.get("model name", platform.machine())
+    return f"{name} (family {fields['cpu family']}, model {fields['model']})" if "cpu family" in fields else name
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text else None
+    except ValueError:
+        return None
+
+
+def main() -> None:
+    for key, value in msgspec.to_builtins(collect()).items():
+        print(f"{key}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""Numbers and foreign text as Markdown shows them. No torch.
+
+Rounding happens here and nowhere else. Accuracies come in as fractions and go out in percent.
+"""
+
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+
+import tabulate as tabulate_module
+from tabulate import tabulate
+
+from bench import stats
+
+# Else the padding, and with it every byte, would depend on whether an optional package is installed.
+tabulate_module.WIDE_CHARS_MODE = False
+
+NOTHING = "-"
+"""What a cell of a table shows where there is no value."""
+_SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)(_)|(_)(?!\w)")
+
+
+def escape(text: object) -> str:
+    """Foreign text as one line of Markdown that shows it as it is, in a table too. Control characters are dropped."""
+    line = " ".join(str(text).split())
+    line = "".join(character for character in line if unicodedata.category(character)[0] != "C")
+    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SPECIAL.sub(lambda match: "\\" + match[0], line)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
+    """A Markdown table of finished strings; the first `text_columns` are aligned to the left, the others to the right."""
+    alignment = ["left" if i < text_columns else "right" for i in range(len(headers))]
+    return tabulate(list(rows), headers=list(headers), tablefmt="pipe", colalign=alignment, disable_numparse=True)
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    return NOTHING if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f}"
+
+
+def points(difference: float) -> str:
+    """A difference of accuracies in percentage points, with its sign."""
+    return f"{100 * difference:+.2f}"
+
+
+def estimate(values: Sequence[float]) -> str:
+    """Accuracies over seeds: mean ± sd [95 % interval of the mean]; of one seed the value alone."""
+    if not values:
+        return NOTHING
+    summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
+    if math.isnan(summary.sd):
+        return percent(summary.mean)
+    return f"{percent(summary.mean)} ± {percent(summary.sd)} [{percent(low)}, {percent(high)}]"
+
+
+def mean_with_interval(values: Sequence[float]) -> str:
+    """As `estimate`, without the sd: for sentences."""
+    if len(values) < 2:
+        return estimate(values)
+    low, high = stats.mean_interval(values)
+    return f"{percent(stats.summarize(values).mean)} [{percent(low)}, {percent(high)}]"
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """Rounded to significant digits, thousands set apart, never in powers of ten."""
+    if not math.isfinite(value):
+        return NOTHING
+    exact = Decimal(repr(value))
+    if not exact:
+        return "0"
+    decimals = digits - 1 - exact.adjusted()
+    rounded = round(exact, decimals)
+    return f"{rounded:,.{max(0, decimals - (rounded.adjusted() - exact.adjusted()))}f}"
+
+
+def count(value: int) -> str:
+    return f"{value:,}" if value else NOTHING
+
+
+def p_value(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

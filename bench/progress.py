@@ -1,0 +1,133 @@
+"""What a running sweep shows: its plan, its progress with time left, and what was learnt. No torch."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from bench.experiment import Experiment
+from bench.plan import Task
+from bench.record import Record, SpeedRecord, TrainRecord
+from fmnist_core.models import layers, networks
+
+
+class Progress:
+    """A bar with the time left in a terminal; elsewhere a line per finished task."""
+
+    def __init__(self, total: int, done: int, *, quiet: bool) -> None:
+        self._bar = tqdm(total=total, initial=done, unit="task", disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True)
+        self._total = total
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._bar.close()
+
+    def start(self, name: str) -> None:
+        self._bar.set_description(name)
+
+    def epoch(self, training: Any) -> None:
+        """Called after each epoch with the `Training`."""
+        self._bar.set_postfix_str(f"epoch {training.epoch}/{training.cell.train.epochs}, "
+                                  f"test {training.history.test_accuracy[-1]:.2%}")
+
+    def finish(self, name: str, record: Record, num_done: int) -> None:
+        """`num_done`: tasks done before this one, those of other processes included."""
+        self._bar.n = num_done + 1
+        self._bar.set_postfix_str("")
+        self._bar.refresh()
+        tqdm.write(f"[{num_done + 1}/{self._total}] {name}: {outcome(record)}", file=sys.stdout)
+        sys.stdout.flush()
+
+
+def outcome(record: Record) -> str:
+    """One record in a few words."""
+    if record.status != "ok":
+        return f"{record.status}: {record.reason}"
+    if isinstance(record, TrainRecord):
+        return f"test accuracy {record.epochs.test_accuracy[-1]:.2%}, {record.wall_s:.1f} s"
+    from bench.stats import throughput
+
+    return f"{throughput(record.images_per_step, record.step_s).images_per_s:,.0f} images/s"
+
+
+def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record]) -> None:
+    """A table of the cells: what each costs, and how much of it is done."""
+    from tabulate import tabulate
+
+    planned = list(planned)
+    for experiment in experiments:
+        rows = []
+        for cell in experiment.cells:
+            mine = [task for task in planned if task.cell.config == cell.config]
+            trained, timed = ([_state(t, latest) for t in mine if (t.seed is None) == speed] for speed in (False, True))
+            size = cell.config.data.input_size
+            plain = networks.layers_of(cell.config.model)
+            images = cell.config.train.epochs * (60_000 - cell.config.data.validation_size)
+            madds = layers.multiply_adds(plain, (1, size, size)) if plain else None
+            rows.append({
+                "cell": cell.label or "-",
+                "parameters": layers.num_parameters(plain, (1, size, size)) if plain else None,
+                "multiply-adds": madds,
+                "images": images,
+                "teraflops": 6 * madds * images / 1e12 if madds else None,
+                "trained": f"{trained.count('done')}/{len(trained)}" + (" failed" if "failed" in trained else ""),
+                "timed": ", ".join(timed) or "not asked for",
+            })
+        print(f"\n{experiment.name}: {experiment.question}\n")
+        print(tabulate(rows, headers="keys", intfmt=",", floatfmt=",.2f", missingval="-"))
+    num_missing = sum(task.key not in latest for task in planned)
+    print(f"\n{len(planned)} tasks, {num_missing} without a record. Images and teraflops are of one seed.{_estimate(planned, latest)}")
+
+
+def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
+    """Time left, from the cells that have a record."""
+    known: dict[Any, float] = {}
+    for record in latest.values():
+        if isinstance(record, TrainRecord) and record.status == "ok":
+            known[str(record.cell)] = record.wall_s
+    from fmnist_core.config import to_dict
+
+    left = [known.get(str(to_dict(task.cell.config))) for task in planned if task.key not in latest and task.seed is not None]
+    if not left or any(seconds is None for seconds in left):
+        return ""
+    return f" About {sum(s for s in left if s) / 60:.0f} minutes of one process are left."
+
+
+def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record],
+                 folder: Path) -> None:
+    """A row per cell: accuracy, speed, size; then where the records are and what could come next."""
+    from tabulate import tabulate
+
+    from bench.stats import summarize, throughput
+
+    planned = list(planned)
+    for experiment in experiments:
+        rows = []
+        for cell in experiment.cells:
+            records = [latest[t.key] for t in planned if t.cell.config == cell.config and t.key in latest]
+            trained = [r for r in records if isinstance(r, TrainRecord) and r.status == "ok"]
+            timed = [r for r in records if isinstance(r, SpeedRecord) and r.status == "ok"]
+            accuracy = summarize([100 * r.epochs.test_accuracy[-1] for r in trained]) if trained else None
+            rows.append({
+                "cell": cell.label or "-",
+                "test accuracy %": accuracy.mean if accuracy else None,
+                "sd": accuracy.sd if accuracy and accuracy.n > 1 else None,
+                "n": len(trained),
+                "images/s": throughput(timed[0].images_per_step, timed[0].step_s).images_per_s if timed else None,
+                "parameters": (trained or timed)[0].num_parameters if trained or timed else None,
+                "failed": ", ".join(sorted({r.status for r in records if r.status != "ok"})),
+            })
+        print(f"\n{experiment.title}\n")
+        print(tabulate(rows, headers="keys", intfmt=",", floatfmt=("", ".2f", ".2f", "", ",.0f", ",", ""), missingval="-"))
+    print(f"\nRecords: {folder}. Tables and figures of them: python -m bench.report --store {folder} --output {folder}/RESULTS.md")
+    if [each.name for each in experiments] == ["quick"]:
+        print("The full sweep, several seeds and more epochs: kernel_depth, in the place of quick.")
+
+
+def _state(task: Task, latest: Mapping[str, Record]) -> str:
+    record = latest.get(task.key)
+    return "missing" if record is None else "done" if record.status == "ok" else "failed"

@@ -1,0 +1,216 @@
+"""Records joined to the cells of the experiments: the rows of every table. No torch.
+
+A train record belongs to a cell when its quality key is the cell's own; a speed record when it holds the cell's
+configuration. Of several records with one key the last counts, as in the store.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+
+from bench.environment import speed_identity
+from bench.experiment import Cell, Experiment, value_of
+from bench.record import Record, SpeedRecord, TrainRecord, key_of
+from fmnist_core.config import CellConfig, quality_key, to_dict
+
+
+class Machine(NamedTuple):
+    """What must be equal for two times to be compared."""
+
+    device: str
+    driver: str
+    cpu: str
+    num_cpus: int
+    num_threads: int
+    torch: str
+    num_processes: int
+
+    @classmethod
+    def of(cls, record: Record) -> "Machine":
+        return cls(**speed_identity(record.environment), num_processes=record.labels.num_processes)
+
+    def __str__(self) -> str:
+        accelerator = "" if self.device == "cpu" else f"{self.device} (driver {self.driver or 'unknown'}), "
+        return (f"{accelerator}{self.cpu or 'unknown CPU'}, processors: {self.num_cpus}, threads: {self.num_threads}, "
+                f"processes: {self.num_processes}, torch {self.torch or 'unknown'}")
+
+
+class Numerics(NamedTuple):
+    """What must be equal for two accuracies to be seeds of one cell: the arithmetic, and who shares a batch."""
+
+    precision: str
+    tf32: bool
+    num_processes: int
+
+    @classmethod
+    def of(cls, record: Record) -> "Numerics":
+        labels = record.labels
+        # The flags are set on a CPU too, where they mean nothing.
+        tf32 = record.environment.device != "cpu" and (labels.matmul_tf32 or labels.cudnn_tf32)
+        return cls(labels.precision, tf32, labels.num_processes)
+
+    def __str__(self) -> str:
+        processes = f", {self.num_processes} processes" if self.num_processes > 1 else ""
+        return f"{self.precision or 'unknown precision'}{' with TF32' if self.tf32 else ''}{processes}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Row:
+    """One cell and what is known of it. A cell whose seeds differ in `Numerics` has one row for each kind."""
+
+    experiment: Experiment
+    cell: Cell
+    label: str
+    trained: Sequence[TrainRecord] = ()
+    """Finished seeds, in order."""
+    failed: Sequence[TrainRecord] = ()
+    speeds: Sequence[SpeedRecord] = ()
+    """Of every machine; failed ones too."""
+
+    def values(self, measure: Callable[[TrainRecord], float | None]) -> list[float]:
+        """One value per finished seed that has it."""
+        measured = (measure(record) for record in self.trained)
+        return [value for value in measured if value is not None and math.isfinite(value)]
+
+    def timed(self, machine: Machine) -> SpeedRecord | None:
+        """The last successful measurement on a machine, one that had it to itself if there is one."""
+        found = [speed for speed in self.speeds if speed.status == "ok" and speed.step_s and Machine.of(speed) == machine]
+        alone = [speed for speed in found if not speed.labels.machine_shared]
+        return (alone or found or [None])[-1]
+
+    @property
+    def seeds_wanted(self) -> int:
+        """What the experiment asks for on the kind of device that the records come from; on a CPU if there are none."""
+        on_gpu = any(record.environment.device != "cpu" for record in [*self.trained, *self.failed])
+        return self.experiment.seeds.cuda if on_gpu else self.experiment.seeds.cpu
+
+    @property
+    def num_missing(self) -> int:
+        return max(0, self.seeds_wanted - len(self.trained) - len(self.failed))
+
+    @property
+    def num_parameters(self) -> int:
+        return next((r.num_parameters for r in [*self.trained, *self.speeds] if r.num_parameters), 0)
+
+    @property
+    def multiply_adds(self) -> int:
+        return next((r.multiply_adds for r in [*self.trained, *self.speeds] if r.multiply_adds), 0)
+
+    def setting(self, key: str) -> Any:
+        """The cell's value at a dotted key; None where its model has no such key."""
+        try:
+            return value_of(self.cell.config, key)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Results:
+    experiments: Sequence[Experiment]
+    rows: Mapping[str, Sequence[Row]]
+    """By the experiment's name, in the order of its cells."""
+    records: Sequence[Record]
+    """Those that belong to a row."""
+    num_stale: int
+    """Records made by another version of the training code, or of a configuration that can no longer be read."""
+    others: Mapping[str, Sequence[Record]]
+    """Records of cells that no experiment has, by data set."""
+
+    def of(self, experiment: str, where: Callable[[Row], bool] = lambda row: True) -> list[Row]:
+        return [row for row in self.rows.get(experiment, ()) if where(row)]
+
+
+def collect(records: Iterable[Record], experiments: Sequence[Experiment]) -> Results:
+    """Every cell of every experiment gets at least one row, with records or without. Linear in the records."""
+    by_training, by_cell = _grouped({key_of(record): record for record in records}.values())
+    rows: dict[str, list[Row]] = {}
+    used: dict[str, Record] = {}
+    seen_trainings = set()
+    num_stale = 0
+    for experiment in experiments:
+        rows[experiment.name] = []
+        for cell in experiment.cells:
+            content = to_dict(cell.config)
+            training = _training(content)
+            speeds = by_cell.get(_encode(content), [])
+            trains = [r for r in by_training.get(training, []) if _is_current(r, cell.config)]
+            if training not in seen_trainings:
+                num_stale += len(by_training.get(training, [])) - len(trains)
+            seen_trainings.add(training)
+            used |= {key_of(record): record for record in [*trains, *speeds]}
+            rows[experiment.name] += _rows_of(experiment, cell, trains, speeds)
+    others: dict[str, list[Record]] = defaultdict(list)
+    for group, training in [(group, training) for training, group in by_training.items() if training not in seen_trainings]:
+        current = _current(group)
+        num_stale += len(group) - len(current)
+        others[_dataset(training)] += current
+    for speeds in by_cell.values():
+        if key_of(speeds[0]) not in used:
+            others[_dataset(_training(speeds[0].cell))] += speeds
+    return Results(experiments=experiments, rows=rows, records=list(used.values()), num_stale=num_stale,
+                   others={name: others[name] for name in sorted(others) if others[name]})
+
+
+def machines(records: Iterable[Record]) -> list[Machine]:
+    return sorted({Machine.of(record) for record in records})
+
+
+def _grouped(records: Iterable[Record]) -> tuple[dict[bytes, list[TrainRecord]], dict[bytes, list[SpeedRecord]]]:
+    by_training: dict[bytes, list[TrainRecord]] = defaultdict(list)
+    by_cell: dict[bytes, list[SpeedRecord]] = defaultdict(list)
+    for record in records:
+        if isinstance(record, TrainRecord):
+            by_training[_training(record.cell)].append(record)
+        else:
+            by_cell[_encode(record.cell)].append(record)
+    return by_training, by_cell
+
+
+def _rows_of(
+    experiment: Experiment, cell: Cell, trains: Sequence[TrainRecord], speeds: Sequence[SpeedRecord]
+) -> list[Row]:
+    kinds = sorted({Numerics.of(record) for record in trains})
+    if len(kinds) < 2:
+        return [_row(experiment, cell, cell.label, trains, speeds)]
+    return [_row(experiment, cell, f"{cell.label} ({kind})", [r for r in trains if Numerics.of(r) == kind],
+                 speeds if kind == kinds[0] else ()) for kind in kinds]
+
+
+def _row(
+    experiment: Experiment, cell: Cell, label: str, trains: Sequence[TrainRecord], speeds: Sequence[SpeedRecord]
+) -> Row:
+    in_order = sorted(trains, key=lambda record: record.seed)
+    return Row(experiment=experiment, cell=cell, label=label, speeds=speeds,
+               trained=[record for record in in_order if record.status == "ok"],
+               failed=[record for record in in_order if record.status != "ok"])
+
+
+def _is_current(record: TrainRecord, cell: CellConfig) -> bool:
+    return record.quality_key == quality_key(cell, record.seed, num_processes=record.labels.num_processes)
+
+
+def _current(group: Sequence[TrainRecord]) -> list[TrainRecord]:
+    """Of records with one training: those of this version of the code; none where the configuration cannot be read."""
+    try:
+        cell = msgspec.convert(group[0].cell, CellConfig)
+    except ValueError:
+        return []
+    return [record for record in group if _is_current(record, cell)]
+
+
+def _training(cell: Mapping[str, Any]) -> bytes:
+    """The part of a stored configuration that decides what is learnt; execution is left out."""
+    return _encode({name: cell.get(name, {}) for name in ("model", "data", "train")})
+
+
+def _dataset(training: bytes) -> str:
+    data = msgspec.json.decode(training)["data"]
+    return str(data.get("dataset", "fashion-mnist")) if isinstance(data, dict) else "unknown"
+
+
+def _encode(content: Any) -> bytes:
+    return msgspec.json.encode(content, order="sorted")

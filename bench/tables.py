@@ -1,0 +1,200 @@
+"""The tables of an experiment: what was learnt, how fast it runs, and which settings differ. No torch."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from bench import outcomes, stats
+from bench.experiment import known_keys
+from bench.formatting import NOTHING, count, escape, estimate, percent, plural, significant, table
+from bench.record import Layer, SpeedRecord
+from bench.rows import Machine, Row
+
+NOISY, SHARED = "†", "‡"
+LATENCY_BATCH = 1
+
+
+def accuracy_table(rows: Sequence[Row]) -> str:
+    """One row per cell. The report's figures have columns where any cell of the table has them."""
+    reports_validation = any(row.cell.reported.validation_accuracy is not None for row in rows)
+    reports_test = any(row.cell.reported.test_accuracy is not None for row in rows)
+    headers = ["cell", "seeds", *["report: validation"] * reports_validation, "validation, last epoch",
+               "validation, best epoch", *["report: test"] * reports_test, "test, last epoch", "test, validation-selected",
+               "best on test (not a result)", "training images", "training time (s)"]
+    body = []
+    for row in rows:
+        reported = row.cell.reported
+        measured = [outcomes.validation_last, outcomes.validation_best, outcomes.test_last, outcomes.test_selected,
+                    outcomes.test_best, outcomes.train_last]
+        figures = [estimate(row.values(outcome)) for outcome in measured]
+        body.append([escape(row.label), seeds_text(row),
+                     *[percent(reported.validation_accuracy, 1)] * reports_validation, *figures[:2],
+                     *[percent(reported.test_accuracy, 1)] * reports_test, *figures[2:], _training_time(row)])
+    return table(headers, body, text_columns=2)
+
+
+def seeds_text(row: Row) -> str:
+    """How many seeds are there, how many more the experiment asks for, and what became of the others."""
+    parts = [str(len(row.trained))] if row.trained else []
+    if not row.trained and not row.failed:
+        return f"waiting ({row.num_missing})"
+    parts += [f"{row.num_missing} waiting"] if row.num_missing else []
+    for status in dict.fromkeys(record.status for record in row.failed):
+        parts.append(f"{sum(record.status == status for record in row.failed)} {status}")
+    return ", ".join(parts)
+
+
+def failures(rows: Sequence[Row]) -> list[str]:
+    """One line for each way in which a cell failed, with the number of seeds and the reason."""
+    lines = []
+    for row in rows:
+        reasons: dict[tuple[str, str], list[int]] = {}
+        for record in row.failed:
+            reasons.setdefault((record.status, record.reason), []).append(record.seed)
+        for (status, reason), seeds in reasons.items():
+            lines.append(f"- {escape(row.label)}: {status}, {plural(len(seeds), 'seed')} (first: {seeds[0]}): "
+                         f"{escape(reason) or 'no reason recorded'}")
+        for speed in row.speeds:
+            if speed.status != "ok":
+                lines.append(f"- {escape(row.label)}, timing on {escape(Machine.of(speed))}: {speed.status}: "
+                             f"{escape(speed.reason) or 'no reason recorded'}")
+    return lines
+
+
+def speed_table(rows: Sequence[Row], machine: Machine) -> str:
+    """One row per cell on one machine; cells that are not timed there wait."""
+    headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "step (ms)", "batch (ms)", "times the limit",
+               "first step (s)", "inference (images/s)", "latency of one image (ms)", "evaluation (s)", "memory (MB)",
+               "operators a step"]
+    body = []
+    for row in rows:
+        speed = row.timed(machine)
+        figures = _speed_figures(speed) if speed else ["waiting", *[NOTHING] * (len(headers) - 4)]
+        body.append([escape(row.label), count(row.num_parameters), count(row.multiply_adds), *figures])
+    return table(headers, body)
+
+
+def _speed_figures(speed: SpeedRecord) -> list[str]:
+    rate = stats.throughput(speed.images_per_step, speed.step_s)
+    median_step_s = stats.summarize(speed.step_s).median
+    mark = (NOISY if rate.noisy else "") + (SHARED if speed.labels.machine_shared else "")
+    return [
+        f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]{mark}",
+        significant(1000 * median_step_s),
+        _median(speed.batch_s, 1000),
+        distance(speed),
+        significant(speed.first_step_s) if speed.first_step_s else NOTHING,
+        inference_text(speed),
+        _median(latency_samples(speed), 1000),
+        _median(speed.evaluate_s),
+        significant(speed.peak_memory_bytes / 1e6) if speed.peak_memory_bytes else NOTHING,
+        count(speed.operators_per_step),
+    ]
+
+
+def distance(speed: SpeedRecord) -> str:
+    """Median step over the least time that the machine's ceilings allow."""
+    if not speed.floor_s:
+        return NOTHING
+    return significant(stats.summarize(speed.step_s).median / speed.floor_s)
+
+
+def inference_text(speed: SpeedRecord) -> str:
+    """At the batch size with the highest throughput, which is given."""
+    rates = [(stats.throughput(one.batch_size, one.batch_s), one.batch_size) for one in speed.inference if one.batch_s]
+    if not rates:
+        return NOTHING
+    rate, batch_size = max(rates)
+    return f"{significant(rate.images_per_s)}{NOISY if rate.noisy else ''} (batch {batch_size:,})"
+
+
+def latency_samples(speed: SpeedRecord) -> Sequence[float]:
+    return next((one.batch_s for one in speed.inference if one.batch_size == LATENCY_BATCH), [])
+
+
+def labels_text(speeds: Sequence[SpeedRecord]) -> str:
+    """What was in effect; where the rows of a table differ in it, that they do."""
+    facts = {
+        "precision": {f"{s.labels.precision or 'unknown'}{' with TF32' if _uses_tf32(s) else ''}" for s in speeds},
+        "weights": {s.labels.weight_memory_format or "unknown" for s in speeds},
+        "activations": {s.labels.activation_memory_format or "unknown" for s in speeds},
+        "execution": {_execution(s) for s in speeds},
+    }
+    texts = [f"{name} {escape(values.pop())}" if len(values) == 1 else
+             f"**{name} differ: {escape(', '.join(sorted(values)))}; such rows are not comparable**"
+             for name, values in facts.items()]
+    return "; ".join(texts)
+
+
+def settings_table(rows: Sequence[Row]) -> str:
+    """The keys in which the cells differ, one column each; empty where they differ in none."""
+    cells = list({id(row.cell): row for row in rows}.values())
+    varied = [key for key in _keys(cells) if len({repr(row.setting(key)) for row in cells}) > 1]
+    if not varied:
+        return ""
+    body = [[escape(row.cell.label), *(_show(row.setting(key)) for key in varied)] for row in cells]
+    return table(["cell", *(f"`{key}`" for key in varied)], body)
+
+
+def shared_settings(rows: Sequence[Row]) -> str:
+    """The settings that all cells share and that are not the defaults, as `key = value`."""
+    written = [_flat(msgspec.to_builtins(row.cell.config)) for row in rows]
+    common = [(key, value) for key, value in written[0].items() if all(other.get(key) == value for other in written)]
+    return ", ".join(f"`{key}` = {_show(value)}" for key, value in common)
+
+
+def layer_table(layers: Sequence[Layer]) -> str:
+    """Table 1.3 of the report, with the parameters and multiply-adds of each layer."""
+    shape = lambda sizes: f"({', '.join(map(str, sizes))})"
+    rows = [[escape(layer.name), escape(layer.kind), shape(layer.in_shape),
+             str(layer.kernel_size or NOTHING), str(layer.stride or NOTHING), escape(layer.padding) or NOTHING,
+             shape(layer.out_shape), count(layer.num_parameters), count(layer.multiply_adds)] for layer in layers]
+    total = ["**total**", *[""] * 6, count(sum(layer.num_parameters for layer in layers)),
+             count(sum(layer.multiply_adds for layer in layers))]
+    headers = ["layer", "kind", "input shape", "kernel size", "stride", "padding", "output shape", "parameters",
+               "multiply-adds"]
+    return table(headers, [*rows, total], text_columns=2)
+
+
+def _training_time(row: Row) -> str:
+    seconds = row.values(outcomes.train_s)
+    if not seconds:
+        return NOTHING
+    shared = any(record.labels.machine_shared for record in row.trained)
+    return significant(stats.summarize(seconds).median) + (SHARED if shared else "")
+
+
+def _median(samples: Sequence[float], scale: float = 1.0) -> str:
+    if not samples:
+        return NOTHING
+    summary = stats.summarize(samples)
+    return significant(scale * summary.median) + (NOISY if summary.noisy else "")
+
+
+def _uses_tf32(speed: SpeedRecord) -> bool:
+    return speed.environment.device != "cpu" and (speed.labels.matmul_tf32 or speed.labels.cudnn_tf32)
+
+
+def _execution(speed: SpeedRecord) -> str:
+    kind = "compiled" if speed.labels.compiled else "eager"
+    return f"{kind}, captured" if speed.labels.captured else kind
+
+
+def _keys(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in known_keys(row.cell.config)))
+
+
+def _flat(table_: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table_.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return escape(" ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else escape(value)

@@ -1,0 +1,85 @@
+"""The data set on the device, whole: a batch is an index.
+
+N images, C channels, H x W pixels. Images stay uint8 until a batch is gathered: the training set takes 47 MB.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fmnist_core.augment import augment
+from fmnist_core.config import DataConfig
+from fmnist_core.files import DataError, load_arrays
+from fmnist_core.seeds import stream
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (uint8; float32 in [0, 255] where they were resized) and labels (int64) on one device."""
+
+    images_NCHW: Tensor
+    labels_N: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    config: DataConfig
+    train: Split
+    validation: Split
+    test: Split
+    mean: float
+    """Of the training pixels, in [0, 1]; 0 unless `config.normalize`."""
+    std: float
+    """Likewise; 1 unless `config.normalize`."""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        channels, height, width = self.train.images_NCHW.shape[1:]
+        return channels, height, width
+
+    def images(self, split: Split, index_N: Tensor) -> Tensor:
+        """A float32 batch (N, C, H, W) in [0, 1], or normalised."""
+        images_NCHW = split.images_NCHW.index_select(0, index_N).to(torch.float32)
+        return images_NCHW.sub_(255 * self.mean).div_(255 * self.std) if self.config.normalize else images_NCHW.div_(255)
+
+    def train_batch(self, index_N: Tensor, flip_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Augmented training images and their labels; `flip_N`: see `augment`."""
+        images_NCHW = augment(self.images(self.train, index_N), self.config, flip_N)
+        return images_NCHW, self.train.labels_N.index_select(0, index_N)
+
+
+def load(config: DataConfig, device: torch.device | str = "cpu", data_dir: str | None = None) -> Dataset:
+    """The data set on `device`, split and resized as configured. Raises DataError."""
+    arrays = load_arrays(config.dataset, data_dir)
+    num_train = len(arrays.train_labels_N) - config.validation_size
+    if num_train < 1:
+        raise DataError(f"data.validation_size = {config.validation_size} leaves nothing of "
+                        f"{len(arrays.train_labels_N)} training images")
+    order = np.random.default_rng(stream(config.split_seed, "split")).permutation(len(arrays.train_labels_N))
+    images, labels = torch.from_numpy(arrays.train_images_NCHW.copy()), arrays.train_labels_N
+    test_images = torch.from_numpy(arrays.test_images_NCHW.copy())
+
+    def split(images_NCHW: Tensor, labels_N: np.ndarray) -> Split:
+        resized = _resize(images_NCHW.to(device), config.input_size)
+        return Split(resized, torch.from_numpy(labels_N.astype(np.int64)).to(device))
+
+    train = split(images[order[:num_train]], labels[order[:num_train]])
+    mean, std = 0.0, 1.0
+    if config.normalize:
+        pixels = train.images_NCHW.to(torch.float64) / 255
+        mean, std = pixels.mean().item(), pixels.std().item()
+    return Dataset(config, train, split(images[order[num_train:]], labels[order[num_train:]]),
+                   split(test_images, arrays.test_labels_N), mean, std)
+
+
+def _resize(images_NCHW: Tensor, size: int) -> Tensor:
+    """Bilinear, to size x size. Kept as float32 where it changes anything: rounding would be a second change."""
+    if images_NCHW.shape[-1] == size or not len(images_NCHW):
+        return images_NCHW
+    return F.interpolate(images_NCHW.to(torch.float32), size=(size, size), mode="bilinear", antialias=True)

@@ -1,0 +1,17 @@
+"""Losses: (N, K) logits and (N,) labels to one number, the mean over the batch."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fmnist_core.config import TrainConfig
+
+
+def loss(logits_NK: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
+    """`cross_entropy`; `mse` against one-hot targets; `squared_hinge` against -1 and +1 (an L2-SVM, one against all)."""
+    if config.loss == "cross_entropy":
+        return F.cross_entropy(logits_NK, labels_N, label_smoothing=config.label_smoothing)
+    one_hot_NK = F.one_hot(labels_N, logits_NK.shape[1]).to(logits_NK.dtype)
+    if config.loss == "mse":
+        return F.mse_loss(logits_NK, one_hot_NK)
+    return torch.relu(1 - (2 * one_hot_NK - 1) * logits_NK).square().mean()

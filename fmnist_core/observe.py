@@ -1,0 +1,103 @@
+"""What really happens in a step, seen from inside: data types, memory formats, operators, waits.
+
+A label that was copied from the request proves nothing; these are read off a forward pass and a training step.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fmnist_core.train import Training, train_step
+
+WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
+"""Operators whose result the host needs before it can go on."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """The fields of `bench.record.Labels` that a forward pass shows."""
+
+    precision: str
+    matmul_tf32: bool
+    cudnn_tf32: bool
+    tf32_before_prepare: bool
+    weight_memory_format: str
+    activation_memory_format: str
+    compiled: bool
+    captured: bool
+    num_processes: int
+
+
+def observe(training: Training) -> Observed:
+    """Look at one forward pass of up to 8 training images, in evaluation mode: nothing of the run changes."""
+    model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
+    outputs: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        outputs.append(output.detach())
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    handles = [layer.register_forward_hook(keep) for layer in layers]
+    index_N = torch.arange(min(8, len(training.dataset.train)), device=training.device)
+    was_training = model.training
+    try:
+        with torch.no_grad(), training.accelerator.autocast():
+            model.eval()(training.dataset.images(training.dataset.train, index_N))
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return Observed(
+        precision="/".join(sorted({str(output.dtype).removeprefix("torch.") for output in outputs})),
+        matmul_tf32=torch.backends.cuda.matmul.allow_tf32,
+        cudnn_tf32=torch.backends.cudnn.allow_tf32,
+        tf32_before_prepare=training.tf32_before_prepare,
+        weight_memory_format=memory_format(p for p in model.parameters() if p.ndim == 4),
+        activation_memory_format=memory_format(output for output in outputs if output.ndim == 4),
+        compiled=training.cell.execution.compile != "no",
+        captured=training.captured,
+        num_processes=training.num_processes,
+    )
+
+
+def memory_format(tensors: Iterable[Tensor]) -> str:
+    """`channels_last`, `contiguous`, `mixed`, or `any` where all tensors have strides that suit both.
+
+    One channel, or one pixel, lies in memory the same way in both formats: such tensors prove nothing.
+    """
+    seen = set()
+    for tensor in tensors:
+        channels_last = tensor.is_contiguous(memory_format=torch.channels_last)
+        if channels_last != tensor.is_contiguous():
+            seen.add("channels_last" if channels_last else "contiguous")
+    return "any" if not seen else seen.pop() if len(seen) == 1 else "mixed"
+
+
+class _Counter(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name
+        self.operators[name] = self.operators.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+def count_operators(training: Training) -> dict[str, int]:
+    """Operator name to calls, of one training step as eager PyTorch dispatches it, batch included. Trains one step."""
+    size = min(training.batch_size, len(training.dataset.train))
+    index_N = torch.arange(size, device=training.device)
+    with _Counter() as counter:
+        images_NCHW, labels_N = training.batch(index_N)
+        train_step(training, images_NCHW, labels_N, size)
+    return counter.operators
+
+
+def count_waits(operators: dict[str, int]) -> int:
+    """How often that step made the host wait for the device."""
+    return sum(operators.get(name, 0) for name in WAITS)

@@ -1,0 +1,109 @@
+"""A model's layers as it runs them: shapes, parameters, multiply-adds. For every model, plain sequence or not."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmnist_core.models.layers import Shape
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """One leaf module, in the order of execution. Shapes leave the batch out."""
+
+    name: str
+    kind: str
+    in_shape: Shape
+    out_shape: Shape
+    kernel_size: int | None
+    stride: int | None
+    padding: str
+    num_parameters: int
+    multiply_adds: int
+
+
+def summarize(model: nn.Module, input_shape: Shape) -> list[LayerRow]:
+    """One forward pass of one image in evaluation mode, watched. The model is left as it was.
+
+    Multiply-adds are those of convolutions and Linear layers, one per fused multiply-add. A module that runs twice
+    has two rows; its parameters count in the first.
+    """
+    rows: list[LayerRow] = []
+    seen: set[nn.Module] = set()
+    names = {module: name for name, module in model.named_modules()}
+
+    def watch(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, Tensor):
+            rows.append(_row(names[module], module, inputs[0].shape[1:], output.shape[1:], module not in seen))
+            seen.add(module)
+
+    leaves = [module for module in model.modules() if not any(module.children())]
+    handles = [leaf.register_forward_hook(watch) for leaf in leaves]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    was_training = model.training
+    try:
+        with torch.no_grad():
+            model.eval()(torch.zeros(1, *input_shape, device=device))
+    finally:
+        model.train(was_training)
+        for handle in handles:
+            handle.remove()
+    return rows
+
+
+def multiply_adds(rows: list[LayerRow]) -> int:
+    return sum(row.multiply_adds for row in rows)
+
+
+def num_parameters(model: nn.Module) -> int:
+    """Trainable ones."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def least_bytes(rows: list[LayerRow], num_params: int, batch_size: int, itemsize: int = 4) -> int:
+    """The least that a training step must move, if everything between matrix products were fused.
+
+    Outputs of convolutions and Linear layers are written and read once forward, their gradients once backward;
+    a parameter is read twice, its gradient written and read; Adam reads and writes both moments and the parameter.
+    """
+    activations = sum(_size(row.out_shape) for row in rows if row.multiply_adds)
+    return itemsize * (4 * activations * batch_size + 10 * num_params)
+
+
+def _row(name: str, module: nn.Module, in_shape: Shape, out_shape: Shape, first: bool) -> LayerRow:
+    convolution = isinstance(module, nn.Conv2d)
+    has_kernel = convolution or isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
+    return LayerRow(
+        name=name,
+        kind=type(module).__name__,
+        in_shape=tuple(in_shape),
+        out_shape=tuple(out_shape),
+        kernel_size=_one(module.kernel_size) if has_kernel else None,
+        stride=_one(module.stride) if has_kernel else None,
+        padding=str(_one(module.padding)) if has_kernel else str(module.padding) if isinstance(module, nn.ZeroPad2d) else "",
+        num_parameters=num_parameters(module) if first else 0,
+        multiply_adds=_multiply_adds(module, tuple(out_shape)),
+    )
+
+
+def _multiply_adds(module: nn.Module, out_shape: Shape) -> int:
+    if isinstance(module, nn.Conv2d):
+        height, width = module.kernel_size
+        return _size(out_shape) * module.in_channels // module.groups * height * width
+    if isinstance(module, nn.Linear):
+        return _size(out_shape) * module.in_features
+    return 0
+
+
+def _size(shape: Shape) -> int:
+    size = 1
+    for extent in shape:
+        size *= extent
+    return size
+
+
+def _one(value: Any) -> int:
+    """The first of a pair: kernels and strides are square here."""
+    return int(value[0]) if isinstance(value, tuple) else int(value)
