@@ -32,6 +32,12 @@ NUM_CLASSES = 10
 class _Config(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Frozen and strict; equal configurations encode to equal bytes."""
 
+    def __post_init__(self) -> None:
+        # msgspec leaves out what IS the default object, not what equals it: 0.001 or [392] read from a file would stay.
+        for info in msgspec.structs.fields(type(self)):
+            if getattr(self, info.name) == info.default:
+                msgspec.structs.force_setattr(self, info.name, info.default)
+
 
 class Network1(_Config, tag_field="name", tag="network1", kw_only=True):
     """The report's first network: conv - pool - conv (- pool) - Linear layers. Defaults as printed there."""
@@ -47,8 +53,8 @@ class Network1(_Config, tag_field="name", tag="network1", kw_only=True):
     fc_sizes: tuple[Count, ...] = (120, 60, 40)
     """Outputs of the hidden Linear layers; the last Linear, to the classes, is implied."""
     dropout: Probability = 0.25
-    dropout_after: Count = 1
-    """Dropout follows the activation of this hidden Linear layer, counted from 1."""
+    dropout_after: Natural = 1
+    """Dropout follows the activation of this hidden Linear layer, counted from 1; 0: the flattened maps."""
     conv_dropout: Probability = 0.0
     """Dropout after each convolution block."""
     batch_norm: bool = False
@@ -67,8 +73,8 @@ class Network2(_Config, tag_field="name", tag="network2", kw_only=True):
     fc_sizes: tuple[Count, ...] = (392,)
     """Outputs of the hidden Linear layers; the last Linear, to the classes, is implied."""
     dropout: Probability = 0.25
-    dropout_after: Count = 1
-    """Dropout follows this hidden Linear layer (and its activation), counted from 1."""
+    dropout_after: Natural = 1
+    """Dropout follows this hidden Linear layer (and its activation), counted from 1; 0: the flattened maps."""
     conv_dropout: Probability = 0.0
     """Dropout after each convolution block."""
     batch_norm: bool = True
@@ -192,6 +198,7 @@ class CellConfig(_Config, kw_only=True):
     execution: ExecutionConfig = ExecutionConfig()
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check(self)
 
 

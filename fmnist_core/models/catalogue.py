@@ -1,6 +1,6 @@
 """What is known of each cited system: whose it is, what is claimed for it and how that was got. No torch.
 
-One entry for each row of the table of cited systems. `experiment` and `label` say which cell trains it here.
+One entry for each row of the table of cited systems. The cell that trains it here has the entry's name as its label.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ KHANDAY = "Khanday, Dadvandipour and Lone 2021, IJ-AI 10(4), 872"
 KEFTH = "github.com/kefth/fashion-mnist"
 BENCHMARK = "list of results of github.com/zalandoresearch/fashion-mnist"
 
-ABOUT_93 = "The report gives approximately 93 % for five of these networks together; the authors' own number is unknown."
+ABOUT_93 = "The report gives approximately 93 % for five networks together; the authors' own number is unknown."
 STAND_IN = "Layers and recipe could not be read: a stand-in, the same for every kernel."
 NOT_THEIRS = "Not a run of the authors: the other half of a comparison."
 STOPPED = "The author stops by the loss on the test set and keeps the weights that were best on it."
@@ -35,8 +35,6 @@ class CitedSystem:
     """In `fmnist_core.models.cited`."""
     options: Mapping[str, bool | int | float | str] = field(default_factory=dict)
     experiment: str
-    label: str = ""
-    """Of the cell in that experiment; as a rule the name."""
     source: str
     year: int
     num_parameters: int
@@ -51,14 +49,13 @@ class CitedSystem:
     selection: Selection = "unknown"
     """Which of the trained networks that number belongs to."""
     release: Release = "unknown"
-    """Of the dataset: `old` is the one from before 31 August 2017, about 0.4 to 0.5 points easier."""
+    """Of the dataset: `old` is the one from before 31 August 2017, about 0.4 to 0.55 points easier."""
     reported_accuracy: float | None = None
     """The number that the report quotes."""
     note: str = ""
 
     def __post_init__(self) -> None:
         assert (self.authors_accuracy is None) == (self.evidence == "none"), self.name
-        object.__setattr__(self, "label", self.label or self.name)
 
 
 CITED: tuple[CitedSystem, ...] = (
@@ -183,4 +180,4 @@ CITED: tuple[CitedSystem, ...] = (
 
 def by_cell(experiment: str, label: str) -> CitedSystem | None:
     """The entry that this cell trains; None for a cell that is nobody's claim."""
-    return next((entry for entry in CITED if (entry.experiment, entry.label) == (experiment, label)), None)
+    return next((entry for entry in CITED if (entry.experiment, entry.name) == (experiment, label)), None)
