@@ -6,18 +6,17 @@
                                                 in the file's order
 """
 
-import difflib
 import itertools
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
-from fmnist_core import config
-from fmnist_core.config import CellConfig, CustomModel, ModelConfig
+from bench.decoding import convert, nearest, tag_of
+from fmnist_core.config import CellConfig
 from fmnist_core.models import networks
 from fmnist_core.models.layers import trace
 
@@ -28,7 +27,7 @@ class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
     pass
 
 
-class Reported(_Strict, kw_only=True):
+class Reported(_Strict, frozen=True, kw_only=True):
     """What the source gives for this cell, as fractions."""
 
     validation_accuracy: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
@@ -36,14 +35,14 @@ class Reported(_Strict, kw_only=True):
     source: str = ""
 
 
-class Seeds(_Strict, kw_only=True):
+class Seeds(_Strict, frozen=True, kw_only=True):
     """How many seeds per cell: 0 to cpu - 1 on a CPU, 0 to cuda - 1 on a GPU."""
 
     cpu: Annotated[int, Meta(ge=1, le=10_000)] = 3
     cuda: Annotated[int, Meta(ge=1, le=10_000)] = 16
 
 
-class Launch(_Strict, kw_only=True):
+class Launch(_Strict, frozen=True, kw_only=True):
     mode: Literal["cells", "ddp"] = "cells"
     """`cells`: each process takes whole cells. `ddp`: all processes share each cell."""
     num_processes: Annotated[int, Meta(ge=0, le=4096)] = 0
@@ -53,7 +52,7 @@ class Launch(_Strict, kw_only=True):
     """A cell that trains longer is stopped and recorded as `timeout`; 0: never."""
 
 
-class Cell(_Strict, kw_only=True):
+class Cell(_Strict, frozen=True, kw_only=True):
     config: CellConfig
     label: str = ""
     """As the report names it, e.g. `Trial-2`; for a grid, its values."""
@@ -63,7 +62,7 @@ class Cell(_Strict, kw_only=True):
     """The grid's values for this cell, by key."""
 
 
-class Experiment(_Strict, kw_only=True):
+class Experiment(_Strict, frozen=True, kw_only=True):
     name: str
     title: str
     question: str
@@ -74,7 +73,7 @@ class Experiment(_Strict, kw_only=True):
     cells: list[Cell]
 
 
-class _File(_Strict, kw_only=True):
+class _File(_Strict, frozen=True, kw_only=True):
     title: str = ""
     question: Annotated[str, Meta(min_length=1)]
     seeds: Seeds = Seeds()
@@ -109,9 +108,9 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Exper
 
 def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The cells of a decoded TOML file. Raises ValueError."""
-    file = _convert(content, _File)
+    file = convert(content, _File)
     overrides = _nest(overrides or {})
-    launch = _convert(_merge(msgspec.to_builtins(file.launch), overrides.pop("launch", {})), Launch, "launch")
+    launch = convert(_merge(msgspec.to_builtins(file.launch), overrides.pop("launch", {})), Launch, "launch")
     if file.grid and file.cells:
         raise ValueError("[grid] and [[cells]]: only one of them is allowed")
     drafts = _written_out(file.cells) if file.cells else _product(flatten(file.grid))
@@ -137,9 +136,9 @@ def value_of(cell: CellConfig, key: str) -> Any:
     value: Any = cell
     for part in key.split("."):
         if part == "name" and not hasattr(value, "name"):
-            value = msgspec.inspect.type_info(type(value)).tag
+            value = tag_of(type(value))
         elif not hasattr(value, part):
-            raise ValueError(f"unknown key '{key}'{_nearest(key, known_keys(cell))}")
+            raise ValueError(f"unknown key '{key}'{nearest(key, known_keys(cell))}")
         else:
             value = getattr(value, part)
     return value
@@ -155,7 +154,7 @@ def select(cells: Iterable[Cell], filters: Mapping[str, Any]) -> list[Cell]:
     cells = list(cells)
     for key in filters:
         if key != "label" and not any(key in known_keys(cell.config) for cell in cells):
-            raise ValueError(f"unknown key '{key}'{_nearest(key, ['label', *known_keys(cells[0].config)])}")
+            raise ValueError(f"unknown key '{key}'{nearest(key, ['label', *known_keys(cells[0].config)])}")
     matches = lambda cell, key, value: (cell.label if key == "label" else
                                         value_of(cell.config, key) if key in known_keys(cell.config) else None) == value
     return [cell for cell in cells if all(matches(cell, key, value) for key, value in filters.items())]
@@ -188,7 +187,7 @@ def _written_out(tables: Sequence[dict[str, Any]]) -> list[_Draft]:
     for i, table in enumerate(tables):
         table = dict(table)
         about = {key: table.pop(key) for key in ("label", "note", "reported") if key in table}
-        about["reported"] = _convert(about.get("reported", {}), Reported, f"cells[{i}].reported")
+        about["reported"] = convert(about.get("reported", {}), Reported, f"cells[{i}].reported")
         for key in ("label", "note"):
             if not isinstance(about.get(key, ""), str):
                 raise ValueError(f"cells[{i}].{key} = {about[key]!r}: expected a string")
@@ -199,7 +198,7 @@ def _written_out(tables: Sequence[dict[str, Any]]) -> list[_Draft]:
 def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any]) -> Cell:
     settings = _merge(_merge(base, draft.settings), overrides)
     try:
-        config_ = _convert(_with_custom_model(settings), CellConfig)
+        config_ = convert(_with_custom_model(settings), CellConfig)
         _check_shapes(config_)
     except ValueError as error:
         raise ValueError(f"cell '{draft.label}': {error}" if draft.label else str(error)) from error
@@ -231,67 +230,6 @@ def _refuse_duplicates(cells: list[Cell]) -> None:
         seen[content] = cell
 
 
-def _convert(content: Any, kind: Any, where: str = "") -> Any:
-    """msgspec's conversion, with errors that name the dotted key, the value, and the nearest valid key."""
-    try:
-        return msgspec.convert(content, kind)
-    except msgspec.ValidationError as error:
-        raise ValueError(_explain(error, content, kind, where)) from error
-
-
-def _explain(error: msgspec.ValidationError, content: Any, kind: Any, where: str) -> str:
-    message, _, path = str(error).partition(" - at `")
-    key = path.rstrip("`").removeprefix("$").removeprefix(".")
-    if message.startswith("Object contains unknown field"):
-        field = message.split("`")[1]
-        return f"unknown key '{_join(where, key, field)}'{_nearest(field, _fields_at(content, kind, key))}"
-    if message.startswith("Object missing required field"):
-        return f"missing key '{_join(where, key, message.split('`')[1])}'"
-    if not path:
-        return message
-    allowed = ""
-    if key == "model.name":
-        known = sorted(str(msgspec.inspect.type_info(model).tag) for model in get_args(ModelConfig))
-        allowed = f"; allowed: {', '.join(known)}, or package.module:factory"
-    elif message.startswith("Invalid enum value"):
-        allowed = _choices(kind, key)
-    return f"{_join(where, key)} = {_value_at(content, key)!r}: {message[0].lower()}{message[1:]}{allowed}"
-
-
-def _choices(kind: Any, key: str) -> str:
-    """The values that a Literal field allows, for the sections of a cell."""
-    section, _, field = key.partition(".")
-    owners = {"data": [config.DataConfig], "train": [config.TrainConfig], "execution": [config.ExecutionConfig],
-              "model": list(get_args(ModelConfig)), "mode": [Launch], "device": [Launch]}.get(section, [])
-    for owner in owners:
-        for info in msgspec.structs.fields(owner):
-            if info.name == (field or section):
-                literals = [v for arg in (info.type, *get_args(info.type)) for v in get_args(arg) if isinstance(v, str)]
-                return f"; allowed: {', '.join(dict.fromkeys(literals))}"
-    return ""
-
-
-def _fields_at(content: Any, kind: Any, key: str) -> list[str]:
-    if kind is CellConfig and key:
-        section = key.split(".")[0]
-        if section == "model":
-            tag = (_value_at(content, "model") or {}).get("name")
-            models = [m for m in get_args(ModelConfig) if msgspec.inspect.type_info(m).tag == tag]
-            return [f for m in models for f in m.__struct_fields__]
-        fields = {"data": config.DataConfig, "train": config.TrainConfig, "execution": config.ExecutionConfig}
-        return list(fields[section].__struct_fields__) if section in fields else []
-    return list(kind.__struct_fields__) if not key else []
-
-
-def _value_at(content: Any, key: str) -> Any:
-    for part in key.replace("[", ".").replace("]", "").split("."):
-        if isinstance(content, Mapping):
-            content = content.get(part)
-        elif isinstance(content, list | tuple) and part.isdigit():
-            content = content[int(part)]
-    return content
-
-
 def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in flat.items():
@@ -315,19 +253,12 @@ def _find(name_or_path: str) -> Path:
     if name_or_path.endswith(".toml"):
         return Path(name_or_path)
     if name_or_path not in names():
-        raise ValueError(f"unknown experiment '{name_or_path}'{_nearest(name_or_path, names())}; "
+        raise ValueError(f"unknown experiment '{name_or_path}'{nearest(name_or_path, names())}; "
                          f"experiments: {', '.join(names())}; or the path of a .toml file")
     return FOLDER / f"{name_or_path}.toml"
 
 
-def _nearest(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
-
-
-def _join(*parts: str) -> str:
-    return ".".join(part for part in parts if part)
-
-
 def _show(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,33 +1,48 @@
 """One cell to raw samples of time. What is measured is what trains: `fmnist_core.train.train_step`."""
 
+import contextlib
+import os
 import resource
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
+from bench.block import (
+    INFERENCE_BATCHES,
+    WARMUP_STEPS,
+    host_clock,
+    num_steps_to_fill,
+    time_evaluations,
+    time_inference,
+    time_steps,
+)
+from bench.counters import graph_counts, reset_graph_counts
+from bench.load import Usage, load_warning, usage
 from bench.record import Inference, Labels, Layer, SpeedRecord
 from fmnist_core.clock import Clock, clock_for, synchronize
 from fmnist_core.config import CellConfig, to_dict
 from fmnist_core.data import Dataset
 from fmnist_core.observe import count_operators, count_waits, observe
 from fmnist_core.summary import least_bytes, multiply_adds, num_parameters, summarize
-from fmnist_core.train import Training, evaluate, train_step
+from fmnist_core.train import Training
 
-WARMUP_STEPS = 10
-MIN_STEPS, MAX_STEPS, MIN_BLOCK_S = 40, 1000, 1.5
-"""Steps are timed until there are 40 of them and they have filled 1.5 seconds, at most 1,000."""
-INFERENCE_BATCHES = (1, 128, 1000)
 MAX_DISAGREEMENT = 0.05
 """Between the sum of the samples and the wall time of their block, beyond which the record carries a warning."""
 
 
-def measure(cell: CellConfig, dataset: Dataset, *, experiment: str, speed_key: str, clock: Clock | None = None) -> SpeedRecord:
+def measure(cell: CellConfig, dataset: Dataset, *, experiment: str, speed_key: str,
+            clock: Clock | None = None) -> SpeedRecord:
     """Time a fresh model of this cell. The caller sees to it that the machine has nothing else to do."""
-    memory_before = _peak_memory(None)
+    compiled = cell.execution.compile != "no"
+    if compiled:
+        reset_graph_counts()
+    resident_before = _start_peak_memory()
     training = Training(cell, 0, dataset)
     device, size = training.device, min(training.batch_size, len(dataset.train))
     clock = clock or clock_for(device)
@@ -36,42 +51,26 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str, speed_key: s
     training.model.train()
     first_step_s = time_steps(training, clock, 1)[1][0]
     time_steps(training, clock, WARMUP_STEPS)
-    batch_s, step_s, block_s = _time_block(training, clock)
-    operators = count_operators(training) if cell.execution.compile == "no" else {}
-    matmul = matmul_flops_per_s(device, cell.train.precision)
-    copy = copy_bytes_per_s(device)
+    batch_s, step_s, block_s, warnings = _time_block(training, clock)
+    peak_memory, reserved_memory = _peak_memory(device, resident_before)
+    evaluate_s = time_evaluations(training, clock)
+    inference = [Inference(batch_size=n, batch_s=time_inference(training, clock, n))
+                 for n in INFERENCE_BATCHES if n <= len(dataset.test)]
+    if compiled:
+        labels = msgspec.structs.replace(labels, **graph_counts()._asdict())
+    operators = {} if compiled else count_operators(training)
+    matmul, copy = matmul_flops_per_s(device, cell.train.precision), copy_bytes_per_s(device)
     params = num_parameters(training.model)
     return SpeedRecord(
         experiment=experiment, speed_key=speed_key, cell=to_dict(cell), first_step_s=first_step_s, step_s=step_s,
-        batch_s=batch_s, block_s=block_s,
-        evaluate_s=_repeat(lambda: evaluate(training, dataset.test), clock, training, 3),
-        inference=[Inference(batch_size=n, batch_s=_time_inference(training, clock, n)) for n in INFERENCE_BATCHES],
+        batch_s=batch_s, block_s=block_s, evaluate_s=evaluate_s, inference=inference,
         images_per_step=size, images_per_evaluation=len(dataset.test), num_parameters=params,
         multiply_adds=multiply_adds(rows), operators_per_step=sum(operators.values()),
-        host_syncs_per_step=count_waits(operators),
-        peak_memory_bytes=_peak_memory(device) - (0 if device.type == "cuda" else memory_before),
-        reserved_memory_bytes=torch.cuda.max_memory_reserved() if device.type == "cuda" else 0,
-        matmul_flops_per_s=matmul, copy_bytes_per_s=copy,
+        host_syncs_per_step=count_waits(operators), peak_memory_bytes=peak_memory,
+        reserved_memory_bytes=reserved_memory, matmul_flops_per_s=matmul, copy_bytes_per_s=copy,
         floor_s=floor_s(multiply_adds(rows), least_bytes(rows, params, size), size, matmul, copy),
-        layers=[Layer(**{**asdict(row), "in_shape": list(row.in_shape), "out_shape": list(row.out_shape)}) for row in rows],
-        labels=labels, warnings=disagreement([*batch_s, *step_s], block_s),
+        layers=[msgspec.convert(asdict(row), Layer) for row in rows], labels=labels, warnings=warnings,
     )
-
-
-def time_steps(training: Training, clock: Clock, num_steps: int) -> tuple[list[float], list[float]]:
-    """Seconds of each batch and of each training step, over full batches of the current order. One wait, at the end."""
-    size = min(training.batch_size, len(training.dataset.train))
-    num_batches = len(training.dataset.train) // size
-    order = training.order()
-    marks = [clock.mark()]
-    for i in range(num_steps):
-        start = i % num_batches * size
-        images_NCHW, labels_N = training.batch(order[start : start + size])
-        marks.append(clock.mark())
-        train_step(training, images_NCHW, labels_N, size)
-        marks.append(clock.mark())
-    seconds = _slowest_process(training, clock.seconds_between(marks))
-    return seconds[0::2], seconds[1::2]
 
 
 def floor_s(num_multiply_adds: int, num_bytes: int, batch_size: int, matmul: float, copy: float) -> float:
@@ -117,54 +116,45 @@ def _best(work: Callable[[], Any], device: torch.device, repeats: int = 7) -> fl
     return min(clock.seconds_between(marks))
 
 
-def _time_block(training: Training, clock: Clock) -> tuple[list[float], list[float], float]:
-    """Batches, steps, and the wall time of the block by the host's clock."""
-    pilot = [batch + step for batch, step in zip(*time_steps(training, clock, 5), strict=True)]
-    num_steps = round(min(MAX_STEPS, max(MIN_STEPS, MIN_BLOCK_S * len(pilot) / max(sum(pilot), 1e-9))))
+def _time_block(training: Training, clock: Clock) -> tuple[list[float], list[float], float, list[str]]:
+    """Batches, steps, the wall time of their block by the host's clock, and what speaks against them."""
+    num_steps = num_steps_to_fill(training, clock)
     training.accelerator.wait_for_everyone()
     synchronize(training.device)
-    host = _host_clock(clock)
+    host, before = host_clock(clock), usage()
     start = host.mark()
     batch_s, step_s = time_steps(training, clock, num_steps)
-    return batch_s, step_s, host.seconds_between([start, host.mark()])[0]
+    block_s = host.seconds_between([start, host.mark()])[0]
+    after = usage()
+    warnings = disagreement([*batch_s, *step_s], block_s) + load_warning(before, after, _own_s(training, before, after))
+    return batch_s, step_s, block_s, warnings
 
 
-def _host_clock(clock: Clock) -> Clock:
-    from fmnist_core.clock import CudaClock, HostClock
-
-    return HostClock() if isinstance(clock, CudaClock) else clock
-
-
-def _repeat(work: Callable[[], Any], clock: Clock, training: Training, repeats: int) -> list[float]:
-    work()
-    marks = [clock.mark()]
-    for _ in range(repeats):
-        work()
-        marks.append(clock.mark())
-    return _slowest_process(training, clock.seconds_between(marks))
-
-
-def _time_inference(training: Training, clock: Clock, batch_size: int) -> list[float]:
-    model = training.accelerator.unwrap_model(training.model)
-    images_NCHW = training.dataset.images(training.dataset.test, torch.arange(batch_size, device=training.device))
-    model.eval()
-    with torch.inference_mode():
-        samples = _repeat(lambda: model(images_NCHW), clock, training, 100 if batch_size == 1 else 20)
-    model.train()
-    return samples
-
-
-def _slowest_process(training: Training, seconds: list[float]) -> list[float]:
-    """Entry by entry, the maximum over processes: a step is over when its last process is done."""
+def _own_s(training: Training, before: Usage, after: Usage) -> float:
+    """Processor time of this run's processes on this machine; they count as equal where machines share the run."""
+    own_s = after.own_s - before.own_s
     if training.num_processes == 1:
-        return seconds
-    slowest = torch.tensor(seconds, dtype=torch.float64, device=training.device)
-    torch.distributed.all_reduce(slowest, torch.distributed.ReduceOp.MAX)
-    return [float(value) for value in slowest.tolist()]
+        return own_s
+    total = torch.tensor(own_s, dtype=torch.float64, device=training.device)
+    torch.distributed.all_reduce(total)
+    return total.item() * int(os.environ.get("LOCAL_WORLD_SIZE", training.num_processes)) / training.num_processes
 
 
-def _peak_memory(device: torch.device | None) -> int:
-    if device is not None and device.type == "cuda":
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def _start_peak_memory() -> int:
+    """Forget earlier peaks; returns the peak of the process's resident set as it is then, in bytes."""
+    if torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):  # Linux; elsewhere the peak is that of the process's whole life
+        Path("/proc/self/clear_refs").write_text("5")
+    return _peak_resident_bytes()
+
+
+def _peak_memory(device: torch.device, resident_before: int) -> tuple[int, int]:
+    """Allocated and reserved on the device; on a CPU the growth of the process's peak resident set, and 0."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
+    return _peak_resident_bytes() - resident_before, 0
+
+
+def _peak_resident_bytes() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -18,7 +18,8 @@ class Task(NamedTuple):
 
     @property
     def name(self) -> str:
-        return f"{self.experiment}: {self.cell.label or 'cell'}, {'speed' if self.seed is None else f'seed {self.seed}'}"
+        what = "speed" if self.seed is None else f"seed {self.seed}"
+        return f"{self.experiment}: {self.cell.label or 'cell'}, {what}"
 
 
 def tasks(experiments: Iterable[Experiment], *, num_seeds: int | None, gpu: bool, machine: Mapping[str, Any],

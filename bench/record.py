@@ -1,7 +1,7 @@
 """THE schema of a result: every field's name, unit and meaning. One record is one line of JSON. No torch.
 
 Two kinds: a `TrainRecord` says what one seed of a cell learnt; a `SpeedRecord` says how fast the cell runs on one
-machine. Records hold raw samples in base units; medians, intervals and rounding are made of them in `stats` and `report`.
+machine. Records hold raw samples in base units; medians, intervals and rounding come later, in `stats` and `report`.
 """
 
 from typing import Annotated, Any, Literal
@@ -23,7 +23,7 @@ class _Part(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
     """Records are frozen and strict, like configurations."""
 
 
-class Environment(_Part, kw_only=True):
+class Environment(_Part, frozen=True, kw_only=True):
     """Where a record comes from."""
 
     host: str = ""
@@ -54,7 +54,7 @@ class Environment(_Part, kw_only=True):
     """Runnable processes, one-minute mean, at the start."""
 
 
-class Labels(_Part, kw_only=True):
+class Labels(_Part, frozen=True, kw_only=True):
     """What was in effect, observed and not copied from the request."""
 
     precision: str = ""
@@ -79,7 +79,7 @@ class Labels(_Part, kw_only=True):
     """Other work of this harness ran on the machine meanwhile: times are no measurements of speed."""
 
 
-class Epochs(_Part, kw_only=True):
+class Epochs(_Part, frozen=True, kw_only=True):
     """One entry per finished epoch. Accuracies are fractions. Evaluation is in evaluation mode, after the epoch."""
 
     train_loss: list[float] = []
@@ -97,7 +97,7 @@ class Epochs(_Part, kw_only=True):
     """Training alone, evaluation excluded. A duration on a shared machine, see `Labels.machine_shared`."""
 
 
-class TestDetail(_Part, kw_only=True):
+class TestDetail(_Part, frozen=True, kw_only=True):
     """The test set after the last epoch."""
 
     confusion: list[list[int]] = []
@@ -106,7 +106,7 @@ class TestDetail(_Part, kw_only=True):
     """The most confident ones: index in the test set, true class, predicted class, probability of the prediction."""
 
 
-class TrainRecord(_Part, tag_field="kind", tag="train", kw_only=True):
+class TrainRecord(_Part, tag_field="kind", tag="train", frozen=True, kw_only=True):
     """What one seed of one cell learnt."""
 
     schema: PositiveInt = SCHEMA_VERSION
@@ -139,13 +139,13 @@ class TrainRecord(_Part, tag_field="kind", tag="train", kw_only=True):
     """From start to record, evaluation included."""
 
 
-class Inference(_Part, kw_only=True):
+class Inference(_Part, frozen=True, kw_only=True):
     batch_size: int
     batch_s: list[float]
     """Seconds for one forward pass of the batch in evaluation mode, one entry per pass."""
 
 
-class Layer(_Part, kw_only=True):
+class Layer(_Part, frozen=True, kw_only=True):
     """One row of a model summary. Shapes leave the batch out."""
 
     name: str
@@ -159,7 +159,7 @@ class Layer(_Part, kw_only=True):
     multiply_adds: int = 0
 
 
-class SpeedRecord(_Part, tag_field="kind", tag="speed", kw_only=True):
+class SpeedRecord(_Part, tag_field="kind", tag="speed", frozen=True, kw_only=True):
     """How fast one cell runs on one machine, alone on it unless `labels.machine_shared`."""
 
     schema: PositiveInt = SCHEMA_VERSION
@@ -229,9 +229,10 @@ def decode(line: bytes | str) -> Record:
     for upgrade in UPGRADES[schema - 1 :]:
         content = upgrade(content)
     try:
-        return msgspec.convert(content, Record)
+        record: Record = msgspec.convert(content, Record)
     except msgspec.ValidationError as error:
         raise SchemaError(f"not a record: {error}") from error
+    return record
 
 
 UPGRADES: list[Any] = []

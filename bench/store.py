@@ -8,59 +8,89 @@ kernel releases when their process ends, so a dead process's cell is free again.
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+import weakref
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO
 
 from bench.record import Record, SchemaError, decode, encode, key_of
 
+_FILE_NAME = re.compile(r"\w[\w .+-]{0,99}", re.ASCII)
+"""Experiments that may name a file: no separator, nothing hidden, and short enough for every file system."""
+
 
 class StoreError(ValueError):
-    """The store cannot be used: not writable, or written by a newer version."""
+    """The store cannot be used: not writable, not readable, or written by a newer version."""
 
 
 class Store:
+    """Not for several threads: the kernel's locks belong to the process."""
+
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._offsets: dict[Path, int] = {}
         self._latest: dict[str, Record] = {}
-        self._claims: IO[bytes] | None = None
+        self._homes: dict[str, Path] = {}  # by key: the file that its newest record is in
+        self._offsets: dict[Path, int] = {}  # by file: the end of the last line read
+        self._known_files: set[Path] = set()  # whose directory entry is durable
+        self._claims: int | None = None
 
-    def check_writable(self) -> None:
-        """Create the folder. Raises StoreError before any work is done."""
+    def check_writable(self, experiments: Iterable[str] = ()) -> None:
+        """Create the folder; see that the files of `experiments` can be written. Raises StoreError before any work."""
+        files = [self._file_of(name) for name in experiments]
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._claims_file()
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _sync_folder(self.folder.parent)
+            for path in files:
+                if path.exists():
+                    path.open("ab").close()
+            fcntl.lockf(self._claims_file(), fcntl.LOCK_UN)  # fails where the file system knows no locks
         except OSError as error:
-            raise StoreError(f"store {self.folder} cannot be written: {error.strerror}") from error
+            raise _not_written(self.folder, error) from error
 
     def latest(self) -> dict[str, Record]:
         """The newest record of each key, lines that others have appended since the last call included.
 
         Raises StoreError for a line that cannot be read, naming file and line.
         """
-        if self.folder.is_dir():
-            for path in sorted(self.folder.glob("*.jsonl")):
-                for record in self._new_records(path):
-                    self._latest[key_of(record)] = record
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return self._latest
+        except OSError as error:
+            raise StoreError(f"store {self.folder} cannot be read: {error.strerror}") from error
+        for path in sorted(self.folder / name for name in names if name.endswith(".jsonl")):
+            for record in self._new_records(path):
+                self._latest[key_of(record)] = record
+                self._homes[key_of(record)] = path
         return self._latest
 
     def append(self, record: Record) -> None:
-        """Durable when this returns. On any failure the file is as it was, and the error is raised."""
+        """Durable when this returns. Raises StoreError where it cannot be written; the file is then as it was.
+
+        A key stays in the file that `latest` found it in: the order of the lines says which one is the newest.
+        """
         line = encode(record)
-        path = self.folder / f"{record.experiment}.jsonl"
-        is_new = not path.exists()
-        with path.open("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            size = _cut_torn_line(file)
-            try:
-                _write_all(file.fileno(), line)
-                os.fsync(file.fileno())
-            except BaseException:
-                os.ftruncate(file.fileno(), size)
-                raise
-        if is_new:
-            _sync_folder(self.folder)
+        decode(line)  # a line that cannot be read back would make the whole store unreadable
+        path = self._homes.get(key_of(record)) or self._file_of(record.experiment)
+        try:
+            with path.open("a+b") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                size = _cut_torn_line(file)
+                if path not in self._known_files:
+                    _sync_folder(self.folder)
+                    self._known_files.add(path)
+                try:
+                    _write_all(file.fileno(), line)
+                    os.fsync(file.fileno())
+                except OSError:
+                    # If this is refused as well, what is left is as after a kill: a torn line, or a whole record.
+                    with contextlib.suppress(OSError):
+                        os.ftruncate(file.fileno(), size)
+                    raise
+        except OSError as error:
+            raise _not_written(path, error) from error
 
     def claim(self, key: str) -> bool:
         """Whether this process may work on `key`: no other process, on this machine or another, has claimed it.
@@ -69,7 +99,7 @@ class Store:
         """
         try:
             fcntl.lockf(self._claims_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _byte_of(key))
-        except BlockingIOError:
+        except (BlockingIOError, PermissionError):  # POSIX allows either answer
             return False
         return True
 
@@ -78,28 +108,46 @@ class Store:
 
     @contextlib.contextmanager
     def machine(self, host: str, *, alone: bool) -> Iterator[None]:
-        """Hold this host together with other training cells or, for a timing, `alone`: waits until the others are done."""
+        """Hold this host with other training cells or, for a timing, `alone`: waits until the others are done."""
         with (self.folder / f".machine-{host}").open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
 
-    def _claims_file(self) -> IO[bytes]:
-        # Closing any handle of this file drops the process's locks: it is opened once and kept.
+    def _file_of(self, experiment: str) -> Path:
+        if not _FILE_NAME.fullmatch(experiment):
+            raise StoreError(f"experiment name {experiment!r} cannot name a file; allowed: up to 100 letters (a-z, "
+                             "A-Z), digits, '_', '-', '+', '.' and spaces, the first a letter, digit or '_'")
+        return self.folder / f"{experiment}.jsonl"
+
+    def _claims_file(self) -> int:
+        # Closing any descriptor of this file drops all of the process's locks on it: it is opened once and kept.
         if self._claims is None:
-            self._claims = (self.folder / ".claims").open("wb")
+            self._claims = os.open(self.folder / ".claims", os.O_RDWR | os.O_CREAT, 0o666)
+            weakref.finalize(self, os.close, self._claims)
         return self._claims
 
     def _new_records(self, path: Path) -> Iterator[Record]:
-        with path.open("rb") as file:
-            file.seek(self._offsets.get(path, 0))
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return  # torn, or still being written
-                try:
+        start = offset = self._offsets.get(path, 0)
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_SH)  # a writer may yet take back a line that it could not sync
+                if file.seek(0, os.SEEK_END) < start:
+                    raise StoreError(f"store {path} was shortened while in use")
+                file.seek(start)
+                for line in file:
+                    if not line.endswith(b"\n"):
+                        break  # torn: its writer was killed
                     yield decode(line)
-                except SchemaError as error:
-                    raise StoreError(f"store {path}, at byte {self._offsets.get(path, 0)}: {error}") from error
-                self._offsets[path] = self._offsets.get(path, 0) + len(line)
+                    self._offsets[path] = offset = offset + len(line)
+        except SchemaError as error:
+            number = path.read_bytes()[:offset].count(b"\n") + 1
+            raise StoreError(f"store {path}, line {number}: {error}") from error
+        except OSError as error:
+            raise StoreError(f"store {path} cannot be read: {error.strerror}") from error
+
+
+def _not_written(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"store {path} cannot be written: {error.strerror}")
 
 
 def _byte_of(key: str) -> int:
@@ -108,7 +156,7 @@ def _byte_of(key: str) -> int:
 
 def _cut_torn_line(file: IO[bytes]) -> int:
     """Truncate to the last whole line; returns the size."""
-    size = file.seek(0, os.SEEK_END)
+    end = size = file.seek(0, os.SEEK_END)
     while size:
         start = max(0, size - 65536)
         file.seek(start)
@@ -117,7 +165,8 @@ def _cut_torn_line(file: IO[bytes]) -> int:
             size = start + newline + 1
             break
         size = start
-    file.truncate(size)
+    if size < end:
+        file.truncate(size)
     return size
 
 

@@ -6,6 +6,7 @@ are events in the device's own stream of work, elsewhere readings of the host's 
 
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -26,7 +27,7 @@ class HostClock:
         return time.perf_counter()
 
     def seconds_between(self, marks: Sequence[float]) -> list[float]:
-        return [later - earlier for earlier, later in zip(marks, marks[1:], strict=False)]
+        return [later - earlier for earlier, later in pairwise(marks)]
 
 
 class CudaClock:
@@ -39,7 +40,7 @@ class CudaClock:
 
     def seconds_between(self, marks: Sequence[torch.cuda.Event]) -> list[float]:
         torch.cuda.synchronize()
-        return [earlier.elapsed_time(later) / 1e3 for earlier, later in zip(marks, marks[1:], strict=False)]
+        return [earlier.elapsed_time(later) / 1e3 for earlier, later in pairwise(marks)]
 
 
 def clock_for(device: torch.device) -> Clock:

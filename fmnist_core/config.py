@@ -33,13 +33,13 @@ class _Config(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=Tru
     """Frozen and strict; equal configurations encode to equal bytes."""
 
     def __post_init__(self) -> None:
-        # msgspec leaves out what IS the default object, not what equals it: 0.001 or [392] read from a file would stay.
+        # msgspec leaves out what IS the default object, not what equals it: 0.001 read from a file would stay.
         for info in msgspec.structs.fields(type(self)):
             if getattr(self, info.name) == info.default:
                 msgspec.structs.force_setattr(self, info.name, info.default)
 
 
-class Network1(_Config, tag_field="name", tag="network1", kw_only=True):
+class Network1(_Config, tag_field="name", tag="network1", frozen=True, kw_only=True):
     """The report's first network: conv - pool - conv (- pool) - Linear layers. Defaults as printed there."""
 
     conv1_channels: Count = 8
@@ -61,7 +61,7 @@ class Network1(_Config, tag_field="name", tag="network1", kw_only=True):
     activation: Activation = "relu"
 
 
-class Network2(_Config, tag_field="name", tag="network2", kw_only=True):
+class Network2(_Config, tag_field="name", tag="network2", frozen=True, kw_only=True):
     """The report's second network: twice conv - BatchNorm - ReLU - pool, then Linear layers. Defaults as printed."""
 
     conv1_channels: Count = 4
@@ -83,7 +83,7 @@ class Network2(_Config, tag_field="name", tag="network2", kw_only=True):
     """Between the Linear layers. The report prints neither reading beyond doubt: both are run."""
 
 
-class KernelDepthCNN(_Config, tag_field="name", tag="cnn", kw_only=True):
+class KernelDepthCNN(_Config, tag_field="name", tag="cnn", frozen=True, kw_only=True):
     """The sweep's family: `depth` convolutions of one kernel size, whose maps have the same size for every kernel.
 
     A convolution pads k - 1 pixels in all, (k - 1) // 2 before and k // 2 after: for even k the odd pixel goes
@@ -103,7 +103,7 @@ class KernelDepthCNN(_Config, tag_field="name", tag="cnn", kw_only=True):
     activation: Activation = "relu"
 
 
-class CitedModel(_Config, tag_field="name", tag="cited", kw_only=True):
+class CitedModel(_Config, tag_field="name", tag="cited", frozen=True, kw_only=True):
     """A system that the report cites, by the name it has in `fmnist_core.models.cited`."""
 
     system: str
@@ -111,7 +111,7 @@ class CitedModel(_Config, tag_field="name", tag="cited", kw_only=True):
     """Keyword arguments of its factory."""
 
 
-class CustomModel(_Config, tag_field="name", tag="custom", kw_only=True):
+class CustomModel(_Config, tag_field="name", tag="custom", frozen=True, kw_only=True):
     """Your own network: any factory that returns an `nn.Module` from (N, C, H, W) images to (N, 10) logits."""
 
     factory: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
@@ -123,7 +123,7 @@ class CustomModel(_Config, tag_field="name", tag="custom", kw_only=True):
 ModelConfig = Network1 | Network2 | KernelDepthCNN | CitedModel | CustomModel
 
 
-class DataConfig(_Config, kw_only=True):
+class DataConfig(_Config, frozen=True, kw_only=True):
     dataset: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")] = "fashion-mnist"
     """`fashion-mnist`, or another name that `fmnist_core.data` lists; `synthetic` needs no files."""
     validation_size: Natural = 10_000
@@ -147,7 +147,7 @@ class DataConfig(_Config, kw_only=True):
     """Apply the training augmentation to the test images too, as one cited system does. Never to be compared."""
 
 
-class TrainConfig(_Config, kw_only=True):
+class TrainConfig(_Config, frozen=True, kw_only=True):
     epochs: Count = 10
     global_batch_size: Count = 128
     """Images per optimizer step over all processes. A last, smaller batch is trained too."""
@@ -177,7 +177,7 @@ class TrainConfig(_Config, kw_only=True):
     """Accelerate's words; `no` is float32."""
 
 
-class ExecutionConfig(_Config, kw_only=True):
+class ExecutionConfig(_Config, frozen=True, kw_only=True):
     """How the same training is carried out: decides speed, not what is learnt."""
 
     memory_format: MemoryFormat = "channels_last"
@@ -189,7 +189,7 @@ class ExecutionConfig(_Config, kw_only=True):
     """Deterministic algorithms only; slower, bit-equal from run to run on one machine."""
 
 
-class CellConfig(_Config, kw_only=True):
+class CellConfig(_Config, frozen=True, kw_only=True):
     """One point of a grid. Together with a seed: one training."""
 
     model: ModelConfig
@@ -211,8 +211,8 @@ def check(cell: CellConfig) -> None:
         raise ValueError(f"train.momentum = {train.momentum} has no effect on train.optimizer = '{train.optimizer}'; "
                          "allowed with 'sgd' and 'rmsprop'")
     if train.label_smoothing and train.loss != "cross_entropy":
-        raise ValueError(f"train.label_smoothing = {train.label_smoothing} has no effect on train.loss = '{train.loss}'; "
-                         "allowed with 'cross_entropy'")
+        raise ValueError(f"train.label_smoothing = {train.label_smoothing} has no effect on "
+                         f"train.loss = '{train.loss}'; allowed with 'cross_entropy'")
     if train.gradient_accumulation > train.global_batch_size:
         raise ValueError(f"train.gradient_accumulation = {train.gradient_accumulation} is more than "
                          f"train.global_batch_size = {train.global_batch_size}")
@@ -228,7 +228,8 @@ def check(cell: CellConfig) -> None:
 
 def to_dict(config: Struct) -> dict[str, Any]:
     """The configuration as JSON types, values that equal their default left out."""
-    return msgspec.to_builtins(config)
+    content: dict[str, Any] = msgspec.to_builtins(config)
+    return content
 
 
 def digest(content: Any) -> str:

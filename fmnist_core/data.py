@@ -46,7 +46,9 @@ class Dataset:
     def images(self, split: Split, index_N: Tensor) -> Tensor:
         """A float32 batch (N, C, H, W) in [0, 1], or normalised."""
         images_NCHW = split.images_NCHW.index_select(0, index_N).to(torch.float32)
-        return images_NCHW.sub_(255 * self.mean).div_(255 * self.std) if self.config.normalize else images_NCHW.div_(255)
+        if self.config.normalize:
+            return images_NCHW.sub_(255 * self.mean).div_(255 * self.std)
+        return images_NCHW.div_(255)
 
     def train_batch(self, index_N: Tensor, flip_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Augmented training images and their labels; `flip_N`: see `augment`."""

@@ -8,7 +8,7 @@ from fmnist_core.config import TrainConfig
 
 
 def loss(logits_NK: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
-    """`cross_entropy`; `mse` against one-hot targets; `squared_hinge` against -1 and +1 (an L2-SVM, one against all)."""
+    """`cross_entropy`; `mse` against one-hot targets; `squared_hinge` against -1 and +1 (an L2-SVM per class)."""
     if config.loss == "cross_entropy":
         return F.cross_entropy(logits_NK, labels_N, label_smoothing=config.label_smoothing)
     one_hot_NK = F.one_hot(labels_N, logits_NK.shape[1]).to(logits_NK.dtype)

@@ -95,7 +95,8 @@ def count_operators(training: Training) -> dict[str, int]:
     with _Counter() as counter:
         images_NCHW, labels_N = training.batch(index_N)
         train_step(training, images_NCHW, labels_N, size)
-    return counter.operators
+    operators: dict[str, int] = counter.operators
+    return operators
 
 
 def count_waits(operators: dict[str, int]) -> int:

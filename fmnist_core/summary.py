@@ -82,10 +82,17 @@ def _row(name: str, module: nn.Module, in_shape: Shape, out_shape: Shape, first:
         out_shape=tuple(out_shape),
         kernel_size=_one(module.kernel_size) if has_kernel else None,
         stride=_one(module.stride) if has_kernel else None,
-        padding=str(_one(module.padding)) if has_kernel else str(module.padding) if isinstance(module, nn.ZeroPad2d) else "",
+        padding=_padding(module),
         num_parameters=num_parameters(module) if first else 0,
         multiply_adds=_multiply_adds(module, tuple(out_shape)),
     )
+
+
+def _padding(module: nn.Module) -> str:
+    """Pixels on every side; of a padding layer (left, right, top, bottom)."""
+    if isinstance(module, nn.ZeroPad2d):
+        return str(module.padding)
+    return str(_one(module.padding)) if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) else ""
 
 
 def _multiply_adds(module: nn.Module, out_shape: Shape) -> int:

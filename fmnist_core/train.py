@@ -179,7 +179,7 @@ def train_epoch(training: Training, on_step: OnStep | None = None) -> float:
         if on_step is not None:
             on_step(training)
     losses = training.accelerator.reduce(training.losses, "mean")  # each process holds its weighted part
-    mean_loss = losses.sum().item() / len(training.dataset.train)
+    mean_loss = float(losses.sum()) / len(training.dataset.train)
     if not math.isfinite(mean_loss):
         step = int((~losses.isfinite()).nonzero()[0])
         size = len(batches[step])
@@ -270,7 +270,8 @@ def _model_to_evaluate(training: Training) -> nn.Module:
     """Under DDP the module inside, with rank 0's batch statistics: DDP's forward would wait for the other processes,
     which may have a batch less to evaluate, and each process's last step left it statistics of its own."""
     if training.num_processes == 1:
-        return training.model
+        model: nn.Module = training.model
+        return model
     model = training.accelerator.unwrap_model(training.model)
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, 0)

@@ -69,6 +69,7 @@ def _custom(config: CustomModel, input_shape: spec.Shape) -> nn.Module:
     with torch.no_grad():
         logits_NK = model.eval()(torch.zeros(2, *input_shape))
     if not isinstance(logits_NK, Tensor) or logits_NK.shape != (2, NUM_CLASSES):
-        raise ValueError(f"model.name = '{config.factory}': 2 images gave {getattr(logits_NK, 'shape', type(logits_NK))}, "
+        shape = tuple(getattr(logits_NK, "shape", ()))
+        raise ValueError(f"model.name = '{config.factory}': 2 images gave {type(logits_NK).__name__} of shape {shape}, "
                          f"not logits of shape (2, {NUM_CLASSES})")
     return model.train()

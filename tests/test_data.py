@@ -1,0 +1,107 @@
+"""Splits, batches, resizing, normalisation and augmentation, on the device."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torchvision.transforms import v2
+
+from fmnist_core import augment, data
+from fmnist_core.config import DataConfig
+from fmnist_core.files import DataError, load_arrays
+from tests.small import small_dataset
+
+
+def load(**options):
+    return data.load(DataConfig(dataset="synthetic", **options))
+
+
+def test_split_parts_the_training_set_by_its_seed_alone():
+    one, same, other = (load(validation_size=10_000, split_seed=seed) for seed in (0, 0, 1))
+    assert (len(one.train), len(one.validation), len(one.test)) == (50_000, 10_000, 10_000)
+    assert torch.equal(one.validation.images_NCHW, same.validation.images_NCHW)
+    assert not torch.equal(one.validation.labels_N, other.validation.labels_N)
+    whole = torch.cat([one.train.images_NCHW, one.validation.images_NCHW]).flatten(1)
+    key = lambda images: sorted(images.to(torch.int64).mul(torch.arange(1, 785)).sum(1).tolist())
+    assert key(whole) == key(torch.from_numpy(load_arrays("synthetic").train_images_NCHW.copy()).flatten(1))
+
+
+def test_a_split_that_leaves_nothing_is_refused():
+    with pytest.raises(DataError, match=r"data.validation_size = 60000 leaves nothing of 60000"):
+        load(validation_size=60_000)
+
+
+def test_batches_are_torchvisions_tensors():
+    """ToTensor's float images in [0, 1] are the oracle."""
+    dataset = small_dataset()
+    index = torch.tensor([3, 0, 7])
+    images, labels = dataset.train_batch(index)
+    to_tensor = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    expected = torch.stack([to_tensor(dataset.train.images_NCHW[i, 0].numpy()[..., None]) for i in index])
+    torch.testing.assert_close(images, expected)
+    assert labels.tolist() == dataset.train.labels_N[index].tolist()
+
+
+def test_normalized_training_pixels_have_mean_0_and_deviation_1():
+    dataset = load(validation_size=58_000, normalize=True)
+    images = dataset.images(dataset.train, torch.arange(2000))
+    assert images.mean().item() == pytest.approx(0, abs=1e-4)
+    assert images.std().item() == pytest.approx(1, abs=1e-4)
+
+
+def test_resizing_keeps_the_mean_and_flips_like_the_image():
+    dataset = load(validation_size=59_990, input_size=40)
+    assert dataset.input_shape == (1, 40, 40)
+    small = load(validation_size=59_990)
+    large = dataset.images(dataset.train, torch.arange(10))
+    plain = small.images(small.train, torch.arange(10))
+    assert large.mean().item() == pytest.approx(plain.mean().item(), abs=0.01)
+    expected = F.interpolate(plain.flip(-1), size=(40, 40), mode="bilinear", antialias=True)
+    torch.testing.assert_close(large.flip(-1), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_shift_moves_whole_images_and_brings_in_zeros():
+    torch.manual_seed(0)
+    image = torch.arange(1.0, 26.0).view(1, 1, 5, 5)
+    shifted = augment.shift(image.expand(200, 1, 5, 5), 1)
+    padded = F.pad(image, (1, 1, 1, 1))
+    windows = {tuple(padded[0, 0, y : y + 5, x : x + 5].flatten().tolist()) for y in range(3) for x in range(3)}
+    assert {tuple(each.flatten().tolist()) for each in shifted} == windows
+
+
+def test_rotation_by_nothing_is_nothing_and_mass_stays_near():
+    torch.manual_seed(0)
+    images = torch.zeros(50, 1, 28, 28)
+    images[:, :, 8:20, 8:20] = 1
+    torch.testing.assert_close(augment.rotate(images, 1e-4), images, rtol=0, atol=1e-3)
+    turned = augment.rotate(images, 45)
+    assert turned.sum((1, 2, 3)).sub(144).abs().max() < 6
+    assert len({round(float(value), 3) for value in turned[:, 0, 8, 8]}) > 8
+
+
+def test_erasing_overwrites_one_square_of_the_chosen_images():
+    torch.manual_seed(0)
+    images = torch.full((400, 1, 28, 28), -1.0)
+    erased = augment.erase(images, 0.25, 6)
+    touched = (erased != -1).flatten(1).sum(1)
+    assert set(touched.tolist()) == {0, 36}
+    assert 70 < (touched > 0).sum() < 130
+    rows = (erased != -1).any(3).sum(2).flatten()
+    assert set(rows.tolist()) == {0, 6}
+
+
+def test_random_flip_flips_half_and_only_the_training_set():
+    torch.manual_seed(0)
+    dataset = small_dataset(flip="random")
+    images, _ = dataset.train_batch(torch.arange(200))
+    plain = dataset.images(dataset.train, torch.arange(200))
+    flipped = sum(torch.equal(a, b.flip(-1)) for a, b in zip(images, plain, strict=True))
+    assert 70 < flipped < 130
+    assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(images, plain, strict=True))
+
+
+def test_augmentation_is_fresh_for_each_batch():
+    dataset = small_dataset(shift=3, rotation=20.0, erasing=0.5)
+    first, second = (dataset.train_batch(torch.arange(32))[0] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert np.isfinite(first.numpy()).all()

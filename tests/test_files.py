@@ -1,0 +1,102 @@
+"""Finding, verifying and reading the data set's files."""
+
+import gzip
+import hashlib
+import struct
+
+import numpy as np
+import pytest
+
+from fmnist_core import files
+from fmnist_core.files import DEBIAN, SHA256, DataError, decode_idx, find, load_arrays, read, synthetic
+
+real_data = pytest.mark.skipif(not DEBIAN.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")
+
+
+def idx(shape, content):
+    return struct.pack(">HBB", 0, 8, len(shape)) + struct.pack(f">{len(shape)}I", *shape) + bytes(content)
+
+
+@pytest.fixture
+def fake_release(tmp_path, monkeypatch):
+    """Four small files and their checksums in the place of the real ones."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FMNIST_DATA_DIR", raising=False)
+    monkeypatch.setattr(files, "DEBIAN", tmp_path / "debian")
+    monkeypatch.setattr(files, "_download", lambda: False)
+    checksums = {}
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for name in SHA256:
+        content = idx((2, 28, 28), range(256)) + bytes(2 * 784 - 256) if "images" in name else idx((2,), [3, 9])
+        (folder / name).write_bytes(content)
+        checksums[name] = hashlib.sha256(content).hexdigest()
+    monkeypatch.setattr(files, "SHA256", checksums)
+    load_arrays.cache_clear()
+    return folder
+
+
+@real_data
+def test_the_real_data_set_is_read_whole_and_known_by_sight():
+    arrays = load_arrays("fashion-mnist")
+    assert arrays.train_images_NCHW.shape == (60_000, 1, 28, 28)
+    assert arrays.test_images_NCHW.shape == (10_000, 1, 28, 28)
+    assert np.bincount(arrays.train_labels_N).tolist() == [6000] * 10
+    assert np.bincount(arrays.test_labels_N).tolist() == [1000] * 10
+    assert arrays.test_labels_N[:5].tolist() == [9, 2, 1, 1, 6]
+
+
+def test_search_order(fake_release, tmp_path, monkeypatch):
+    assert find(str(fake_release)) == fake_release
+    monkeypatch.setenv("FMNIST_DATA_DIR", str(fake_release))
+    assert find() == fake_release
+    with pytest.raises(DataError, match="elsewhere"):
+        find("elsewhere")  # what was asked for comes first, and alone
+    monkeypatch.delenv("FMNIST_DATA_DIR")
+    fake_release.rename(tmp_path / "debian")
+    assert find() == tmp_path / "debian"
+    (tmp_path / "data").mkdir()
+    for path in (tmp_path / "debian").iterdir():
+        (tmp_path / "data" / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+    assert str(find()) == "data"
+    assert load_arrays("fashion-mnist").train_labels_N.tolist() == [3, 9]
+
+
+def test_nothing_found_names_every_place_and_the_ways_out(fake_release):
+    with pytest.raises(DataError) as error:
+        find()
+    for word in ("data", "debian", "dataset-fashion-mnist", "--data-dir", "FMNIST_DATA_DIR", "--dataset synthetic"):
+        assert word in str(error.value)
+
+
+def test_a_changed_byte_is_not_the_release(fake_release):
+    name = next(iter(SHA256))
+    path = fake_release / name
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="before September 2017"):
+        read(fake_release, name)
+    path.unlink()
+    (fake_release / f"{name}.gz").write_bytes(gzip.compress(bytes(content))[:-20])
+    with pytest.raises(DataError, match="cannot be read"):
+        read(fake_release, name)
+
+
+def test_idx_known_answer_and_errors():
+    assert decode_idx(idx((2, 2), [1, 2, 3, 4]), "x").tolist() == [[1, 2], [3, 4]]
+    for bad, message in ((b"", "not an IDX"), (idx((2, 2), [1, 2, 3]), "truncated: 3 bytes of data, its header says 4"),
+                         (b"\0\0\x0d\x01" + bytes(8), "unsigned bytes"), (idx((4,), range(4))[:6], "not an IDX")):
+        with pytest.raises(DataError, match=message):
+            decode_idx(bad, "x")
+
+
+def test_synthetic_data_is_the_same_each_time_and_balanced():
+    first, second = synthetic(200, 100), synthetic(200, 100)
+    assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
+    assert np.bincount(first.train_labels_N).tolist() == [20] * 10
+
+
+def test_unknown_data_set():
+    with pytest.raises(DataError, match=r"data.dataset = 'fashion': unknown; allowed: fashion-mnist, synthetic"):
+        load_arrays("fashion")

@@ -1,0 +1,130 @@
+"""Layers as data and the modules made of them."""
+
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fmnist_core.config import CustomModel, KernelDepthCNN, Network1, Network2
+from fmnist_core.models import layers
+from fmnist_core.models.build import ACTIVATIONS, build
+from fmnist_core.models.layers import Conv, MaxPool, Pad, trace
+from fmnist_core.models.networks import MONOTONIC, layers_of
+from fmnist_core.summary import least_bytes, multiply_adds, num_parameters, summarize
+
+SHAPE = (1, 28, 28)
+
+
+def test_the_printed_networks_by_hand():
+    """Network 1: 8*26 + 12*201 + 120*193 + 60*121 + 40*61 + 410. Network 2: 40 + 8 + 1616 + 32 + 392*785 + 3930."""
+    assert layers.num_parameters(layers_of(Network1()), SHAPE) == 208 + 2412 + 23160 + 7260 + 2440 + 410
+    assert layers.num_parameters(layers_of(Network2()), SHAPE) == 40 + 8 + 1616 + 32 + 307720 + 3930
+    assert layers.multiply_adds(layers_of(Network2()), SHAPE) == 4 * 9 * 784 + 16 * 4 * 25 * 196 + 784 * 392 + 3920
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 5, 7])
+@pytest.mark.parametrize("depth", range(1, 9))
+def test_family_has_the_same_maps_for_every_kernel_and_torch_agrees(kernel_size, depth):
+    config = KernelDepthCNN(kernel_size=kernel_size, depth=depth, width=6)
+    rows = trace(layers_of(config), SHAPE)
+    sizes = [row.out_shape for row in rows if isinstance(row.layer, Conv)]
+    assert [size[1] for size in sizes] == ([28, 14] + [7] * 6)[:depth]
+    model = build(config, SHAPE)
+    assert num_parameters(model) == layers.num_parameters(layers_of(config), SHAPE)
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.zeros(1, *SHAPE))
+    assert counter.get_total_flops() == 2 * layers.multiply_adds(layers_of(config), SHAPE)
+
+
+@pytest.mark.parametrize("kernel_size", [2, 4])
+def test_even_kernels_pad_the_odd_pixel_after_as_torchs_same_padding(kernel_size):
+    """torch's padding="same" does it in a hidden copy, with a warning; here it is a layer."""
+    model = build(KernelDepthCNN(kernel_size=kernel_size, depth=1, width=3, batch_norm=False, num_pools=0), SHAPE)
+    assert isinstance(model[0], nn.ZeroPad2d)
+    image = torch.rand(2, *SHAPE)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns of its copy, once
+        expected = torch.nn.functional.conv2d(image, model.conv1.weight, model.conv1.bias, padding="same")
+    torch.testing.assert_close(model.conv1(model[0](image)), expected)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_pooling_first_is_exact_and_only_done_where_it_is(activation):
+    image = torch.randn(4, 3, 8, 8) * 3
+    function, pool = ACTIVATIONS[activation](), nn.MaxPool2d(2)
+    assert torch.equal(function(pool(image)), pool(function(image))) == (activation in MONOTONIC)
+    names = [layer.name for layer in layers_of(Network2(activation=activation))]
+    assert (names.index("maxpool1") < names.index("activation1")) == (activation in MONOTONIC)
+
+
+def test_table_1_1_sizes_follow_from_one_pool_and_stride_2():
+    rows = trace(layers_of(Network1(conv1_channels=32, conv2_channels=64, conv2_stride=2, num_pools=1)), SHAPE)
+    assert {row.layer.name: row.out_shape for row in rows}["flatten"] == (1024,)
+
+
+def test_dropout_stands_where_it_was_asked_for():
+    names = lambda config: [layer.name for layer in layers_of(config)]
+    after = lambda config: names(config)[names(config).index("dropout") - 1]
+    assert after(Network1()) == "fc_activation1"
+    assert after(Network1(dropout_after=3)) == "fc_activation3"
+    assert after(Network2(fc_activation="none")) == "fc1"
+    assert after(Network2(dropout_after=0)) == "flatten"
+    assert after(KernelDepthCNN(dropout=0.1, fc_sizes=(7,))) == "fc_activation1"
+    assert "dropout" not in names(Network1(dropout=0.0))
+    assert names(Network2(conv_dropout=0.2)).count("conv_dropout2") == 1
+
+
+@pytest.mark.parametrize(("config", "size", "message"), [
+    (Network1(conv1_kernel_size=11, conv2_kernel_size=11), 28, "conv2: a kernel of 11 does not fit a map of 9 x 9"),
+    (Network1(), 9, "conv2: a kernel of 5 does not fit a map of 2 x 2"),
+    (Network1(conv2_kernel_size=2), 8, "maxpool2: a 2 x 2 pool does not fit a map of 1 x 1"),
+])
+def test_what_does_not_fit_is_named(config, size, message):
+    with pytest.raises(ValueError, match=message):
+        trace(layers_of(config), (1, size, size))
+
+
+def test_layer_shapes_against_torch():
+    for layer, module in ((Conv(name="c", channels=5, kernel_size=3, stride=2, padding=1), nn.Conv2d(2, 5, 3, 2, 1)),
+                          (MaxPool(name="m"), nn.MaxPool2d(2)),
+                          (Pad(name="p", padding=(1, 2, 3, 4)), nn.ZeroPad2d((1, 2, 3, 4)))):
+        for size in (5, 6, 7, 8):
+            output = module(torch.zeros(1, 2, size, size + 1))
+            assert layer.out_shape((2, size, size + 1)) == tuple(output.shape[1:])
+
+
+def test_summary_is_what_runs():
+    model = build(Network2(), SHAPE)
+    rows = summarize(model, SHAPE)
+    assert [row.name for row in rows] == [layer.name for layer in layers_of(Network2())]
+    assert multiply_adds(rows) == layers.multiply_adds(layers_of(Network2()), SHAPE)
+    assert sum(row.num_parameters for row in rows) == num_parameters(model) == 313_346
+    conv2 = next(row for row in rows if row.name == "conv2")
+    assert (conv2.in_shape, conv2.out_shape, conv2.kernel_size, conv2.padding) == ((4, 14, 14), (16, 14, 14), 5, "2")
+    assert model.training
+
+
+def test_least_bytes_by_hand():
+    """One Linear layer of 4 to 3: 3 outputs x 4 passes x 2 images, and 15 parameters x 10, at 4 bytes."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    assert least_bytes(summarize(model, (1, 2, 2)), num_parameters(model), 2) == 4 * (3 * 4 * 2 + 15 * 10)
+
+
+def good_factory(width: int = 3) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.Linear(width, 10))
+
+
+def bad_factory() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 9))
+
+
+def test_your_own_model():
+    model = build(CustomModel(factory="tests.test_models:good_factory", options={"width": 5}), SHAPE)
+    assert num_parameters(model) == 785 * 5 + 60
+    for factory, message in (("tests.test_models:bad_factory", r"not logits of shape \(2, 10\)"),
+                             ("tests.test_models:nothing", "cannot be built"), ("no.such:thing", "cannot be built"),
+                             ("tests.test_models:SHAPE", "cannot be built")):
+        with pytest.raises(ValueError, match=message):
+            build(CustomModel(factory=factory), SHAPE)

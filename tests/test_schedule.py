@@ -1,0 +1,35 @@
+"""Learning rates by closed form."""
+
+import pytest
+
+from fmnist_core.config import TrainConfig
+from fmnist_core.schedule import learning_rate
+
+
+def rates(num_steps, **options):
+    config = TrainConfig(learning_rate=0.5, **options)
+    return [learning_rate(step, num_steps, config) for step in range(num_steps)]
+
+
+def test_constant():
+    assert rates(5) == [0.5] * 5
+
+
+
+def test_cosine_is_torchs():
+    import torch
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.5)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20)
+    for rate in rates(20, schedule="cosine"):
+        assert rate == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_one_cycle_by_hand():
+    """10 steps, 30 % of them rising: peak/4, 2/4, 3/4, then from the peak linearly towards 0, never reached."""
+    expected = [0.125, 0.25, 0.375, *(0.5 * (10 - step) / 7 for step in range(3, 10))]
+    assert rates(10, schedule="one_cycle") == pytest.approx(expected)
+    assert max(rates(10, schedule="one_cycle")) == 0.5
+    assert rates(4, schedule="one_cycle", warmup=0.0) == pytest.approx([0.5, 0.375, 0.25, 0.125])
