@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bench.decoding import convert, nearest, tag_of
-from fmnist_core.config import CellConfig
+from fmnist_core.config import CellConfig, input_shape
 from fmnist_core.models import networks
 from fmnist_core.models.layers import trace
 
@@ -218,7 +218,7 @@ def _check_shapes(cell: CellConfig) -> None:
     """Every layer of a network that is a plain sequence must fit the images."""
     layers = networks.layers_of(cell.model)
     if layers is not None:
-        trace(layers, (1, cell.data.input_size, cell.data.input_size))
+        trace(layers, input_shape(cell.data))
 
 
 def _refuse_duplicates(cells: list[Cell]) -> None:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from bench.experiment import Experiment
 from bench.plan import Task
 from bench.record import Record, SpeedRecord, TrainRecord
+from fmnist_core.config import DATASETS, input_shape, to_dict
 from fmnist_core.models import layers, networks
 
 
@@ -17,7 +18,8 @@ class Progress:
     """A bar with the time left in a terminal; elsewhere a line per finished task."""
 
     def __init__(self, total: int, done: int, *, quiet: bool) -> None:
-        self._bar = tqdm(total=total, initial=done, unit="task", disable=quiet or not sys.stderr.isatty(), dynamic_ncols=True)
+        hidden = quiet or not sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit="task", disable=hidden, dynamic_ncols=True)
         self._total = total
 
     def __enter__(self) -> "Progress":
@@ -64,13 +66,13 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
         for cell in experiment.cells:
             mine = [task for task in planned if task.cell.config == cell.config]
             trained, timed = ([_state(t, latest) for t in mine if (t.seed is None) == speed] for speed in (False, True))
-            size = cell.config.data.input_size
-            plain = networks.layers_of(cell.config.model)
-            images = cell.config.train.epochs * (60_000 - cell.config.data.validation_size)
-            madds = layers.multiply_adds(plain, (1, size, size)) if plain else None
+            data = cell.config.data
+            plain, shape = networks.layers_of(cell.config.model), input_shape(data)
+            images = cell.config.train.epochs * (DATASETS[data.dataset].num_train - data.validation_size)
+            madds = layers.multiply_adds(plain, shape) if plain else None
             rows.append({
                 "cell": cell.label or "-",
-                "parameters": layers.num_parameters(plain, (1, size, size)) if plain else None,
+                "parameters": layers.num_parameters(plain, shape) if plain else None,
                 "multiply-adds": madds,
                 "images": images,
                 "teraflops": 6 * madds * images / 1e12 if madds else None,
@@ -80,7 +82,8 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
         print(f"\n{experiment.name}: {experiment.question}\n")
         print(tabulate(rows, headers="keys", intfmt=",", floatfmt=",.2f", missingval="-"))
     num_missing = sum(task.key not in latest for task in planned)
-    print(f"\n{len(planned)} tasks, {num_missing} without a record. Images and teraflops are of one seed.{_estimate(planned, latest)}")
+    print(f"\n{len(planned)} tasks, {num_missing} without a record. Images and teraflops are of one seed."
+          + _estimate(planned, latest))
 
 
 def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
@@ -89,9 +92,8 @@ def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
     for record in latest.values():
         if isinstance(record, TrainRecord) and record.status == "ok":
             known[str(record.cell)] = record.wall_s
-    from fmnist_core.config import to_dict
-
-    left = [known.get(str(to_dict(task.cell.config))) for task in planned if task.key not in latest and task.seed is not None]
+    left = [known.get(str(to_dict(task.cell.config))) for task in planned
+            if task.key not in latest and task.seed is not None]
     if not left or any(seconds is None for seconds in left):
         return ""
     return f" About {sum(s for s in left if s) / 60:.0f} minutes of one process are left."
@@ -122,10 +124,12 @@ def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], lat
                 "failed": ", ".join(sorted({r.status for r in records if r.status != "ok"})),
             })
         print(f"\n{experiment.title}\n")
-        print(tabulate(rows, headers="keys", intfmt=",", floatfmt=("", ".2f", ".2f", "", ",.0f", ",", ""), missingval="-"))
-    print(f"\nRecords: {folder}. Tables and figures of them: python -m bench.report --store {folder} --output {folder}/RESULTS.md")
+        formats = ("", ".2f", ".2f", "", ",.0f", ",", "")
+        print(tabulate(rows, headers="keys", intfmt=",", floatfmt=formats, missingval="-"))
+    print(f"\nRecords: {folder}. Tables and figures of them:\n"
+          f"  python -m bench.report --store {folder} --output {folder}/RESULTS.md")
     if [each.name for each in experiments] == ["quick"]:
-        print("The full sweep, several seeds and more epochs: kernel_depth, in the place of quick.")
+        print("The full sweep, with several seeds and more epochs, is kernel_depth in the place of quick.")
 
 
 def _state(task: Task, latest: Mapping[str, Record]) -> str:

@@ -6,7 +6,7 @@ later, with a default that means "as before", leaves the key of every earlier ce
 """
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -123,9 +123,32 @@ class CustomModel(_Config, tag_field="name", tag="custom", frozen=True, kw_only=
 ModelConfig = Network1 | Network2 | KernelDepthCNN | CitedModel | CustomModel
 
 
+class DatasetFacts(NamedTuple):
+    channels: int
+    size: int
+    """Height and width in pixels."""
+    num_train: int
+
+
+DATASETS = {
+    "fashion-mnist": DatasetFacts(1, 28, 60_000),
+    "synthetic": DatasetFacts(1, 28, 60_000),
+    "mnist": DatasetFacts(1, 28, 60_000),
+    "kmnist": DatasetFacts(1, 28, 60_000),
+    "emnist-digits": DatasetFacts(1, 28, 240_000),
+    "cifar10": DatasetFacts(3, 32, 50_000),
+    "idx": DatasetFacts(1, 28, 60_000),
+}
+"""Ten classes each. `synthetic` needs no files; `idx` is a folder of four IDX files of your own."""
+
+
 class DataConfig(_Config, frozen=True, kw_only=True):
-    dataset: Annotated[str, Meta(pattern=r"^[a-z0-9-]+$")] = "fashion-mnist"
-    """`fashion-mnist`, or another name that `fmnist_core.data` lists; `synthetic` needs no files."""
+    dataset: Literal[
+        "fashion-mnist", "synthetic", "mnist", "kmnist", "emnist-digits", "cifar10", "idx"
+    ] = "fashion-mnist"
+    """A name of `DATASETS`."""
+    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
+    """Of `idx` only, and needed there: the digest of the four files, so that a record says which data it is of."""
     validation_size: Natural = 10_000
     """Images of the training set that are held out for validation; 0 trains on all of them."""
     split_seed: Natural = 0
@@ -218,12 +241,19 @@ def check(cell: CellConfig) -> None:
                          f"train.global_batch_size = {train.global_batch_size}")
     if train.early_stopping_patience and not data.validation_size:
         raise ValueError("train.early_stopping_patience needs data.validation_size above 0")
+    if data.sha256 and data.dataset != "idx":
+        raise ValueError(f"data.sha256 has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
     if data.erasing and data.erasing_size > data.input_size:
         raise ValueError(f"data.erasing_size = {data.erasing_size} is larger than data.input_size = {data.input_size}")
     model = cell.model
     if isinstance(model, Network1 | Network2) and model.dropout and model.dropout_after > len(model.fc_sizes):
         raise ValueError(f"model.dropout_after = {model.dropout_after} but model.fc_sizes has "
                          f"{len(model.fc_sizes)} hidden layers")
+
+
+def input_shape(data: DataConfig) -> tuple[int, int, int]:
+    """(C, H, W) of the images that a model gets."""
+    return DATASETS[data.dataset].channels, data.input_size, data.input_size
 
 
 def to_dict(config: Struct) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Dataset:
 
 def load(config: DataConfig, device: torch.device | str = "cpu", data_dir: str | None = None) -> Dataset:
     """The data set on `device`, split and resized as configured. Raises DataError."""
-    arrays = load_arrays(config.dataset, data_dir)
+    arrays = load_arrays(config.dataset, data_dir, config.sha256)
     num_train = len(arrays.train_labels_N) - config.validation_size
     if num_train < 1:
         raise DataError(f"data.validation_size = {config.validation_size} leaves nothing of "

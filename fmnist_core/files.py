@@ -44,17 +44,19 @@ class Arrays(NamedTuple):
 
 
 @lru_cache(maxsize=2)
-def load_arrays(dataset: str, data_dir: str | None = None) -> Arrays:
-    """60,000 training and 10,000 test images of `fashion-mnist` or `synthetic`. Raises DataError."""
+def load_arrays(dataset: str, data_dir: str | None = None, sha256: str = "") -> Arrays:
+    """The images and labels of a name of `config.DATASETS`. Raises DataError.
+
+    `sha256`: of an `idx` folder, what its four files must have together.
+    """
     if dataset == "synthetic":
         return synthetic()
-    if dataset != "fashion-mnist":
-        raise DataError(f"data.dataset = '{dataset}': unknown; allowed: fashion-mnist, synthetic")
-    folder = find(data_dir)
-    content = {name: read(folder, name) for name in SHA256}
-    images = [decode_idx(content[name], name)[:, None] for name in SHA256 if "images" in name]
-    labels = [decode_idx(content[name], name) for name in SHA256 if "labels" in name]
-    return Arrays(images[0], labels[0], images[1], labels[1])
+    if dataset == "fashion-mnist":
+        folder = find(data_dir)
+        return _arrays({name: read(folder, name) for name in SHA256})
+    if dataset == "idx":
+        return _own_files(data_dir, sha256)
+    return _torchvision(dataset, data_dir or "data")
 
 
 def find(data_dir: str | None = None) -> Path:
@@ -79,12 +81,7 @@ def read(folder: Path, name: str) -> bytes:
     """The uncompressed content of one file, checked. Raises DataError."""
     path = _path(folder, name)
     assert path is not None
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    content = _read(path)
     if hashlib.sha256(content).hexdigest() != SHA256[name]:
         raise DataError(f"{path} is not the current release of Fashion-MNIST: its SHA-256 differs "
                         "(damaged, truncated, or the release in use before September 2017)")
@@ -119,6 +116,53 @@ def synthetic(num_train: int = 60_000, num_test: int = 10_000) -> Arrays:
         return (patterns[labels] // 2 + noise // 2)[:, None], labels
 
     return Arrays(*draw(num_train), *draw(num_test))
+
+
+def _arrays(content: dict[str, bytes]) -> Arrays:
+    """Decoded, and each label beside its image."""
+    decoded = {name: decode_idx(content[name], name) for name in content}
+    train_images, train_labels, test_images, test_labels = (decoded[name] for name in SHA256)
+    for images, labels in ((train_images, train_labels), (test_images, test_labels)):
+        fits = images.ndim == 3 and labels.ndim == 1 and len(images) == len(labels) > 0
+        if not fits or labels.max() > 9:
+            raise DataError(f"images of shape {images.shape} and labels of shape {labels.shape}: "
+                            "expected (N, H, W) and (N,), with labels 0 to 9")
+    return Arrays(train_images[:, None], train_labels, test_images[:, None], test_labels)
+
+
+def _own_files(data_dir: str | None, sha256: str) -> Arrays:
+    """Four IDX files of the user's own, named as Fashion-MNIST's are."""
+    folder = find(data_dir)
+    content = {name: _read(path) for name in SHA256 if (path := _path(folder, name))}
+    digest = hashlib.sha256(b"".join(content.values())).hexdigest()
+    if digest != sha256:
+        raise DataError(f"data.sha256 = '{sha256}', but the files in {folder} have {digest}")
+    return _arrays(content)
+
+
+def _torchvision(dataset: str, root: str) -> Arrays:
+    """Another data set of the same kind, as torchvision downloads, checks and reads it."""
+    from torchvision import datasets  # imported here: it brings torch along
+
+    kind, options = {"mnist": (datasets.MNIST, {}), "kmnist": (datasets.KMNIST, {}),
+                     "emnist-digits": (datasets.EMNIST, {"split": "digits"}), "cifar10": (datasets.CIFAR10, {})}[dataset]
+    try:
+        parts = [kind(root, train=train, download=True, **options) for train in (True, False)]
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"data.dataset = '{dataset}': torchvision can neither find it in {root} nor download it: "
+                        f"{error}") from error
+    images = [np.asarray(part.data, np.uint8) for part in parts]
+    images = [each.transpose(0, 3, 1, 2) if each.ndim == 4 else each[:, None] for each in images]
+    labels = [np.asarray(part.targets, np.uint8) for part in parts]
+    return Arrays(images[0], labels[0], images[1], labels[1])
+
+
+def _read(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
 
 
 def _path(folder: Path, name: str) -> Path | None:

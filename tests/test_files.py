@@ -97,6 +97,24 @@ def test_synthetic_data_is_the_same_each_time_and_balanced():
     assert np.bincount(first.train_labels_N).tolist() == [20] * 10
 
 
-def test_unknown_data_set():
-    with pytest.raises(DataError, match=r"data.dataset = 'fashion': unknown; allowed: fashion-mnist, synthetic"):
-        load_arrays("fashion")
+def test_your_own_idx_files_are_known_by_their_digest(fake_release):
+    with pytest.raises(DataError, match=r"data.sha256 = '', but the files") as error:
+        load_arrays("idx", str(fake_release))
+    digest = str(error.value).split()[-1]
+    assert load_arrays("idx", str(fake_release), digest).train_labels_N.tolist() == [3, 9]
+    (fake_release / "t10k-labels-idx1-ubyte").write_bytes(idx((2,), [3, 10]))
+    load_arrays.cache_clear()
+    with pytest.raises(DataError, match="the files in"):
+        load_arrays("idx", str(fake_release), digest)
+
+
+def test_torchvisions_data_sets(fake_release, tmp_path):
+    raw = tmp_path / "data" / "KMNIST" / "raw"
+    raw.mkdir(parents=True)
+    for path in fake_release.iterdir():
+        (raw / path.name).write_bytes(path.read_bytes())
+    arrays = load_arrays("kmnist")
+    assert arrays.test_images_NCHW.shape == (2, 1, 28, 28)
+    assert arrays.train_labels_N.tolist() == [3, 9]
+    with pytest.raises(DataError, match=r"data.dataset = 'mnist': torchvision can neither find it"):
+        load_arrays("mnist")

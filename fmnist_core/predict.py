@@ -1,0 +1,62 @@
+"""Classify pictures with a trained network: `python -m fmnist_core.predict --weights FILE IMAGE...`
+
+Fashion-MNIST shows one piece of clothing, light on black, filling a square. A picture with a bright border is taken
+to be dark on light and inverted; every picture is made grey, cut to its content, and fitted into the square.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from fmnist_core.files import CLASS_NAMES
+from fmnist_core.weights import load
+
+CONTENT = 13
+"""Grey level, of 255, above which a pixel is taken for content."""
+
+
+def prepare(picture: Image.Image, size: int = 28) -> Tensor:
+    """(1, 1, size, size) in [0, 1], light on black, as the training images are."""
+    grey = picture.convert("L")
+    if np.median(_border(np.asarray(grey))) > 127:
+        grey = ImageOps.invert(grey)
+    box = grey.point(lambda level: 255 if level > CONTENT else 0).getbbox()
+    fitted = ImageOps.pad(grey.crop(box) if box else grey, (size, size), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(fitted, np.float32) / 255)[None, None]
+
+
+def _border(pixels: np.ndarray) -> np.ndarray:
+    return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints, for each picture, the three likeliest classes. Exit code 2: a file that cannot be used."""
+    parser = argparse.ArgumentParser(prog="python -m fmnist_core.predict", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", required=True, metavar="FILE", help="a .safetensors file of `--keep-weights`")
+    parser.add_argument("images", nargs="+", metavar="IMAGE")
+    options = parser.parse_args(arguments)
+    try:
+        trained = load(options.weights)
+        if trained.input_shape[0] != 1:
+            raise ValueError(f"weights {options.weights}: trained on colour images")
+        for name in options.images:
+            with Image.open(Path(name)) as picture:
+                probabilities_K = trained.probabilities(prepare(picture, trained.input_shape[1]))[0]
+            likeliest = probabilities_K.topk(3)
+            print(f"{name}: " + ", ".join(f"{CLASS_NAMES[int(k)]} {float(p):.1%}"
+                                          for p, k in zip(likeliest.values, likeliest.indices, strict=True)))
+    except (ValueError, OSError, UnidentifiedImageError) as error:
+        print(f"predict: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,61 @@
+"""Trained weights on disk, with the configuration that made them: one safetensors file, nothing pickled."""
+
+from pathlib import Path
+
+import msgspec
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from fmnist_core.config import CellConfig, to_dict
+from fmnist_core.models.build import build
+from fmnist_core.train import Training
+
+FORMAT = "fmnist-weights-1"
+
+
+def save(path: Path, training: Training) -> None:
+    """Parameters and buffers of the model, the cell, the seed, and what its inputs were normalised by."""
+    model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    dataset = training.dataset
+    about = {"format": FORMAT, "cell": msgspec.json.encode(to_dict(training.cell)).decode(), "seed": str(training.seed),
+             "input_shape": msgspec.json.encode(dataset.input_shape).decode(),
+             "mean": repr(dataset.mean), "std": repr(dataset.std)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, path, metadata=about)
+
+
+class Trained(msgspec.Struct, frozen=True):
+    """A network ready to classify."""
+
+    model: nn.Module
+    """(N, C, H, W) inputs, normalised, to (N, 10) logits; in evaluation mode."""
+    cell: CellConfig
+    input_shape: tuple[int, int, int]
+    mean: float
+    std: float
+
+    def probabilities(self, images_NCHW: torch.Tensor) -> torch.Tensor:
+        """(N, 10), of images in [0, 1]."""
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model((images_NCHW - self.mean) / self.std)
+            return logits.softmax(1)
+
+
+def load(path: str | Path) -> Trained:
+    """Raises ValueError for a file that is not one of ours or is damaged."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+        if about.get("format") != FORMAT:
+            raise ValueError(f"format is {about.get('format')!r}, expected '{FORMAT}'")
+        cell = msgspec.json.decode(about["cell"], type=CellConfig)
+        input_shape = msgspec.json.decode(about["input_shape"], type=tuple[int, int, int])
+        model = build(cell.model, input_shape)
+        model.load_state_dict(tensors)
+    except (OSError, SafetensorError, KeyError, RuntimeError, msgspec.MsgspecError, ValueError) as error:
+        raise ValueError(f"weights {path}: {error}") from error
+    return Trained(model.eval(), cell, input_shape, float(about["mean"]), float(about["std"]))
