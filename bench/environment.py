@@ -77,8 +77,10 @@ def _gpus() -> list[dict[str, str]]:
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
     if answer.returncode:
         return []
-    return [dict(zip(_GPU_FIELDS, (field.strip() for field in line.split(",")), strict=True))
+    gpus = [dict(zip(_GPU_FIELDS, (field.strip() for field in line.split(",")), strict=True))
             for line in answer.stdout.splitlines()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [gpus[int(i)] for i in visible if int(i) < len(gpus)] if all(i.isdigit() for i in visible) else gpus
 
 
 @lru_cache(maxsize=1)

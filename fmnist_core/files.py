@@ -144,8 +144,12 @@ def _torchvision(dataset: str, root: str) -> Arrays:
     """Another data set of the same kind, as torchvision downloads, checks and reads it."""
     from torchvision import datasets  # imported here: it brings torch along
 
-    kind, options = {"mnist": (datasets.MNIST, {}), "kmnist": (datasets.KMNIST, {}),
-                     "emnist-digits": (datasets.EMNIST, {"split": "digits"}), "cifar10": (datasets.CIFAR10, {})}[dataset]
+    kind, options = {
+        "mnist": (datasets.MNIST, {}),
+        "kmnist": (datasets.KMNIST, {}),
+        "emnist-digits": (datasets.EMNIST, {"split": "digits"}),
+        "cifar10": (datasets.CIFAR10, {}),
+    }[dataset]
     try:
         parts = [kind(root, train=train, download=True, **options) for train in (True, False)]
     except (RuntimeError, OSError) as error:

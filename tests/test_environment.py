@@ -1,0 +1,74 @@
+"""What a record says of the machine."""
+
+import subprocess
+
+import pytest
+
+from bench import environment
+
+
+@pytest.fixture(autouse=True)
+def fresh():
+    caches = (environment._gpus, environment._commit, environment._libraries, environment._cpu)
+    for cache in caches:
+        cache.cache_clear()
+    yield
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.fixture
+def two_gpus(monkeypatch):
+    """A driver that answers as nvidia-smi does."""
+    answer = "NVIDIA H200, 580.159.03, 700.00, 345\nNVIDIA H200, 580.159.03, [N/A], 345\n"
+    monkeypatch.setattr(environment.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
+    run = lambda command, **options: subprocess.CompletedProcess(command, 0, answer, "")
+    monkeypatch.setattr(environment.subprocess, "run", run)
+    monkeypatch.setattr(environment, "_commit", lambda: ("", False))
+    environment._commit.cache_clear = lambda: None
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+
+
+def test_this_machine():
+    found = environment.collect(num_threads=1)
+    assert found.num_cpus >= 1
+    assert found.libraries["torch"][0].isdigit()
+    assert found.memory_bytes > 1 << 28
+    assert len(found.commit) in (0, 40)
+    assert found.cpu
+    assert len(found.host) == 12
+
+
+def test_gpus_as_the_driver_describes_them(two_gpus):
+    found = environment.collect()
+    assert (found.device, found.driver, found.num_devices) == ("NVIDIA H200", "580.159.03", 2)
+    assert (found.power_limit_w, found.clock_mhz) == (700.0, 345.0)
+    assert environment.uses_gpu()
+
+
+def test_only_visible_gpus_count(two_gpus, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    found = environment.collect()
+    assert (found.num_devices, found.power_limit_w) == (1, None)
+
+
+@pytest.mark.parametrize(("name", "value"), [("ACCELERATE_USE_CPU", "true"), ("CUDA_VISIBLE_DEVICES", ""),
+                                             ("CUDA_VISIBLE_DEVICES", "-1")])
+def test_a_launch_that_hides_the_gpus_has_none(two_gpus, monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    assert not environment.uses_gpu()
+    assert environment.collect().device == "cpu"
+
+
+def test_the_speed_identity_holds_what_decides_speed_and_not_when_it_was():
+    before, after = environment.collect(1), environment.collect(2)
+    assert environment.speed_identity(before) != environment.speed_identity(after)
+    assert set(environment.speed_identity(before)) == {"device", "driver", "cpu", "num_cpus", "num_threads", "torch"}
+
+
+def test_the_command_prints_what_a_bug_report_needs(capsys):
+    environment.main()
+    printed = capsys.readouterr().out
+    for word in ("cpu:", "torch ", "python:", "commit:", "num_threads:"):
+        assert word in printed
