@@ -1,0 +1,219 @@
+"""Summaries, intervals and mistakes. Oracles: figures worked out by hand, closed forms, simulation with fixed seeds."""
+
+import math
+from statistics import NormalDist
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench import stats
+
+MS = 1e-3
+measurements = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=40)
+positive = st.floats(1e-3, 1e3)
+
+
+def is_nan(*values):
+    return all(math.isnan(value) for value in values)
+
+
+def within(share, target, trials, sds=4):
+    """A share of `trials` independent trials differs from its target by chance alone."""
+    return abs(share - target) <= sds * math.sqrt(target * (1 - target) / trials)
+
+
+# Summaries
+
+
+def test_summary_by_hand():
+    summary = stats.summarize([4.0, 1.0, 3.0, 2.0, 10.0])
+    assert summary[:2] == (5, 4.0)
+    assert summary.sd == pytest.approx(math.sqrt((0 + 9 + 1 + 4 + 36) / 4))
+    assert summary[3:9] == (3.0, 2.0, 4.0, 2.0, 1.0, 10.0)
+    assert summary.p99 == pytest.approx(4 + 0.96 * 6)  # position 0.99 * 4 = 3.96 between the 4th and the 5th
+
+
+def test_summary_of_one_sample_has_no_sd():
+    summary = stats.summarize([7.0])
+    assert is_nan(summary.sd)
+    assert (summary.median, summary.iqr, summary.p99, summary.noisy) == (7.0, 0.0, 7.0, False)
+
+
+def test_noisy_above_a_tenth_of_the_median():
+    assert not stats.summarize([95.0, 95.0, 100.0, 105.0, 105.0]).noisy  # IQR / median = 0.10
+    assert stats.summarize([94.0, 94.0, 100.0, 105.0, 105.0]).noisy
+    assert stats.throughput(1, [94.0, 94.0, 100.0, 105.0, 105.0]).noisy
+    assert not stats.throughput(1, [95.0, 95.0, 100.0, 105.0, 105.0]).noisy
+
+
+@settings(deadline=None)
+@given(measurements)
+def test_summary_is_ordered(samples):
+    s = stats.summarize(samples)
+    assert s.minimum <= s.q1 <= s.median <= s.q3 <= s.maximum
+    assert s.median <= s.p99 <= s.maximum
+    assert s.minimum * (1 - 1e-12) <= s.mean <= s.maximum * (1 + 1e-12)
+    assert s.sd >= 0
+    assert s.iqr == s.q3 - s.q1
+
+
+@settings(deadline=None)
+@given(measurements, positive)
+def test_summary_follows_the_unit(samples, scale):
+    one, other = stats.summarize(samples), stats.summarize([scale * value for value in samples])
+    assert other[1:] == pytest.approx([scale * value for value in one[1:]], rel=1e-9, abs=1e-9 * scale * one.maximum)
+
+
+# Intervals
+
+
+def test_mean_interval_by_hand():
+    # mean 3, sd sqrt(2.5), t(0.975, 4) = 2.776445
+    half = 2.776445 * math.sqrt(2.5 / 5)
+    assert stats.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3 - half, 3 + half), rel=1e-6)
+
+
+def test_median_interval_by_hand():
+    # P(Binomial(10, 1/2) <= 1) = 11 / 1024 <= 0.025 < 56 / 1024 = P(<= 2): the 2nd smallest and the 2nd largest
+    assert stats.median_interval(range(10, 0, -1)) == (2.0, 9.0)
+    # n = 6: only the extremes reach it, 1 - 2 / 64 = 0.969
+    assert stats.median_interval([6.0, 1.0, 5.0, 2.0, 4.0, 3.0]) == (1.0, 6.0)
+    assert stats.median_interval([1.0, 2.0], confidence=0.5) == (1.0, 2.0)  # exactly 1 - 2 / 4
+
+
+def test_too_few_samples_give_nan():
+    assert is_nan(*stats.mean_interval([3.0]))
+    assert is_nan(*stats.median_interval([1.0, 2.0, 3.0, 4.0, 5.0]))
+    assert is_nan(*stats.median_interval([1.0]))
+    assert is_nan(*stats.throughput(10, [1.0, 2.0])[1:3])
+    assert is_nan(stats.sd_upper_bound([1.0]))
+
+
+@pytest.mark.parametrize("n", [2, 3, 16])
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+def test_mean_interval_covers_as_often_as_it_says(n, confidence):
+    trials = 3000
+    samples = np.random.default_rng(n).normal(0.9, 0.002, (trials, n))
+    low, high = np.transpose([stats.mean_interval(row, confidence) for row in samples])
+    assert within(((low <= 0.9) & (high >= 0.9)).mean(), confidence, trials)
+
+
+@pytest.mark.parametrize(("n", "k"), [(6, 1), (15, 4), (40, 14)])  # k: published tables of the sign test, 95 %
+def test_median_interval_covers_at_least_as_often_as_it_says(n, k):
+    trials = 3000
+    samples = np.random.default_rng(n).lognormal(math.log(5 * MS), 0.8, (trials, n))
+    low, high = np.transpose([stats.median_interval(row) for row in samples])
+    exact = 1 - 2 * sum(math.comb(n, i) for i in range(k)) / 2**n
+    assert exact >= 0.95
+    assert within(((low <= 5 * MS) & (high >= 5 * MS)).mean(), exact, trials)
+
+
+@settings(deadline=None)
+@given(measurements, st.floats(0.5, 0.99))
+def test_median_interval_is_the_narrowest_that_reaches_its_confidence(samples, confidence):
+    ordered, n = sorted(samples), len(samples)
+    reaching = [k for k in range(1, n // 2 + 1)
+                if 1 - 2 * sum(math.comb(n, i) for i in range(k)) / 2**n >= confidence * (1 + 1e-12)]
+    if reaching:
+        low, high = stats.median_interval(samples, confidence)
+        assert ordered[max(reaching) - 1] <= low <= high <= ordered[-max(reaching)]
+        assert low <= stats.summarize(samples).median <= high
+
+
+@settings(deadline=None)
+@given(measurements, positive, st.floats(-100, 100))
+@pytest.mark.parametrize("interval", [stats.mean_interval, stats.median_interval])
+def test_intervals_follow_scale_and_shift(interval, samples, scale, shift):
+    low, high = interval(samples)
+    moved = interval([scale * value + shift for value in samples])
+    size = scale * max(samples) + abs(shift)
+    assert moved == pytest.approx((scale * low + shift, scale * high + shift), rel=1e-9, abs=1e-9 * size, nan_ok=True)
+
+
+@settings(deadline=None)
+@given(measurements)
+def test_more_confidence_is_wider(samples):
+    narrow, wide = stats.mean_interval(samples, 0.8), stats.mean_interval(samples, 0.95)
+    assert wide.low <= narrow.low <= narrow.high <= wide.high
+
+
+def test_throughput_by_hand():
+    rate = stats.throughput(128, [0.5, 0.25, 0.25, 0.25, 1.0, 0.2])
+    assert rate.images_per_s == 512.0  # 128 / 0.25, whatever the slow steps do
+    assert (rate.low, rate.high) == (128.0, 640.0)  # n = 6: 128 / 1.0 and 128 / 0.2
+    assert rate.iqr_ratio == pytest.approx((0.4375 - 0.25) / 0.25)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 4096), st.lists(positive, min_size=6, max_size=40))
+def test_throughput_lies_in_its_interval(images, steps):
+    rate = stats.throughput(images, steps)
+    assert rate.low * (1 - 1e-12) <= rate.images_per_s <= rate.high * (1 + 1e-12)
+    assert stats.throughput(4 * images, steps).images_per_s == pytest.approx(4 * rate.images_per_s)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (9040, 10_000), (1, 3)])
+def test_wilson_solves_its_equation(successes, n):
+    """Its ends are the p whose score |successes / n - p| / sqrt(p (1 - p) / n) is the normal quantile."""
+    z = NormalDist().inv_cdf(0.975)
+    for p in stats.proportion_interval(successes, n):
+        assert (successes / n - p) ** 2 == pytest.approx(z * z * p * (1 - p) / n, abs=1e-12)
+    low, high = stats.proportion_interval(successes, n)
+    assert 0 <= low <= successes / n <= high <= 1
+    assert low < high
+
+
+def test_sd_upper_bound_covers_as_often_as_it_says():
+    samples = np.random.default_rng(5).normal(0, 2.0, (3000, 8))
+    assert within(np.mean([stats.sd_upper_bound(row, 0.9) >= 2.0 for row in samples]), 0.9, 3000)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize("bad", [[], [1.0, math.nan], [math.inf, 1.0], [[1.0, 2.0]]], ids=["none", "nan", "inf", "2-D"])
+@pytest.mark.parametrize(
+    "call",
+    [
+        stats.summarize, stats.mean_interval, stats.median_interval, stats.holm, stats.sd_upper_bound,
+        lambda bad: stats.throughput(1, bad),
+        lambda bad: stats.compare(bad, [1.0, 2.0]),
+        lambda bad: stats.compare([1.0, 2.0], bad),
+        lambda bad: stats.paired_ratio(bad, [1.0, 2.0]),
+        lambda bad: stats.paired_ratio([1.0, 2.0], bad),
+        lambda bad: stats.one_way([[1.0], bad]),
+        lambda bad: stats.trend(bad, [1.0, 2.0]),
+        lambda bad: stats.trend([1.0, 2.0], bad),
+    ],
+)  # fmt: skip
+def test_bad_samples_are_refused(call, bad):
+    with pytest.raises(ValueError, match="expected a"):
+        call(bad)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: stats.summarize([1.0, 2.0, math.nan]), r"samples\[2\] = nan"),
+        (lambda: stats.throughput(1, [0.1, 0.0]), r"step_s\[1\] = 0.0: expected a finite number above 0"),
+        (lambda: stats.throughput(0, [0.1]), "images_per_step = 0"),
+        (lambda: stats.paired_ratio([1.0], [-1.0]), r"b\[0\] = -1.0"),
+        (lambda: stats.paired_ratio([1.0, 2.0], [1.0]), "a has 2 values and b has 1"),
+        (lambda: stats.mean_interval([1.0], confidence=95), "confidence = 95"),
+        (lambda: stats.median_interval([1.0], confidence=1.0), "confidence = 1.0"),
+        (lambda: stats.compare([1.0], [2.0], confidence=0.0), "confidence = 0.0"),
+        (lambda: stats.verdict(stats.compare([1.0], [2.0]), -0.1), "minimum_effect = -0.1"),
+        (lambda: stats.verdict(stats.compare([1.0], [2.0]), 0.1, alpha=5), "alpha = 5"),
+        (lambda: stats.holm([0.1, 1.5]), "expected 0 to 1"),
+        (lambda: stats.proportion_interval(11, 10), "successes = 11 of n = 10"),
+        (lambda: stats.proportion_interval(0, 0), "n = 0"),
+        (lambda: stats.one_way([[1.0, 2.0]]), "1 given, expected at least 2"),
+        (lambda: stats.trend([1, 2], [1.0]), "x has 2 values and y has 1"),
+        (lambda: stats.trend([3, 3], [1.0, 2.0]), "x = 3.0 throughout"),
+    ],
+)
+def test_mistakes_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,266 @@
+"""Comparisons, verdicts and rank tests. Oracles: figures by hand, scipy's own tests, full enumeration, simulation."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as scipy_stats
+
+from bench import stats
+
+measurements = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=40)
+coarse = st.lists(st.integers(1, 20).map(float), min_size=2, max_size=12)  # many ties, no rounding
+positive = st.floats(1e-3, 1e3)
+
+
+def all_nan(*values):
+    return all(math.isnan(value) for value in values)
+
+
+def above(share, target, trials):
+    """Above the target by more than 3 sds of a share of `trials` independent trials."""
+    return share > target + 3 * math.sqrt(target * (1 - target) / trials)
+
+
+# Two samples
+
+
+@settings(deadline=None)
+@given(measurements, measurements)
+def test_compare_agrees_with_scipy(a, b):
+    result = stats.compare(a, b)
+    if np.ptp(a) < 1e-6 or np.ptp(b) < 1e-6:
+        return  # scipy warns of nearly equal values
+    oracle = scipy_stats.ttest_ind(b, a, equal_var=False)
+    assert result.welch_p == pytest.approx(oracle.pvalue, rel=1e-6)
+    assert result[5:7] == pytest.approx(tuple(oracle.confidence_interval(0.95)), rel=1e-6, abs=1e-6)
+    assert result.difference == pytest.approx(np.mean(b) - np.mean(a))
+
+
+def test_mann_whitney_is_exact_for_small_samples():
+    # of the C(6, 3) = 20 ways to place three values, 2 separate the samples completely
+    assert stats.compare([1.0, 2.0, 3.0], [7.0, 8.0, 9.0]).mann_whitney_p == pytest.approx(2 / 20)
+
+
+def test_compare_without_spread():
+    same, other = stats.compare([1.0, 1.0], [1.0, 1.0]), stats.compare([1.0, 1.0], [2.0, 2.0])
+    assert (same.difference, same.low, same.high, same.welch_p, same.mann_whitney_p) == (0.0, 0.0, 0.0, 1.0, 1.0)
+    assert (other.difference, other.low, other.high, other.welch_p) == (1.0, 1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(("a", "b"), [([1.0], [5.0, 6.0]), ([1.0, 2.0], [5.0]), ([1.0], [5.0])])
+def test_compare_with_a_single_value_resolves_nothing(a, b):
+    result = stats.compare(a, b)
+    assert result.difference == np.mean(b) - np.mean(a)
+    assert all_nan(result.low, result.high, result.welch_p)
+    assert stats.verdict(result, 0.1) == "not resolved"
+
+
+@settings(deadline=None)
+@given(measurements, measurements)
+def test_swapping_the_samples_mirrors_the_comparison(a, b):
+    one, other = stats.compare(a, b), stats.compare(b, a)
+    assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low))
+    assert one.welch_p == pytest.approx(other.welch_p)
+    mirror = {"greater": "less", "less": "greater"}
+    verdict = stats.verdict(one, 0.5)
+    assert stats.verdict(other, 0.5) == mirror.get(verdict, verdict)
+
+
+def test_paired_ratio_by_hand():
+    # logarithms of 2, 8: mean log 4, sd sqrt(2) log 2, so half = t(0.975, 1) log 2 with t = 12.7062
+    ratio = stats.paired_ratio([2.0, 16.0], [1.0, 2.0])
+    assert ratio.ratio == pytest.approx(4.0)
+    assert (ratio.low, ratio.high) == pytest.approx((4 / 2**12.7062, 4 * 2**12.7062), rel=1e-5)
+    assert ratio.n == 2
+    assert ratio.p == pytest.approx(1 - 2 / math.pi * math.atan(2))  # t with 1 degree of freedom is Cauchy
+
+
+def test_paired_ratio_cancels_drift():
+    drift = [1.0, 1.5, 3.0, 0.7]
+    assert stats.paired_ratio([1.05 * x for x in drift], drift) == pytest.approx((1.05, 1.05, 1.05, 4, 0.0), abs=1e-12)
+
+
+def test_paired_ratio_at_the_edges():
+    assert all_nan(*stats.paired_ratio([2.0], [1.0])[1:3], stats.paired_ratio([2.0], [1.0]).p)
+    assert stats.paired_ratio([2.0, 3.0], [2.0, 3.0]) == (1.0, 1.0, 1.0, 2, 1.0)
+    assert stats.paired_ratio([1e-300, 1e300], [1e300, 1e-300])[:3] == (1.0, 0.0, math.inf)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(positive, positive), min_size=2, max_size=20))
+def test_swapping_the_pairs_inverts_the_ratio(pairs):
+    a, b = zip(*pairs, strict=True)
+    with np.errstate(all="ignore"):
+        one, other = stats.paired_ratio(a, b), stats.paired_ratio(b, a)
+        assert (one.ratio, one.p) == pytest.approx((1 / other.ratio, other.p))
+        assert one.low == pytest.approx(np.divide(1, other.high))
+    assert one.low <= one.ratio <= one.high
+
+
+# Verdicts
+
+
+def comparison(difference, half, p):
+    return stats.Comparison(9, 9, 1.0, 1.0 + difference, difference, difference - half, difference + half, p, p)
+
+
+@pytest.mark.parametrize(
+    ("result", "expected"),
+    [
+        (comparison(0.5, 0.3, 0.01), "greater"),
+        (comparison(-0.5, 0.3, 0.01), "less"),
+        (comparison(0.2, 0.1, 0.01), "greater"),  # exactly the minimum
+        (comparison(0.19, 0.1, 0.01), "not resolved"),  # significant, and perhaps too small to matter
+        (comparison(0.5, 0.6, 0.08), "not resolved"),  # large enough, not significant
+        (comparison(0.01, 0.1, 0.8), "equivalent"),
+        (comparison(0.1, 0.05, 0.001), "equivalent"),  # surely there, surely too small to matter
+        (comparison(0.0, 0.2, 1.0), "not resolved"),  # the interval reaches the minimum
+        (stats.Ratio(1.30, 1.10, 1.50, 9, 0.01), "greater"),
+        (stats.Ratio(0.82, 0.72, 0.92, 9, 0.01), "less"),  # 0.82 <= 1 / 1.2
+        (stats.Ratio(0.84, 0.79, 0.90, 9, 0.01), "not resolved"),  # 0.84 > 1 / 1.2
+        (stats.Ratio(1.30, 0.95, 1.60, 9, 0.08), "not resolved"),
+        (stats.Ratio(1.01, 0.90, 1.15, 9, 0.8), "equivalent"),
+        (stats.Ratio(1.01, 0.81, 1.15, 9, 0.8), "not resolved"),
+    ],
+)
+def test_verdict(result, expected):
+    assert stats.verdict(result, 0.2) == expected
+
+
+def test_verdict_takes_an_adjusted_p():
+    result = comparison(0.5, 0.3, 0.02)
+    assert stats.verdict(result, 0.2) == "greater"
+    assert stats.verdict(result, 0.2, p=0.06) == "not resolved"
+    assert stats.verdict(result, 0.2, alpha=0.01) == "not resolved"
+
+
+@pytest.mark.parametrize("n", [2, 3, 16])
+def test_two_equal_samples_alarm_in_under_five_percent(n):
+    trials = 2000
+    a, b = np.random.default_rng(n).normal(0.9, 0.002, (2, trials, n))
+    results = [stats.compare(x, y) for x, y in zip(a, b, strict=True)]
+    verdicts = [stats.verdict(result, 0.0) for result in results]
+    assert verdicts.count("less") / trials < 0.05  # a regression is an alarm in one direction
+    assert not above(np.mean([v in ("greater", "less") for v in verdicts]), 0.05, trials)
+    assert not above(np.mean([result.mann_whitney_p < 0.05 for result in results]), 0.05, trials)
+    assert np.mean([stats.verdict(result, 0.002) in ("greater", "less") for result in results]) < 0.05
+
+
+def test_equal_samples_of_unequal_size_and_spread_alarm_in_five_percent():
+    rng = np.random.default_rng(8)
+    alarms = np.mean([stats.compare(rng.normal(0, 1, 4), rng.normal(0, 3, 16)).welch_p < 0.05 for _ in range(2000)])
+    assert not above(alarms, 0.05, 2000)
+
+
+def test_equal_pairs_alarm_in_under_five_percent():
+    rng = np.random.default_rng(9)
+    a, b = rng.lognormal(math.log(0.005), 0.1, (2, 2000, 12))
+    ratios = [stats.paired_ratio(x, y) for x, y in zip(a, b, strict=True)]
+    assert not above(np.mean([ratio.p < 0.05 for ratio in ratios]), 0.05, 2000)
+    assert np.mean([ratio.low <= 1 <= ratio.high for ratio in ratios]) == pytest.approx(0.95, abs=0.015)
+    assert np.mean([stats.verdict(ratio, 0.02) in ("greater", "less") for ratio in ratios]) < 0.05
+
+
+# Many
+
+
+def test_holm_by_hand():
+    # sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04 raised to 0.06
+    assert stats.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert stats.holm([0.2]) == [0.2]
+    assert stats.holm([0.6, 0.7]) == [1.0, 1.0]
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_holm_rejects_what_the_step_down_procedure_rejects(p):
+    expected = set()
+    for i, j in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        if p[j] * (len(p) - i) >= 0.05:
+            break
+        expected.add(j)
+    assert {j for j, adjusted in enumerate(stats.holm(p)) if adjusted < 0.05} == expected
+
+
+def test_one_way_by_enumeration():
+    # C(4, 2) = 6 ways to place two of four values, 2 of them separate the groups
+    assert stats.one_way([[1.0, 2.0], [3.0, 4.0]]) == pytest.approx(2 / 6, abs=0.02)
+    # three groups of two: 6! / (2! 2! 2!) = 90 ways, 3! of them separate all
+    assert stats.one_way([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]) == pytest.approx(6 / 90, abs=0.01)
+    assert stats.one_way([[2.0, 2.0], [2.0]]) == 1.0
+
+
+def test_one_way_by_enumeration_with_unequal_groups_and_ties():
+    groups = [[5.0], [1.0, 4.0], [3.0, 2.0, 2.0, 2.0]]
+    kruskal = lambda order: scipy_stats.kruskal(order[:1], order[1:3], order[3:]).statistic
+    # one order for each of the 7! / (1! 2! 4!) ways to fill the groups
+    orders = {(order[:1], tuple(sorted(order[1:3])), tuple(sorted(order[3:]))): order
+              for order in itertools.permutations(range(7))}  # fmt: skip
+    values = np.concatenate(groups)
+    exact = np.mean([kruskal(values[list(order)]) >= kruskal(values) - 1e-9 for order in orders.values()])
+    assert len(orders) == 105
+    assert 0.05 < exact < 0.95
+    assert stats.one_way(groups) == pytest.approx(exact, abs=0.02)
+
+
+def test_one_way_agrees_with_kruskal_for_large_groups():
+    groups = [np.random.default_rng(n).normal(shift, 1, n) for n, shift in [(10, 0.0), (20, 0.3), (40, 0.5)]]
+    p = scipy_stats.kruskal(*groups).pvalue
+    assert 0.02 < p < 0.5
+    assert stats.one_way(groups) == pytest.approx(p, abs=0.015)
+
+
+@settings(max_examples=20, deadline=None)
+@given(coarse, coarse, st.integers(1, 50))
+def test_rank_tests_ignore_order_preserving_changes(a, b, scale):
+    assert stats.one_way([[scale * x**3 for x in a], [scale * x**3 for x in b]]) == stats.one_way([a, b])
+
+
+def test_trend_by_hand():
+    trend = stats.trend([2, 3, 4, 5], [1.0, 3.0, 5.0, 7.0])
+    assert trend.slope == 2.0
+    assert trend.p == pytest.approx(2 / 24, abs=0.01)  # rising or falling throughout: 2 of 4! orders
+    assert stats.trend([0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 6]).p == pytest.approx(2 / 20, abs=0.01)
+    # the slopes of the three pairs are 0, -2 and, over two steps, -1
+    assert stats.trend([1, 2, 3], [3.0, 3.0, 1.0]).slope == -1.0
+    assert stats.trend([1, 2, 3], [4.0, 4.0, 4.0]) == (0.0, 1.0)
+
+
+def test_trend_by_enumeration_with_ties():
+    x, y = [2, 2, 3, 3, 4, 4], [0.90, 0.91, 0.91, 0.93, 0.92, 0.95]
+    product = lambda order: abs(np.dot(scipy_stats.rankdata(x) - 3.5, scipy_stats.rankdata(order)))
+    exact = np.mean([product(order) >= product(y) - 1e-9 for order in itertools.permutations(y)])
+    assert stats.trend(x, y).p == pytest.approx(exact, abs=0.01)
+
+
+@settings(max_examples=20, deadline=None)
+@given(coarse, st.floats(0.5, 100.0))
+def test_trend_follows_the_unit(y, scale):
+    x = list(range(len(y)))
+    one, other = stats.trend(x, y), stats.trend([scale * value for value in x], y)
+    assert (other.slope * scale, other.p) == pytest.approx(one)
+
+
+@pytest.mark.parametrize("seeds_per_size", [2, 3])
+def test_rank_tests_keep_their_level_with_few_seeds(seeds_per_size):
+    """Where the t approximation of Spearman's test, and Welch's analysis of variance on more groups, do not."""
+    trials, sizes = 400, np.repeat([2, 3, 4, 5], seeds_per_size)
+    samples = np.random.default_rng(seeds_per_size).normal(0.9, 0.002, (trials, len(sizes)))
+    trends = np.mean([stats.trend(sizes, row).p < 0.05 for row in samples])
+    one_ways = np.mean([stats.one_way(list(row.reshape(4, -1))) < 0.05 for row in samples])
+    assert not above(trends, 0.05, trials)
+    assert not above(one_ways, 0.05, trials)
+
+
+def test_rank_tests_see_what_is_there():
+    rng = np.random.default_rng(3)
+    sizes = np.repeat([2, 3, 4, 5], 4)
+    accuracies = 0.91 - 0.002 * sizes + rng.normal(0, 0.001, len(sizes))
+    trend = stats.trend(sizes, accuracies)
+    assert trend.slope == pytest.approx(-0.002, abs=0.0006)
+    assert trend.p < 0.001
+    assert stats.one_way(list(accuracies.reshape(4, 4))) < 0.01
