@@ -16,10 +16,12 @@ import msgspec
 from msgspec import Meta, Struct
 
 from bench.decoding import convert, nearest, tag_of
-from fmnist_core.config import CellConfig, input_shape
+from fmnist_core.config import CellConfig, CitedModel, input_shape
 from fmnist_core.models import networks
+from fmnist_core.models.catalogue import CITED
 from fmnist_core.models.layers import trace
 
+SYSTEMS = sorted({cited.system for cited in CITED})
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 
 
@@ -215,7 +217,10 @@ def _with_custom_model(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_shapes(cell: CellConfig) -> None:
-    """Every layer of a network that is a plain sequence must fit the images."""
+    """A cited system must be one; every layer of a network that is a plain sequence must fit the images."""
+    if isinstance(cell.model, CitedModel) and cell.model.system not in SYSTEMS:
+        raise ValueError(f"model.system = '{cell.model.system}': unknown{nearest(cell.model.system, SYSTEMS)}; "
+                         f"allowed: {', '.join(SYSTEMS)}")
     layers = networks.layers_of(cell.model)
     if layers is not None:
         trace(layers, input_shape(cell.data))

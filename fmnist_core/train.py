@@ -15,7 +15,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
-from fmnist_core import objective
+from fmnist_core import capture, objective
 from fmnist_core.config import CellConfig, Precision, TrainConfig
 from fmnist_core.data import Dataset, Split
 from fmnist_core.models.build import build
@@ -92,17 +92,26 @@ class Training:
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         optimizer = optimizer_for(model, cell.train)
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
-        self.captured = False
+        self.captured = cell.execution.capture
+        if self.captured:
+            capture.check(cell, model, self.device, self.num_processes)
+        self.own_loss = getattr(model, "training_loss", None)
+        """Of a network with several heads: (its output, labels, progress in [0, 1)) to the mean loss."""
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if cell.execution.compile != "no":
             self.model = torch.compile(self.model, mode=cell.execution.compile, dynamic=False)
         torch.manual_seed(stream(seed, "step", self.rank))  # dropout and augmentation differ between processes
 
         self.epoch, self.step_in_epoch = 0, 0
+        self.epoch_began = 0.0
+        """By `time.perf_counter`, less what the epoch took before a resume and plus what was no training, as a save."""
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)
         self.bad = torch.zeros((), dtype=torch.bool, device=self.device)
         self.history = History()
         self.flip_start_N = self._flip_start()
+        self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
+        """For captured steps, which see a tensor change but no Python number."""
+        self.replay = capture.Replay(self.optimizer, self._rates()) if self.captured else None
 
     @property
     def step(self) -> int:
@@ -120,13 +129,24 @@ class Training:
             index_N = index_N.tensor_split(self.num_processes)[self.rank]
         flip_N = None
         if self.flip_start_N is not None:
-            flip_N = self.flip_start_N.index_select(0, index_N) ^ bool(self.epoch % 2)
+            odd_epoch = bool(self.epoch % 2) if self.replay is None else self.odd_epoch
+            flip_N = self.flip_start_N.index_select(0, index_N) ^ odd_epoch
         return self.dataset.train_batch(index_N, flip_N)
+
+    def step_on(self, index_N: Tensor) -> Tensor:
+        """One training step, from index to optimizer; its part of the mean loss."""
+        images_NCHW, labels_N = self.batch(index_N)
+        return train_step(self, images_NCHW, labels_N, len(index_N))
 
     def set_learning_rate(self) -> None:
         rate = learning_rate(self.step, self.num_steps, self.cell.train)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+
+    def _rates(self) -> Tensor:
+        """The learning rate of every step."""
+        rates = [learning_rate(step, self.num_steps, self.cell.train) for step in range(self.num_steps)]
+        return torch.tensor(rates, dtype=torch.float32, device=self.device)
 
     def _flip_start(self) -> Tensor | None:
         if self.cell.data.flip != "alternating":
@@ -149,7 +169,7 @@ def train_step(training: Training, images_NCHW: Tensor, labels_N: Tensor, global
     for i, (images, labels) in enumerate(parts):
         last = i == len(parts) - 1
         with contextlib.nullcontext() if last else accelerator.no_sync(training.model):
-            loss = objective.loss(training.model(images), labels, config)
+            loss = _loss(training, training.model(images), labels)
             weight = len(labels) * training.num_processes / global_batch_size
             if weight != 1:
                 loss = loss * weight
@@ -169,13 +189,16 @@ def train_epoch(training: Training, on_step: OnStep | None = None) -> float:
     training.model.train()
     if training.step_in_epoch == 0:
         training.losses.zero_()
+    training.odd_epoch.fill_(bool(training.epoch % 2))
     batches = training.order().split(training.batch_size)
-    for index_N in batches[training.step_in_epoch :]:
-        training.set_learning_rate()
-        images_NCHW, labels_N = training.batch(index_N)
-        loss = train_step(training, images_NCHW, labels_N, len(index_N))
-        training.losses[training.step_in_epoch] = loss * len(index_N)
-        training.step_in_epoch += 1
+    while training.step_in_epoch < len(batches):
+        if training.replay is not None:
+            training.replay.advance(training, batches)
+        else:
+            index_N = batches[training.step_in_epoch]
+            training.set_learning_rate()
+            training.losses[training.step_in_epoch] = training.step_on(index_N) * len(index_N)
+            training.step_in_epoch += 1
         if on_step is not None:
             on_step(training)
     losses = training.accelerator.reduce(training.losses, "mean")  # each process holds its weighted part
@@ -226,9 +249,10 @@ def fit(training: Training, *, on_step: OnStep | None = None, on_epoch: OnStep |
     """
     history, dataset, patience = training.history, training.dataset, training.cell.train.early_stopping_patience
     while training.epoch < training.cell.train.epochs:
-        start = time.perf_counter()
+        if training.step_in_epoch == 0:
+            training.epoch_began = time.perf_counter()
         mean_loss = train_epoch(training, on_step)
-        history.train_s.append(time.perf_counter() - start)  # the mean loss has waited for the device
+        history.train_s.append(time.perf_counter() - training.epoch_began)  # the mean loss has waited for the device
         history.train_loss.append(mean_loss)
         _evaluate_epoch(training, dataset)
         if on_epoch is not None:
@@ -276,6 +300,13 @@ def _model_to_evaluate(training: Training) -> nn.Module:
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, 0)
     return model
+
+
+def _loss(training: Training, output: Tensor, labels_N: Tensor) -> Tensor:
+    if training.own_loss is None:
+        return objective.loss(output, labels_N, training.cell.train)
+    loss: Tensor = training.own_loss(output, labels_N, training.step / training.num_steps)
+    return loss
 
 
 def _hold_if_not_finite(training: Training, loss: Tensor) -> None:

@@ -44,7 +44,7 @@ SYSTEMS: dict[str, System] = {
 }
 
 
-def build(system: str, input_shape: Shape, **options: bool | int | float | str) -> nn.Module:
+def build(system: str, input_shape: Shape, /, **options: bool | int | float | str) -> nn.Module:
     """The named system for images of `input_shape` = (C, H, W), initialised as its authors did where that is known.
 
     Draws from the global generator. Raises ValueError for an unknown system or option, for an option's value out of

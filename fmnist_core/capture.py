@@ -1,0 +1,178 @@
+"""Whole-step capture: training steps, from index to optimizer, replayed as one CUDA graph.
+
+K steps of a replay, N images of a batch (with fused seeds the index of a batch is (N, R)), S steps of the run.
+
+A replay launches kernels and nothing else: whatever Python decided while the step was captured is frozen. So all that
+changes from step to step lies in tensors whose address stays: index and learning rate, copied in before a replay, and
+the state of model and optimizer. Random numbers are drawn anew, since a graph reads the device's default generator
+when it is replayed. Each batch size is a graph of its own: the remainder batch is trained, never dropped or padded.
+"""
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from fmnist_core.config import CellConfig
+
+WARMUP_RUNS = 3
+"""Before capture, on a side stream, as PyTorch's notes on CUDA graphs ask: libraries choose and allocate here."""
+STEPS_PER_REPLAY = 1
+"""Steps of one graph. More save launches between steps; `on_step` is then called once a replay."""
+
+
+class Steps(Protocol):
+    """What a replay needs of a `Training` or a `FusedTraining`."""
+
+    model: nn.Module
+    optimizer: Any
+    bad: Tensor
+    losses: Tensor
+    device: torch.device
+    step_in_epoch: int
+
+    @property
+    def step(self) -> int: ...
+
+    def step_on(self, index_N: Tensor) -> Tensor:
+        """One eager step, from index to optimizer; its loss."""
+
+
+class Graph(Protocol):
+    """What a replay needs of a CUDA graph. `work` takes its inputs from tensors that stay where they are."""
+
+    def warm_up(self, work: Callable[[], None]) -> None: ...
+
+    def capture(self, work: Callable[[], None]) -> None: ...
+
+    def replay(self) -> None: ...
+
+
+class CudaGraph:
+    """`torch.cuda.CUDAGraph`, with its warm-up."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._graph = device, torch.cuda.CUDAGraph()
+
+    def warm_up(self, work: Callable[[], None]) -> None:
+        """Off the default stream, which cannot be captured: autograd runs a backward where its forward ran."""
+        side, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
+        side.wait_stream(current)
+        with torch.cuda.stream(side), warnings.catch_warnings():
+            # An optimizer that can be captured warns when it steps uncaptured, which is the point of a warm-up.
+            warnings.filterwarnings("ignore", message="This instance was constructed with capturable=True")
+            for _ in range(WARMUP_RUNS):
+                work()
+        current.wait_stream(side)
+
+    def capture(self, work: Callable[[], None]) -> None:
+        with torch.cuda.graph(self._graph):
+            work()
+
+    def replay(self) -> None:
+        self._graph.replay()
+
+
+def check(cell: CellConfig, model: nn.Module, device: torch.device, num_processes: int) -> None:
+    """Raise ValueError for a cell whose step cannot be one CUDA graph."""
+    reason = None
+    if device.type != "cuda":
+        reason = f"needs a CUDA device, this is '{device.type}'"
+    elif cell.train.precision == "fp16":
+        reason = "does not go with train.precision = 'fp16': the gradient scaler asks the host whether to step"
+    elif num_processes > 1:
+        reason = f"does not go with {num_processes} processes on one cell; allowed: launch.mode = 'cells'"
+    elif cell.execution.compile in ("reduce-overhead", "max-autotune"):
+        reason = f"does not go with execution.compile = '{cell.execution.compile}', which captures graphs of its own"
+    elif hasattr(model, "training_loss"):
+        reason = f"does not go with {type(model).__name__}, whose loss changes with the progress of training"
+    if reason is not None:
+        raise ValueError(f"execution.capture = true {reason}")
+
+
+class Replay:
+    """The graphs of one training, captured when their batch size first comes up."""
+
+    def __init__(self, optimizer: Any, rates_S: Tensor, *, steps_per_replay: int = STEPS_PER_REPLAY,
+                 graph_type: Callable[[torch.device], Graph] = CudaGraph) -> None:
+        """`rates_S`: the learning rate of every step of the run, float32, on the training's device."""
+        self.rates_S, self.steps_per_replay, self._graph_type = rates_S, steps_per_replay, graph_type
+        self.graphs: dict[tuple[int, ...], StepGraph] = {}
+        for group in optimizer.param_groups:
+            if "capturable" in group:  # the step count of Adam, AdamW and RMSprop has to live on the device
+                group["capturable"] = rates_S.device.type == "cuda"
+
+    def advance(self, training: Steps, batches: Sequence[Tensor]) -> None:
+        """Take the next of `batches`, the indices of an epoch, or the next K where as many of one size are left."""
+        start = training.step_in_epoch
+        block = batches[start : start + self.steps_per_replay]
+        if len(block) < self.steps_per_replay or len(block[-1]) != len(block[0]):
+            block = block[:1]
+        rates_K = self.rates_S[training.step : training.step + len(block)]
+        shape = (len(block), *block[0].shape)
+        if shape not in self.graphs:
+            self.graphs[shape] = StepGraph(training, torch.stack(list(block)), rates_K, self._graph_type)
+        losses_K = self.graphs[shape](block, rates_K)
+        training.losses[start : start + len(block)] = losses_K * len(block[0])
+        training.step_in_epoch += len(block)
+
+
+class StepGraph:
+    """K steps of one batch size, captured."""
+
+    def __init__(self, training: Steps, index_KN: Tensor, rates_K: Tensor,
+                 graph_type: Callable[[torch.device], Graph]) -> None:
+        self._index_KN, self._rates_K, self._graph = index_KN.clone(), rates_K.clone(), graph_type(training.device)
+        work = lambda: self._take_steps(training)
+        with _restored(training):
+            self._graph.warm_up(work)
+            self._graph.capture(work)
+
+    def __call__(self, block: Sequence[Tensor], rates_K: Tensor) -> Tensor:
+        """The losses of K steps on these indices: a tensor that the next call overwrites."""
+        torch.stack(list(block), out=self._index_KN)
+        self._rates_K.copy_(rates_K)
+        self._graph.replay()
+        return self._losses_K
+
+    def _take_steps(self, training: Steps) -> None:
+        losses = []
+        for index_N, rate in zip(self._index_KN.unbind(), self._rates_K.unbind(), strict=True):
+            for group in training.optimizer.param_groups:
+                group["lr"] = rate  # a view: the kernel reads the rate from the buffer at each replay
+            losses.append(training.step_on(index_N))
+        self._losses_K = torch.stack(losses)  # kept, so that its memory stays this graph's output
+
+
+@contextlib.contextmanager
+def _restored(training: Steps) -> Iterator[None]:
+    """Undo what the steps inside do: to the model, to the optimizer, and to the generators of random numbers.
+
+    In place, since a graph holds on to addresses. Optimizer state that was born inside becomes zero, which is what
+    all state of the project's optimizers starts from.
+    """
+    tensors = [*training.model.parameters(), *training.model.buffers(), training.bad]
+    saved = [tensor.detach().clone() for tensor in tensors]
+    before = {key: value.clone() for key, value in _optimizer_state(training.optimizer)}
+    cuda = [training.device] if training.device.type == "cuda" else []
+    with torch.random.fork_rng(cuda):
+        yield
+    with torch.no_grad():
+        for tensor, value in zip(tensors, saved, strict=True):
+            tensor.copy_(value)
+        for key, value in _optimizer_state(training.optimizer):
+            if key in before:
+                value.copy_(before[key])
+            else:
+                value.zero_()
+
+
+def _optimizer_state(optimizer: Any) -> Iterator[tuple[tuple[int, str], Tensor]]:
+    """Each tensor of the state, with the identity of its parameter and its name."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                yield (id(parameter), name), value
