@@ -58,7 +58,8 @@ def _fields_at(content: Any, kind: Any, key: str) -> list[str]:
         section = key.split(".")[0]
         if section == "model":
             tag = (_value_at(content, "model") or {}).get("name")
-            return [field for model in get_args(ModelConfig) if tag_of(model) == tag for field in model.__struct_fields__]
+            models = [model for model in get_args(ModelConfig) if tag_of(model) == tag]
+            return [field for model in models for field in model.__struct_fields__]
         return list(SECTIONS[section].__struct_fields__) if section in SECTIONS else []
     return list(kind.__struct_fields__) if not key else []
 

@@ -157,9 +157,14 @@ def select(cells: Iterable[Cell], filters: Mapping[str, Any]) -> list[Cell]:
     for key in filters:
         if key != "label" and not any(key in known_keys(cell.config) for cell in cells):
             raise ValueError(f"unknown key '{key}'{nearest(key, ['label', *known_keys(cells[0].config)])}")
-    matches = lambda cell, key, value: (cell.label if key == "label" else
-                                        value_of(cell.config, key) if key in known_keys(cell.config) else None) == value
-    return [cell for cell in cells if all(matches(cell, key, value) for key, value in filters.items())]
+    return [cell for cell in cells if all(_shown(cell, key) == value for key, value in filters.items())]
+
+
+def _shown(cell: Cell, key: str) -> Any:
+    """The cell's value as JSON has it: what a command line can name."""
+    if key == "label":
+        return cell.label
+    return msgspec.to_builtins(value_of(cell.config, key)) if key in known_keys(cell.config) else None
 
 
 class _Draft(NamedTuple):

@@ -9,16 +9,12 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
-import tabulate as tabulate_module
-from tabulate import tabulate
-
 from bench import stats
-
-# Else the padding, and with it every byte, would depend on whether an optional package is installed.
-tabulate_module.WIDE_CHARS_MODE = False
 
 NOTHING = "-"
 """What a cell of a table shows where there is no value."""
+NOISY, SHARED = "†", "‡"
+"""Marks of a time: IQR / median above 10 %; other work ran meanwhile."""
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)(_)|(_)(?!\w)")
 
 
@@ -30,10 +26,18 @@ def escape(text: object) -> str:
     return _SPECIAL.sub(lambda match: "\\" + match[0], line)
 
 
+def code(text: str) -> str:
+    """A name of the project's own as a code span; what would end the span or the cell is left out."""
+    return "`" + " ".join(text.replace("`", "").replace("|", "").split()) + "`"
+
+
 def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns: int = 1) -> str:
-    """A Markdown table of finished strings; the first `text_columns` are aligned to the left, the others to the right."""
-    alignment = ["left" if i < text_columns else "right" for i in range(len(headers))]
-    return tabulate(list(rows), headers=list(headers), tablefmt="pipe", colalign=alignment, disable_numparse=True)
+    """A Markdown table of finished strings; the first `text_columns` are aligned left, the others right.
+
+    Not padded to equal widths: a figure that changes then changes its own line alone.
+    """
+    rule = [":--" if i < text_columns else "--:" for i in range(len(headers))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [headers, rule, *rows])
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
@@ -67,7 +71,7 @@ def significant(value: float, digits: int = 3) -> str:
     """Rounded to significant digits, thousands set apart, never in powers of ten."""
     if not math.isfinite(value):
         return NOTHING
-    exact = Decimal(repr(value))
+    exact = Decimal(repr(float(value)))
     if not exact:
         return "0"
     decimals = digits - 1 - exact.adjusted()

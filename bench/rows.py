@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bench.environment import speed_identity
-from bench.experiment import Cell, Experiment, value_of
-from bench.record import Record, SpeedRecord, TrainRecord, key_of
+from bench.experiment import Cell, Experiment, known_keys, value_of
+from bench.record import Environment, Record, SpeedRecord, TrainRecord, key_of
 from fmnist_core.config import CellConfig, quality_key, to_dict
 
 
@@ -31,7 +31,11 @@ class Machine(NamedTuple):
 
     @classmethod
     def of(cls, record: Record) -> "Machine":
-        return cls(**speed_identity(record.environment), num_processes=record.labels.num_processes)
+        return cls.at(record.environment, record.labels.num_processes)
+
+    @classmethod
+    def at(cls, environment: Environment, num_processes: int = 1) -> "Machine":
+        return cls(**speed_identity(environment), num_processes=num_processes)
 
     def __str__(self) -> str:
         accelerator = "" if self.device == "cpu" else f"{self.device} (driver {self.driver or 'unknown'}), "
@@ -78,14 +82,19 @@ class Row:
 
     def timed(self, machine: Machine) -> SpeedRecord | None:
         """The last successful measurement on a machine, one that had it to itself if there is one."""
-        found = [speed for speed in self.speeds if speed.status == "ok" and speed.step_s and Machine.of(speed) == machine]
-        alone = [speed for speed in found if not speed.labels.machine_shared]
-        return (alone or found or [None])[-1]
+        found = [one for one in self.speeds if one.status == "ok" and one.step_s and Machine.of(one) == machine]
+        alone = [one for one in found if not one.labels.machine_shared]
+        return (alone or found)[-1] if found else None
+
+    @property
+    def numerics(self) -> Numerics | None:
+        return Numerics.of(self.trained[0]) if self.trained else None
 
     @property
     def seeds_wanted(self) -> int:
         """What the experiment asks for on the kind of device that the records come from; on a CPU if there are none."""
-        on_gpu = any(record.environment.device != "cpu" for record in [*self.trained, *self.failed])
+        on_gpu = (self.experiment.launch.device == "cuda"
+                  or any(record.environment.device != "cpu" for record in [*self.trained, *self.failed]))
         return self.experiment.seeds.cuda if on_gpu else self.experiment.seeds.cpu
 
     @property
@@ -93,19 +102,20 @@ class Row:
         return max(0, self.seeds_wanted - len(self.trained) - len(self.failed))
 
     @property
+    def _records(self) -> list[Record]:
+        return [*self.trained, *self.speeds]
+
+    @property
     def num_parameters(self) -> int:
-        return next((r.num_parameters for r in [*self.trained, *self.speeds] if r.num_parameters), 0)
+        return next((r.num_parameters for r in self._records if r.num_parameters), 0)
 
     @property
     def multiply_adds(self) -> int:
-        return next((r.multiply_adds for r in [*self.trained, *self.speeds] if r.multiply_adds), 0)
+        return next((r.multiply_adds for r in self._records if r.multiply_adds), 0)
 
     def setting(self, key: str) -> Any:
         """The cell's value at a dotted key; None where its model has no such key."""
-        try:
-            return value_of(self.cell.config, key)
-        except ValueError:
-            return None
+        return value_of(self.cell.config, key) if key in known_keys(self.cell.config) else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +131,8 @@ class Results:
     """Records of cells that no experiment has, by data set."""
 
     def of(self, experiment: str, where: Callable[[Row], bool] = lambda row: True) -> list[Row]:
-        return [row for row in self.rows.get(experiment, ()) if where(row)]
+        """The rows of an experiment that may be compared with each other; none of an experiment that is not there."""
+        return [row for row in comparable(self.rows.get(experiment, ())) if where(row)]
 
 
 def collect(records: Iterable[Record], experiments: Sequence[Experiment]) -> Results:
@@ -141,10 +152,13 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment]) -> Res
             if training not in seen_trainings:
                 num_stale += len(by_training.get(training, [])) - len(trains)
             seen_trainings.add(training)
-            used |= {key_of(record): record for record in [*trains, *speeds]}
+            own: list[Record] = [*trains, *speeds]
+            used |= {key_of(record): record for record in own}
             rows[experiment.name] += _rows_of(experiment, cell, trains, speeds)
     others: dict[str, list[Record]] = defaultdict(list)
-    for group, training in [(group, training) for training, group in by_training.items() if training not in seen_trainings]:
+    for training, group in by_training.items():
+        if training in seen_trainings:
+            continue
         current = _current(group)
         num_stale += len(group) - len(current)
         others[_dataset(training)] += current
@@ -153,6 +167,21 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment]) -> Res
             others[_dataset(_training(speeds[0].cell))] += speeds
     return Results(experiments=experiments, rows=rows, records=list(used.values()), num_stale=num_stale,
                    others={name: others[name] for name in sorted(others) if others[name]})
+
+
+def comparable(rows: Sequence[Row]) -> list[Row]:
+    """Without the rows whose arithmetic differs from that of most seeds though the same precision was asked for.
+
+    Rows without records stay; an experiment that asks for several precisions keeps one kind of arithmetic for each.
+    """
+    seeds: dict[tuple[str, Numerics], int] = defaultdict(int)
+    for row in rows:
+        if row.numerics:
+            seeds[row.cell.config.train.precision, row.numerics] += len(row.trained)
+    main: dict[str, Numerics] = {}
+    for precision, numerics in sorted(seeds, key=lambda kind: (seeds[kind], kind)):
+        main[precision] = numerics
+    return [row for row in rows if row.numerics in (None, main.get(row.cell.config.train.precision))]
 
 
 def machines(records: Iterable[Record]) -> list[Machine]:

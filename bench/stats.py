@@ -247,6 +247,8 @@ def trend(x: Samples, y: Samples) -> Trend:
         raise ValueError(f"x has {len(x)} values and y has {len(y)}: expected pairs")
     if x.min() == x.max():
         raise ValueError(f"x = {x[0]} throughout: a trend needs at least two different values")
+    if y.min() == y.max():
+        return Trend(0.0, 1.0)
     x_ranks = stats.rankdata(x) - (len(x) + 1) / 2
     rank_products = lambda rows: abs(rows @ x_ranks)
     return Trend(float(stats.theilslopes(y, x).slope), _permutation_p(stats.rankdata(y), rank_products))

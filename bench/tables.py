@@ -6,22 +6,22 @@ from typing import Any
 import msgspec
 
 from bench import outcomes, stats
-from bench.experiment import known_keys
-from bench.formatting import NOTHING, count, escape, estimate, percent, plural, significant, table
+from bench.experiment import flatten, known_keys
+from bench.formatting import NOISY, NOTHING, SHARED, code, count, escape, estimate, percent, plural, significant, table
 from bench.record import Layer, SpeedRecord
 from bench.rows import Machine, Row
 
-NOISY, SHARED = "†", "‡"
 LATENCY_BATCH = 1
+MAIN_SETTINGS = ("model.name", "train.epochs", "train.global_batch_size", "train.optimizer", "train.learning_rate")
 
 
 def accuracy_table(rows: Sequence[Row]) -> str:
-    """One row per cell. The report's figures have columns where any cell of the table has them."""
+    """One row per cell. Reported figures have columns where any cell of the table has them."""
     reports_validation = any(row.cell.reported.validation_accuracy is not None for row in rows)
     reports_test = any(row.cell.reported.test_accuracy is not None for row in rows)
-    headers = ["cell", "seeds", *["report: validation"] * reports_validation, "validation, last epoch",
-               "validation, best epoch", *["report: test"] * reports_test, "test, last epoch", "test, validation-selected",
-               "best on test (not a result)", "training images", "training time (s)"]
+    headers = ["cell", "seeds", *["reported validation"] * reports_validation, "validation, last epoch",
+               "validation, best epoch", *["reported test"] * reports_test, "test, last epoch",
+               "test, validation-selected", "best on test (not a result)", "training images", "training time (s)"]
     body = []
     for row in rows:
         reported = row.cell.reported
@@ -64,8 +64,8 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 def speed_table(rows: Sequence[Row], machine: Machine) -> str:
     """One row per cell on one machine; cells that are not timed there wait."""
-    headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "step (ms)", "batch (ms)", "times the limit",
-               "first step (s)", "inference (images/s)", "latency of one image (ms)", "evaluation (s)", "memory (MB)",
+    headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "step (ms)", "batch (ms)",
+               "times the limit", "first step (s)", "inference (images/s)", "latency of one image (ms)", "memory (MB)",
                "operators a step"]
     body = []
     for row in rows:
@@ -87,7 +87,6 @@ def _speed_figures(speed: SpeedRecord) -> list[str]:
         significant(speed.first_step_s) if speed.first_step_s else NOTHING,
         inference_text(speed),
         _median(latency_samples(speed), 1000),
-        _median(speed.evaluate_s),
         significant(speed.peak_memory_bytes / 1e6) if speed.peak_memory_bytes else NOTHING,
         count(speed.operators_per_step),
     ]
@@ -134,14 +133,15 @@ def settings_table(rows: Sequence[Row]) -> str:
     if not varied:
         return ""
     body = [[escape(row.cell.label), *(_show(row.setting(key)) for key in varied)] for row in cells]
-    return table(["cell", *(f"`{key}`" for key in varied)], body)
+    return table(["cell", *(code(key) for key in varied)], body)
 
 
 def shared_settings(rows: Sequence[Row]) -> str:
-    """The settings that all cells share and that are not the defaults, as `key = value`."""
-    written = [_flat(msgspec.to_builtins(row.cell.config)) for row in rows]
-    common = [(key, value) for key, value in written[0].items() if all(other.get(key) == value for other in written)]
-    return ", ".join(f"`{key}` = {_show(value)}" for key, value in common)
+    """The settings that all cells share, as `key = value`: the main ones, and every other that is not the default."""
+    main = [{key: row.setting(key) for key in MAIN_SETTINGS} for row in rows]
+    settings = [own | flatten(msgspec.to_builtins(row.cell.config)) for own, row in zip(main, rows, strict=True)]
+    return ", ".join(f"{code(key)} = {_show(value)}" for key, value in settings[0].items()
+                     if all(other.get(key) == value for other in settings))
 
 
 def layer_table(layers: Sequence[Layer]) -> str:
@@ -152,8 +152,8 @@ def layer_table(layers: Sequence[Layer]) -> str:
              shape(layer.out_shape), count(layer.num_parameters), count(layer.multiply_adds)] for layer in layers]
     total = ["**total**", *[""] * 6, count(sum(layer.num_parameters for layer in layers)),
              count(sum(layer.multiply_adds for layer in layers))]
-    headers = ["layer", "kind", "input shape", "kernel size", "stride", "padding", "output shape", "parameters",
-               "multiply-adds"]
+    headers = ["layer", "kind", "input shape", "kernel size", "stride", "padding", "output shape",
+               "parameters", "multiply-adds"]
     return table(headers, [*rows, total], text_columns=2)
 
 
@@ -185,16 +185,11 @@ def _keys(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in known_keys(row.cell.config)))
 
 
-def _flat(table_: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table_.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
 def _show(value: Any) -> str:
     if value is None:
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{escape(key)} {_show(one)}" for key, one in value.items()) or "none"
     return escape(" ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else escape(value)

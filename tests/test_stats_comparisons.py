@@ -264,3 +264,7 @@ def test_rank_tests_see_what_is_there():
     assert trend.slope == pytest.approx(-0.002, abs=0.0006)
     assert trend.p < 0.001
     assert stats.one_way(list(accuracies.reshape(4, 4))) < 0.01
+
+
+def test_a_constant_has_no_trend():
+    assert stats.trend([1, 1, 2, 3], [5.0, 5.0, 5.0, 5.0]) == (0.0, 1.0)

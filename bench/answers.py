@@ -1,0 +1,169 @@
+"""The generated sentences that end each section: what the seeds answer, by which test. No torch."""
+
+import math
+from collections.abc import Sequence
+
+from bench import outcomes, stats
+from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
+from bench.record import SpeedRecord
+from bench.rows import Machine, Numerics, Row, comparable
+
+ALPHA = 0.05
+MINIMUM_EFFECT = 0.001
+"""Differences of accuracy below 0.1 points, 10 of the 10,000 test images, are never called an effect."""
+MAX_PERMUTED = 2_000
+"""Values that a permutation test is given at most: its memory and time grow with them."""
+
+
+def answer(rows: Sequence[Row]) -> str:
+    """Whether the cells differ in test accuracy at the last epoch, and which are best and worst.
+
+    That accuracy, because no choice of epoch or cell was made by it.
+    """
+    with_values = [(row, values) for row in comparable(rows) if (values := row.values(outcomes.test_last))]
+    waiting = sum(not row.trained and not row.failed for row in rows)
+    rest = f" Waiting: {waiting} of {plural(len(rows), 'cell')}." if waiting else ""
+    if left_out := len(rows) - len(comparable(rows)):
+        rest += f" Left out, because their arithmetic differs from the others': {plural(left_out, 'row')}."
+    if not with_values:
+        return f"No answer yet: {plural(len(rows), 'cell')} waiting or failed."
+    if len(rows) == 1:
+        row, values = with_values[0]
+        seeds = plural(len(values), "seed")
+        return (f"{escape(row.label)} reaches a test accuracy of {mean_with_interval(values)} % ({seeds})."
+                f"{reproduced(rows)}")
+    tested = [(row, values) for row, values in with_values if len(values) > 1]
+    if len(tested) < 2:
+        best, values = max(with_values, key=lambda pair: stats.summarize(pair[1]).mean)
+        return (f"Not resolved: a test needs two seeds in at least two cells. So far the highest test accuracy is "
+                f"{percent(stats.summarize(values).mean)} % ({escape(best.label)}).{rest}")
+    return f"{_differences(tested)}{rest}{_trends([row for row, _ in tested])}{reproduced(rows)}"
+
+
+def reproduced(rows: Sequence[Row]) -> str:
+    """How many of the reported accuracies lie inside our 95 % intervals."""
+    return "".join([
+        _reproduced("validation", [(row.cell.reported.validation_accuracy, row.values(outcomes.validation_last))
+                                   for row in rows]),
+        _reproduced("test", [(row.cell.reported.test_accuracy, row.values(outcomes.test_last)) for row in rows]),
+    ])
+
+
+def _reproduced(name: str, pairs: Sequence[tuple[float | None, Sequence[float]]]) -> str:
+    judged = [(reported, stats.mean_interval(values)) for reported, values in pairs
+              if reported is not None and len(values) > 1]
+    if not judged:
+        return ""
+    inside = sum(low <= reported <= high for reported, (low, high) in judged)
+    above = sum(low > reported for reported, (low, _) in judged)
+    total = len(judged)
+    return (f" Reported {name} accuracies inside the 95 % interval of ours (last epoch): {inside} of {total}; ours "
+            f"is higher for {above} and lower for {total - inside - above}.")
+
+
+def one_way_p(groups: Sequence[Sequence[float]]) -> float:
+    """Whether groups of two values or more differ: `stats.one_way`, of the first seeds where they are very many.
+
+    Of two groups Welch's test: three seeds a group have only 20 permutations, too few for a p below 0.1.
+    """
+    if len(groups) == 2:
+        return stats.compare(groups[0], groups[1]).welch_p
+    limit = max(2, MAX_PERMUTED // len(groups))
+    return stats.one_way([group[:limit] for group in groups])
+
+
+def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
+    """The spread of one seed: root of the cells' mean variance. nan where no cell has two seeds."""
+    variances = [sd**2 for group in groups if not math.isnan(sd := stats.summarize(group).sd)]
+    return math.sqrt(sum(variances) / len(variances)) if variances else math.nan
+
+
+def speed_answer(rows: Sequence[Row], machine: Machine) -> str:
+    """The fastest and the slowest cell in training, with their intervals; only rows that had the machine alone."""
+    speeds = [(row, speed) for row in rows if (speed := row.timed(machine)) and not speed.labels.machine_shared]
+    if len(speeds) < 2:
+        return ""
+    if _differ_unasked(speeds):
+        return "training is not compared: precision or memory format differ where the settings do not."
+    rated = [(stats.throughput(speed.images_per_step, speed.step_s), row) for row, speed in speeds]
+    (fast, fast_row), (slow, slow_row) = (pick(rated, key=lambda pair: pair[0].images_per_s) for pick in (max, min))
+    text = lambda rate: (f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]"
+                         f"{NOISY if rate.noisy else ''} images/s")
+    if not fast.low > slow.high:
+        return f"the fastest and the slowest cell in training are not resolved ({text(fast)} and {text(slow)})."
+    return (f"{escape(fast_row.label)} is the fastest in training with {text(fast)}, {escape(slow_row.label)} the "
+            f"slowest with {text(slow)}, a factor of {significant(fast.images_per_s / slow.images_per_s)}.")
+
+
+def _differ_unasked(speeds: Sequence[tuple[Row, SpeedRecord]]) -> bool:
+    observed = {(str(Numerics.of(speed)), speed.labels.weight_memory_format) for _, speed in speeds}
+    asked = {(row.cell.config.train.precision, row.cell.config.execution.memory_format) for row, _ in speeds}
+    return len(observed) > len(asked)
+
+
+def _differences(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:
+    groups = [values for _, values in tested]
+    p = one_way_p(groups)
+    ordered = sorted(tested, key=lambda pair: -stats.summarize(pair[1]).mean)
+    (best_row, best), (worst_row, worst) = ordered[0], ordered[-1]
+    extremes = (f"highest {escape(best_row.label)} with {mean_with_interval(best)} %, "
+                f"lowest {escape(worst_row.label)} with {mean_with_interval(worst)} %")
+    name = "Welch's test of" if len(groups) == 2 else "one-way permutation test over"
+    test = f"{name} {len(groups)} cells, {p_value(p)}, n = {_n_text(groups)}"
+    if p >= ALPHA:
+        return (f"Not resolved: test accuracy does not differ beyond the seeds' spread ({test}); {extremes}."
+                f"{_power(groups)}")
+    if stats.summarize(best).mean - stats.summarize(worst).mean < MINIMUM_EFFECT:
+        return f"The cells differ ({test}), but by less than 0.1 points, which is called no effect; {extremes}."
+    level = _level_with_best(ordered)
+    names = "; ".join(escape(row.label) for row in level[:6]) + ("; ..." if len(level) > 6 else "")
+    tied = f"Not told apart from the highest: {names}" if level else "It is above every other"
+    return f"Test accuracy depends on the cell ({test}): {extremes}. {tied} (Welch, Holm)."
+
+
+def _level_with_best(ordered: Sequence[tuple[Row, Sequence[float]]]) -> list[Row]:
+    """The cells that are not resolved to be below the first."""
+    comparisons = [stats.compare(ordered[0][1], values) for _, values in ordered[1:]]
+    adjusted = stats.holm([comparison.welch_p for comparison in comparisons])
+    verdicts = [stats.verdict(one, MINIMUM_EFFECT, p=p) for one, p in zip(comparisons, adjusted, strict=True)]
+    return [row for (row, _), verdict in zip(ordered[1:], verdicts, strict=True) if verdict != "less"]
+
+
+def _trends(rows: Sequence[Row]) -> str:
+    """Rise or fall of test accuracy along each axis of a grid that has at least three numbers."""
+    sentences = []
+    for axis in _grid_axes(rows):
+        pairs = [(row.cell.axes[axis], value) for row in rows for value in row.values(outcomes.test_last)]
+        values, accuracies = {x for x, _ in pairs}, {y for _, y in pairs}
+        if not all(type(x) in (int, float) for x in values) or len(values) < 3 or len(accuracies) < 2:
+            continue
+        every = -(-len(pairs) // MAX_PERMUTED)
+        slope, p = stats.trend([x for x, _ in pairs[::every]], [y for _, y in pairs[::every]])
+        name = axis.rpartition(".")[2].replace("_", " ")
+        direction = "rises" if slope > 0 else "falls"
+        sentences.append(f" Test accuracy {direction} with {escape(name)} (Spearman by permutation, {p_value(p)})."
+                         if p < ALPHA else f" No trend with {escape(name)} is resolved ({p_value(p)}).")
+    return "".join(sentences)
+
+
+def _grid_axes(rows: Sequence[Row]) -> list[str]:
+    """The axes along which the cells are a full product; none where several settings change together."""
+    axes = list(rows[0].cell.axes)
+    if any(list(row.cell.axes) != axes for row in rows):
+        return []
+    sizes = [len({repr(row.cell.axes[axis]) for row in rows}) for axis in axes]
+    return axes if math.prod(sizes) == len({id(row.cell) for row in rows}) else []
+
+
+def _power(groups: Sequence[Sequence[float]]) -> str:
+    sd, n = pooled_sd(groups), min(len(group) for group in groups)
+    if math.isnan(sd) or not sd:
+        return ""
+    found = stats.resolvable_difference(sd, n, minimum_effect=MINIMUM_EFFECT)
+    return (f" With this spread (sd {percent(sd)} points), {n} seeds a cell find a difference of {percent(found)} "
+            "points between two cells four times in five.")
+
+
+def _n_text(groups: Sequence[Sequence[float]]) -> str:
+    sizes = sorted({len(group) for group in groups})
+    return f"{count(sizes[0])} a cell" if len(sizes) == 1 else f"{count(sizes[0])} to {count(sizes[-1])} a cell"

@@ -1,0 +1,289 @@
+"""The report's nine claims: what it says, what it shows, and how each part is judged. No torch.
+
+A part names the experiments that it uses and its test. Its verdict is computed from their records, never typed.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from bench import outcomes
+from bench.formatting import NOTHING, escape, table
+from bench.judges import (
+    Contrast,
+    Finding,
+    Verdict,
+    above,
+    contrasts,
+    counts_rise,
+    factors_matter,
+    figure_of_one_run,
+    over_fits,
+    steps_slow_down,
+)
+from bench.rows import Results, Row
+
+Judge = Callable[[Results], Finding]
+
+NON_NEURAL_QUOTED, NON_NEURAL_BEST, LOWEST_CITED_CNN = 0.868, 0.897, 0.9072
+"""Test accuracies: the best non-neural model that the report quotes (section 1.7), the best of the data set's own
+benchmark (a support vector classifier, which the report leaves out), and the lowest of the CNNs that it cites (1.2)."""
+TABLE_1_4 = {"model.dropout": 0.5, "model.batch_norm": True, "data.normalize": False, "data.validation_size": 10_000}
+SMALL_KERNELS, LARGE_KERNEL = (2, 3), 5
+FACTORS = {
+    "augmentation": "augmentation", "activation": "activation function", "optimizer": "optimizer",
+    "loss": "loss", "fc_layers": "number of fully connected layers", "batch_size": "batch size",
+    "stride": "stride", "depth": "depth", "feature_maps": "feature maps", "learning_rate": "learning rate",
+    "dropout": "dropout",
+}
+"""Experiment to what it varies."""
+
+
+class Part(NamedTuple):
+    statement: str
+    experiments: tuple[str, ...]
+    test: str
+    judge: Judge
+
+
+class Claim(NamedTuple):
+    number: int
+    statement: str
+    reported: str
+    """The report's own evidence."""
+    parts: tuple[Part, ...]
+
+
+class Judged(NamedTuple):
+    claim: Claim
+    findings: list[Finding]
+
+    @property
+    def verdict(self) -> Verdict:
+        """A claim falls with any of its parts, and stands only with all of them."""
+        verdicts = [finding.verdict for finding in self.findings]
+        for decisive in ("contradicted", "waiting", "not resolved"):
+            if decisive in verdicts:
+                return decisive  # type: ignore[return-value]
+        return "supported"
+
+
+def judge(results: Results) -> list[Judged]:
+    """Every claim with one finding for each of its parts."""
+    factors = factors_matter({name: results.of(name) for name in FACTORS})
+    claims = [*CLAIMS, _everything_affects(factors)]
+    return [Judged(claim, [part.judge(results) for part in claim.parts]) for claim in claims]
+
+
+def summary_table(judged: Sequence[Judged]) -> str:
+    """One row per claim: its verdict, and how its parts fared."""
+    rows = []
+    for claim, findings in judged:
+        verdicts = [finding.verdict for finding in findings]
+        parts = ", ".join(f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts))
+        rows.append([str(claim.number), escape(claim.statement), escape(claim.reported),
+                     f"**{Judged(claim, findings).verdict}**", parts])
+    return table(["claim", "the report says", "its evidence", "verdict", "of its parts"], rows, text_columns=5)
+
+
+def parts_table(judged: Sequence[Judged]) -> str:
+    """One row per part: test, evidence, verdict, and the seeds that would resolve it."""
+    rows = []
+    for claim, findings in judged:
+        for i, (part, finding) in enumerate(zip(claim.parts, findings, strict=True)):
+            rows.append([_name(claim, i), escape(part.statement), f"**{finding.verdict}**", finding.evidence,
+                         _seeds(finding), escape(part.test), ", ".join(f"`{one}`" for one in part.experiments)])
+    headers = ["part", "statement", "verdict", "our evidence", "seeds to resolve it", "test", "experiments"]
+    return table(headers, rows, text_columns=len(headers))
+
+
+def by_experiment(judged: Sequence[Judged]) -> dict[str, list[str]]:
+    """For each experiment the parts of claims that it judges, as `3a (in Network 1): contradicted`."""
+    found: dict[str, list[str]] = {}
+    for claim, findings in judged:
+        for i, (part, finding) in enumerate(zip(claim.parts, findings, strict=True)):
+            for experiment in part.experiments:
+                text = f"{_name(claim, i)} ({escape(part.statement)}): {finding.verdict}"
+                found.setdefault(experiment, []).append(text)
+    return found
+
+
+def _name(claim: Claim, part: int) -> str:
+    return f"{claim.number}{chr(ord('a') + part)}" if len(claim.parts) > 1 else str(claim.number)
+
+
+def _seeds(finding: Finding) -> str:
+    if finding.seeds is None:
+        return NOTHING
+    return "out of reach" if math.isinf(finding.seeds) else f"{int(finding.seeds):,} a cell"
+
+
+def readings(results: Results, *, any_split: bool = False) -> list[Row]:
+    """The final network as Table 1.4 has it, with and without a ReLU between the Linear layers."""
+    return results.of("final", lambda row: _has(row, TABLE_1_4) and (any_split or _has(row, {"data.split_seed": 0})))
+
+
+def trials(results: Results, experiment: str) -> list[Row]:
+    """The seven trials of a table; second readings of a trial (SGD with momentum) are left out."""
+    return results.of(experiment, lambda row: re.fullmatch(r"Trial-\d", row.cell.label) is not None)
+
+
+def _reproduces(outcome: Sequence[tuple[str, outcomes.Outcome]], figure: float, *, any_split: bool = False) -> Judge:
+    return lambda results: figure_of_one_run(readings(results, any_split=any_split), outcome, figure)
+
+
+def _trial_2_is_best(results: Results) -> Finding:
+    values = {row.cell.label: row.values(outcomes.validation_last) for row in trials(results, "table_1_2")}
+    best = values.pop("Trial-2", [])
+    return contrasts([Contrast(f"Trial-2 less {name}", other, best) for name, other in values.items()])
+
+
+def _in_reported_order(experiment: str) -> Judge:
+    def judge_order(results: Results) -> Finding:
+        reported = {row: row.cell.reported.validation_accuracy or 0.0 for row in trials(results, experiment)}
+        pairs = [(low, high) for low in reported for high in reported if reported[low] < reported[high]]
+        return contrasts([Contrast(f"{high.label} less {low.label}", low.values(outcomes.validation_last),
+                                   high.values(outcomes.validation_last)) for low, high in pairs])
+    return judge_order
+
+
+def _by_kernel(results: Results, experiment: str) -> list[dict[int, Row]]:
+    """For each network of the experiment (each depth): kernel size to row. Networks with mixed kernels are left out."""
+    networks: dict[object, dict[int, Row]] = {}
+    for row in results.of(experiment):
+        sizes = {row.setting(f"model.{key}") for key in ("kernel_size", "conv1_kernel_size", "conv2_kernel_size")}
+        sizes.discard(None)
+        if len(sizes) == 1:
+            networks.setdefault(row.setting("model.depth"), {})[sizes.pop()] = row
+    return [dict(sorted(rows.items())) for rows in networks.values()]
+
+
+def _small_kernels_win(experiment: str) -> Judge:
+    def judge_kernels(results: Results) -> Finding:
+        pairs = []
+        for rows in _by_kernel(results, experiment):
+            for size in (size for size in SMALL_KERNELS if size in rows and LARGE_KERNEL in rows):
+                large, small = rows[LARGE_KERNEL], rows[size]
+                pairs.append(Contrast(f"{small.label} less {large.label}", large.values(outcomes.test_last),
+                                      small.values(outcomes.test_last)))
+        return contrasts(pairs)
+    return judge_kernels
+
+
+def _counts_rise(experiment: str, attribute: Callable[[Row], int]) -> Judge:
+    return lambda results: counts_rise([list(rows.values()) for rows in _by_kernel(results, experiment)], attribute)
+
+
+def _steps_slow_down(experiment: str) -> Judge:
+    return lambda results: steps_slow_down(
+        [(f"{rows[LARGE_KERNEL].label} against {min(rows)}", rows[min(rows)], rows[LARGE_KERNEL])
+         for rows in _by_kernel(results, experiment) if LARGE_KERNEL in rows], results)
+
+
+def _network_1_over_fits(results: Results) -> Finding:
+    return over_fits([*results.of("network1_printed"), *results.of("table_1_1")], expected=True)
+
+
+def _batch_norm_is_faster(results: Results) -> Finding:
+    without, with_ = (_only(results, "batch_norm", "model.batch_norm", value) for value in (False, True))
+    return contrasts([Contrast("with less without", without, with_)])
+
+
+def _only(results: Results, experiment: str, key: str, value: object) -> list[float]:
+    return [one for row in results.of(experiment, lambda row: row.setting(key) == value)
+            for one in row.values(outcomes.early_validation)]
+
+
+def _dropout_narrows_gap(results: Results) -> Finding:
+    """Without dropout the gap is the wider one, in the short experiment and in the final network itself."""
+    pairs = []
+    for experiment, rows in (("dropout", results.of("dropout")), ("final", results.of("final"))):
+        gaps = {row.setting("model.dropout"): row.values(outcomes.gap_last) for row in rows
+                if _has(row, {**TABLE_1_4, "model.dropout": row.setting("model.dropout"), "model.conv_dropout": 0.0,
+                              "model.fc_activation": "relu", "data.split_seed": 0})}
+        if gaps:
+            name = f"gap without dropout less gap with 0.5, {experiment}"
+            pairs.append(Contrast(name, gaps.get(0.5, []), gaps.get(0.0, [])))
+    return contrasts(pairs)
+
+
+def _has(row: Row, settings: Mapping[str, object]) -> bool:
+    return all(row.setting(key) == value for key, value in settings.items())
+
+
+def _larger_images_win(results: Results) -> Finding:
+    rows = {row.setting("data.input_size"): row for row in results.of("input_size")}
+    own = rows.pop(28, None)
+    return contrasts([Contrast(f"{size} less 28 pixels", own.values(outcomes.test_last), row.values(outcomes.test_last))
+                      for size, row in rows.items()] if own else [])
+
+
+def _everything_affects(factors: dict[str, Finding]) -> Claim:
+    test = ("one-way permutation test (Welch for two cells) of test accuracy, last epoch; Holm over all factors; "
+            "contradicted where the extremes are surely less than 0.3 points apart")
+    known = lambda finding: lambda results: finding
+    parts = [Part(f"accuracy depends on the {name}", (experiment,), test, known(factors[experiment]))
+             for experiment, name in FACTORS.items()]
+    larger = Part("larger images improve accuracy", ("input_size",),
+                  "Welch, Holm over the sizes: each above 28 pixels, test accuracy, last epoch", _larger_images_win)
+    return Claim(9, "Larger images improve performance; augmentation and the other choices of section 1.3 affect it",
+                 "none: listed as ideas; section 1.8 says feature maps and kernel size matter, from single runs",
+                 (larger, *parts))
+
+
+_KERNEL_TEST = "Welch, Holm over all pairs: kernels 2 and 3 each above 5, test accuracy, last epoch"
+_STEP_TEST = ("step time of kernel 5 against 2, Welch over the steps of one run each, Bonferroni, at least 5 % slower; "
+              "contradicted where faster or surely within 5 %")
+_ORDER_TEST = "Welch, Holm over all pairs of trials: each pair as the report orders it, validation accuracy, last epoch"
+_ONE_RUN = "95 % prediction interval for one run, over seeds: holds the figure under a reading"
+_KERNELS = {"kernel_size_network1": "Network 1", "kernel_size_network2": "the final network",
+            "kernel_depth": "the family at every depth"}
+_FINAL_TEST = (("last epoch", outcomes.test_last), ("validation-selected epoch", outcomes.test_selected))
+
+CLAIMS = (
+    Claim(1, "The final network reaches 91.6 % on validation and 90.4 or 90.8 % on test",
+          "one run: Table 1.2 Trial-2; sections 1.7 and 1.8", (
+              Part("validation 91.6 %", ("final",), f"{_ONE_RUN} (last or best epoch, ReLU or not, any split)",
+                   _reproduces((("last epoch", outcomes.validation_last), ("best epoch", outcomes.validation_best)),
+                               0.916, any_split=True)),
+              Part("test 90.4 % (section 1.7)", ("final",), _ONE_RUN, _reproduces(_FINAL_TEST, 0.904)),
+              Part("test 90.8 % (section 1.8)", ("final",), _ONE_RUN, _reproduces(_FINAL_TEST, 0.908)))),
+    Claim(2, "Trial-2 of Table 1.2 is the best of the seven; the trials of both tables come in this order",
+          "Tables 1.1 and 1.2, one run each", (
+              Part("Trial-2 is the best of Table 1.2", ("table_1_2",),
+                   "Welch, Holm over the other six: Trial-2 above each, validation accuracy, last epoch",
+                   _trial_2_is_best),
+              Part("the order of Table 1.1", ("table_1_1",), _ORDER_TEST, _in_reported_order("table_1_1")),
+              Part("the order of Table 1.2", ("table_1_2",), _ORDER_TEST, _in_reported_order("table_1_2")))),
+    Claim(3, "Kernel sizes 2 and 3 give higher accuracy than 5", "section 1.8, no table", tuple(
+        Part(f"in {network}", (experiment,), _KERNEL_TEST, _small_kernels_win(experiment))
+        for experiment, network in _KERNELS.items())),
+    Claim(4, "A larger kernel has more parameters and costs more to compute", "section 1.8, no table", (
+        *(Part(f"parameters, {network}", (experiment,), "exact count, kernel by kernel",
+               _counts_rise(experiment, lambda row: row.num_parameters)) for experiment, network in _KERNELS.items()),
+        *(Part(f"multiply-adds, {network}", (experiment,), "exact count, kernel by kernel",
+               _counts_rise(experiment, lambda row: row.multiply_adds)) for experiment, network in _KERNELS.items()),
+        *(Part(f"time of a step, {network}", (experiment,), _STEP_TEST, _steps_slow_down(experiment))
+          for experiment, network in _KERNELS.items()))),
+    Claim(5, "Network 1 over-fits; Network 2 does not", "section 1.5, Figure 1.2: the curves of one run", (
+        Part("Network 1 over-fits", ("network1_printed", "table_1_1"),
+             "validation loss, last third of the epochs less middle third: mean over seeds above 0 in most "
+             "configurations that learnt (Bonferroni)", _network_1_over_fits),
+        Part("the final network does not", ("final",), "the same, below 0 in most readings",
+             lambda results: over_fits(readings(results), expected=False)))),
+    Claim(6, "Batch normalization speeds up learning", "section 1.5.2, no figure", (
+        Part(f"higher validation accuracy over the first {outcomes.EARLY_EPOCHS} epochs", ("batch_norm",),
+             "Welch: mean over these epochs, with against without", _batch_norm_is_faster),)),
+    Claim(7, "Dropout between the two Linear layers reduces over-fitting", "section 1.6, no figure", (
+        Part("a smaller gap between training and validation accuracy", ("dropout", "final"),
+             "Welch, Holm: gap at the last epoch, no dropout above 0.5", _dropout_narrows_gap),)),
+    Claim(8, "The network beats the non-neural models and is in line with the literature", "section 1.7, one run", (
+        Part("above 86.8 %, the best non-neural model that the report quotes", ("final",),
+             "95 % interval of test accuracy (last epoch) above the figure, both readings",
+             lambda results: above(readings(results), outcomes.test_last, NON_NEURAL_QUOTED)),
+        Part("above 89.7 %, the best non-neural model of the data set's benchmark", ("final",), "the same",
+             lambda results: above(readings(results), outcomes.test_last, NON_NEURAL_BEST)),
+        Part("above 90.72 %, the lowest of the CNNs that it cites", ("final",), "the same",
+             lambda results: above(readings(results), outcomes.test_last, LOWEST_CITED_CNN)))),
+)

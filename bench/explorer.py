@@ -1,0 +1,185 @@
+"""Records to one page in which a reader filters, sorts and plots them, without a network. No torch.
+
+    python -m bench.explorer --store DIR --output FILE
+
+The page holds its data, its script and the charting library (Vega-Lite). Its own policy forbids it every request, and
+every script but those two. The same records give the same bytes.
+"""
+
+import argparse
+import base64
+import hashlib
+import json
+import math
+import string
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bench import experiment as experiments_
+from bench import frame
+from bench.experiment import Cell, Experiment, Launch, Seeds, flatten
+from bench.explorer_columns import FILTERS, Line, columns, failures, rounded, show
+from bench.record import Epochs, Record
+from bench.reproduce import command, records_of, selections
+from bench.rows import Machine, Results, Row, collect
+from bench.store import Store
+from fmnist_core.config import CellConfig, to_dict
+
+FOLDER = Path(__file__).resolve().parent / "explorer_page"
+DEFAULT_OUTPUT = "explorer.html"
+MAX_SAMPLES = 200
+"""Step times and epochs embedded of one record; of more, every second, third ... is taken, and the page says so."""
+MAX_SEEDS = 32
+"""Learning curves embedded of one cell."""
+CURVES = {
+    "accuracy": ("train_subset_accuracy", "validation_accuracy", "test_accuracy"),
+    "loss": ("train_subset_loss", "validation_loss", "test_loss"),
+}
+"""Fields of `Epochs`, in the order of the page's legend."""
+
+
+def write(folder: str | Path, output: str | Path, experiments: Sequence[Experiment] | None = None) -> None:
+    """The page of a folder of records; by default with the cells of all the project's experiments.
+
+    Raises ValueError for a store or an experiment that cannot be read and where the charting library is missing,
+    OSError where the page cannot be written.
+    """
+    if experiments is None:
+        experiments = [experiments_.load(name) for name in experiments_.names()]
+    Path(output).write_bytes(render(list(Store(folder).latest().values()), experiments).encode())
+
+
+def render(records: Sequence[Record], experiments: Sequence[Experiment]) -> str:
+    """The page, one HTML document. Raises ValueError where the charting library is missing."""
+    library, script = _library(), _in_script(_part("table.js") + _part("charts.js"))
+    parts = {"hashes": " ".join(f"'sha256-{_digest(one)}'" for one in (library, script)), "style": _part("page.css"),
+             "data": _json_in_script(content(records, experiments)), "library": library, "script": script}
+    return string.Template(_part("page.html")).substitute(parts)
+
+
+def content(records: Sequence[Record], experiments: Sequence[Experiment]) -> dict[str, Any]:
+    """What the page shows, as JSON types. Columns, `cell_of` and `times` have an entry per line of the table."""
+    everything = [*experiments, *_unlisted(collect(records, experiments))]
+    results = collect(records, everything)
+    rows = [row for one in everything for row in results.rows[one.name]]
+    lines = [Line(row, machine) for row in rows for machine in _machines(row)]
+    entries: list[Any] = frame.rows(records, everything).to_dict("records")
+    assert [(line.row.label, str(line.machine or "")) for line in lines] == [(e["cell"], e["machine"]) for e in entries]
+    place = {id(row): i for i, row in enumerate(rows)}
+    selected = {id_: filters for one in experiments for id_, filters in selections(one).items()}
+    return {
+        "columns": columns(lines, entries), "filters": FILTERS,
+        "cell_of": [place[id(line.row)] for line in lines],
+        "times": [_times(line) for line in lines],
+        "cells": [_details(row, command(row, selected.get(id(row.cell)))) for row in rows],
+        "num_records": len(results.records), "num_left_out": len(records) - len(results.records),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0; 2 a store or experiment that cannot be read, nowhere to write, or no charting library."""
+    parser = argparse.ArgumentParser(prog="python -m bench.explorer", description="Records as a page to explore.")
+    parser.add_argument("--store", default=str(experiments_.FOLDER / "results"), metavar="DIR",
+                        help="folder of the records; default: the published ones")
+    parser.add_argument("--output", default=DEFAULT_OUTPUT, metavar="FILE", help=f"the page; default: {DEFAULT_OUTPUT}")
+    options = parser.parse_args(arguments)
+    try:
+        write(options.store, options.output)
+    except (ValueError, OSError) as error:
+        print(f"explorer: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.output}: written; open it in a browser")
+    return 0
+
+
+def _unlisted(results: Results) -> list[Experiment]:
+    """Cells of records that no experiment has, as experiments: one for each name that ran them."""
+    found: dict[str, dict[bytes, CellConfig]] = defaultdict(dict)
+    for record in (record for group in results.others.values() for record in group):
+        try:
+            config = msgspec.convert(record.cell, CellConfig)
+        except ValueError:
+            continue  # a configuration that can no longer be read
+        found[record.experiment][msgspec.json.encode(config, order="sorted")] = config
+    return [Experiment(name=f"{name}, other cells", title="", question="", seeds=Seeds(cpu=0, cuda=0), launch=Launch(),
+                       measure=False, cells=[Cell(config=one, label=_label(one)) for one in configs.values()])
+            for name, configs in sorted(found.items())]
+
+
+def _label(config: CellConfig) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]} {show(value)}" for key, value in flatten(to_dict(config)).items())
+
+
+def _machines(row: Row) -> Sequence[Machine | None]:
+    """Those for which `bench.frame` has an entry of this row."""
+    return sorted({Machine.of(one) for one in row.speeds if one.status == "ok" and one.step_s}) or [None]
+
+
+def _details(row: Row, reproduce: str) -> dict[str, Any]:
+    environments = [one.environment for one in records_of(row) if one.environment.commit]
+    commits = {one.commit[:12] + (" with local changes" if one.dirty else "") for one in environments}
+    about = {"note": row.cell.note, "reported in": row.cell.reported.source, "commit": ", ".join(sorted(commits))}
+    settings = {key: show(value) for key, value in flatten(to_dict(row.cell.config)).items()}
+    return {"about": {**settings, **{key: value for key, value in about.items() if value}},
+            "failures": failures(row), "command": reproduce, "curves": _curves(row)}
+
+
+def _curves(row: Row) -> dict[str, Any] | None:
+    """Accuracies in percent. `accuracy` and `loss`: by series of `CURVES`, then by seed, then by epoch."""
+    trained = [one for one in [*row.trained, *row.failed] if one.epochs != Epochs()]
+    shown = trained[:MAX_SEEDS]
+    every = _stride(max((len(getattr(one.epochs, name)) for one in shown for name in CURVES["accuracy"]), default=0))
+    scale = {"accuracy": 100.0, "loss": 1.0}
+    series = {kind: [[[rounded(scale[kind] * value) for value in getattr(one.epochs, name)[::every]] for one in shown]
+                     for name in names] for kind, names in CURVES.items()}
+    return {"seeds": [one.seed for one in shown], "of": len(trained), "every": every, **series} if trained else None
+
+
+def _times(line: Line) -> dict[str, Any] | None:
+    speed = line.row.timed(line.machine) if line.machine else None
+    if speed is None:
+        return None
+    every = _stride(len(speed.step_s))
+    return {"of": len(speed.step_s), "every": every, "warnings": speed.warnings,
+            "step_ms": [rounded(1e3 * value) for value in speed.step_s[::every]]}
+
+
+def _stride(number: int) -> int:
+    return max(1, math.ceil(number / MAX_SAMPLES))
+
+
+def _library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that sets `vegaEmbed`."""
+    try:
+        import vl_convert
+    except ImportError as error:
+        raise ValueError("the page needs vl-convert-python: pip install 'fmnist-bench[explorer]'") from error
+    return _in_script(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
+
+
+def _part(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _in_script(code: str) -> str:
+    """Code that cannot end its own element: in a string or a regular expression the backslash changes nothing."""
+    return code.replace("</script", "<\\/script")
+
+
+def _json_in_script(data: Mapping[str, Any]) -> str:
+    """JSON that cannot end its element: `<` occurs in strings alone, where JSON allows an escape."""
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+
+
+def _digest(code: str) -> str:
+    """As a Content-Security-Policy names a script."""
+    return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

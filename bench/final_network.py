@@ -1,0 +1,125 @@
+"""The final network in detail, and what over-fitting and early stopping come to. No torch."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+from bench import outcomes, stats
+from bench.answers import ALPHA
+from bench.claims import readings
+from bench.curves import CLASSES, mean_confusion
+from bench.formatting import NOTHING, escape, estimate, percent, plural, points, table
+from bench.rows import Results, Row
+from bench.tables import layer_table
+
+MAX_MISTAKES = 20
+OVERFITTING_EXPERIMENTS = ("network1_printed", "table_1_1", "network2_printed", "table_1_2", "final")
+
+
+def render(results: Results) -> str:
+    """Tables 1.3 and 1.4 of the report, accuracy per class, and the most confident mistakes."""
+    rows = readings(results)
+    parts = []
+    for row in rows:
+        layers = next((speed.layers for speed in row.speeds if speed.layers), None)
+        parts.append(f"**Layers, {escape(row.label)}** (the report's Table 1.3)\n\n"
+                     + (layer_table(layers) if layers else "Waiting: no timing record has the layers yet."))
+    if rows:
+        parts.append(f"**Hyper-parameters** (the report's Table 1.4)\n\n{_hyperparameters(rows[0])}")
+    parts.append("**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
+                 + _per_class(rows))
+    parts += [f"**Most confident mistakes, {escape(row.label)}** (test set, last epoch)\n\n{_mistakes(row)}"
+              for row in rows]
+    return "\n\n".join(parts)
+
+
+def overfitting(results: Results) -> str:
+    """One row per configuration of Networks 1 and 2: gap, rise of the validation loss, and early stopping."""
+    headers = ["experiment", "cell", "seeds", "training images", "validation", "gap (points)",
+               "rise of validation loss", "best epoch (median)", "test, last epoch", "test, validation-selected",
+               "gain by stopping (points)"]
+    body = []
+    for row in (row for name in OVERFITTING_EXPERIMENTS for row in results.of(name)):
+        epochs = row.values(outcomes.best_epoch)
+        body.append([f"`{row.experiment.name}`", escape(row.label), str(len(row.trained)) if row.trained else "waiting",
+                     _mean(row, outcomes.train_last), _mean(row, outcomes.validation_last),
+                     estimate(row.values(outcomes.gap_last)), _rise(row),
+                     f"{stats.summarize(epochs).median:g} of {_num_epochs(row)}" if epochs else NOTHING,
+                     _mean(row, outcomes.test_last), _mean(row, outcomes.test_selected), _gain(row)])
+    return table(headers, body, text_columns=3) + "\n\n" + _stopping_answer(results)
+
+
+def _stopping_answer(results: Results) -> str:
+    gains = [values for name in OVERFITTING_EXPERIMENTS for row in results.of(name)
+             if len(values := row.values(outcomes.gain_by_stopping)) > 1]
+    intervals = [stats.mean_interval(values, 1 - ALPHA / len(gains)) for values in gains]
+    if not intervals:
+        return "**Answer.** No answer yet: no configuration has two seeds."
+    better, worse = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
+    return (f"**Answer.** Stopping at the epoch with the best validation accuracy changes the test accuracy for the "
+            f"better in {better} and for the worse in {worse} of {plural(len(intervals), 'configuration')} with two "
+            "seeds or more; for the others nothing is resolved (interval of the mean difference within a seed, "
+            "Bonferroni).")
+
+
+def _hyperparameters(row: Row) -> str:
+    names = {"learning rate": "train.learning_rate", "batch size": "train.global_batch_size", "epochs": "train.epochs",
+             "dropout": "model.dropout", "optimizer": "train.optimizer", "loss": "train.loss"}
+    rows = [[name, escape(row.setting(key))] for name, key in names.items()]
+    return table(["parameter", "value"], [*rows, ["shuffle", "every epoch anew"]])
+
+
+def _per_class(rows: Sequence[Row]) -> str:
+    body = []
+    for label, name in enumerate(CLASSES):
+        cells = []
+        for row in rows:
+            matrices = [record.test.confusion for record in row.trained if len(record.test.confusion) == len(CLASSES)]
+            cells.append(estimate([matrix[label][label] / max(1, sum(matrix[label])) for matrix in matrices]))
+        body.append([str(label), name, *cells])
+    totals = [f"{matrix.sum():,.0f}" for row in rows if (matrix := mean_confusion(row)) is not None]
+    return (table(["class", "name", *(escape(row.label) for row in rows)], body, text_columns=2)
+            + f"\n\nImages per seed: {', '.join(totals) or NOTHING}.")
+
+
+def _mistakes(row: Row) -> str:
+    """Those that most seeds make, and of these the ones with the highest mean probability."""
+    made: dict[tuple[int, int, int], list[float]] = defaultdict(list)
+    for record in row.trained:
+        for index, true, predicted, probability in record.test.mistakes:
+            made[index, true, predicted].append(probability)
+    if not made:
+        return "Waiting: no record lists mistakes yet."
+    mean = lambda values: stats.summarize(values).mean
+    first = sorted(made.items(), key=lambda one: (-len(one[1]), -mean(one[1]), one[0]))[:MAX_MISTAKES]
+    body = [[str(index), _class(true), _class(predicted), f"{mean(values):.4f}", f"{len(values)} of {len(row.trained)}"]
+            for (index, true, predicted), values in first]
+    return table(["test image", "true class", "predicted class", "probability (mean)", "listed by (seeds)"], body)
+
+
+def _class(label: int) -> str:
+    return CLASSES[label] if 0 <= label < len(CLASSES) else str(label)
+
+
+def _mean(row: Row, outcome: outcomes.Outcome) -> str:
+    values = row.values(outcome)
+    return percent(stats.summarize(values).mean) if values else NOTHING
+
+
+def _rise(row: Row) -> str:
+    values = row.values(outcomes.validation_loss_rise)
+    if not values:
+        return NOTHING
+    summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
+    return f"{summary.mean:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if len(values) > 1 else "")
+
+
+def _gain(row: Row) -> str:
+    values = row.values(outcomes.gain_by_stopping)
+    if not values:
+        return NOTHING
+    low, high = stats.mean_interval(values)
+    return points(stats.summarize(values).mean) + (f" [{points(low)}, {points(high)}]" if len(values) > 1 else "")
+
+
+def _num_epochs(row: Row) -> int:
+    return max(len(record.epochs.validation_accuracy) for record in row.trained)

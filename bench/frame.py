@@ -1,0 +1,128 @@
+"""Results as a pandas DataFrame: `load("experiments/results")`. No torch.
+
+One row per cell and machine: a cell that was timed on two machines has two rows, one that was timed on none has one.
+Cells without records are rows too, with 0 seeds. `COLUMNS` says what each column holds.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench import experiment, outcomes, stats
+from bench.experiment import Experiment, flatten
+from bench.record import Record, SpeedRecord
+from bench.rows import Machine, Row, collect
+from bench.store import Store
+from fmnist_core.config import to_dict
+
+OUTCOMES = {
+    "validation_last": outcomes.validation_last, "validation_best": outcomes.validation_best,
+    "test_last": outcomes.test_last, "test_selected": outcomes.test_selected, "test_best": outcomes.test_best,
+    "train_last": outcomes.train_last, "gap_last": outcomes.gap_last,
+}
+COLUMNS = {
+    "experiment": "name of the experiment",
+    "cell": "its label",
+    "config": "the settings that are not the defaults, by dotted key",
+    "dataset": "name of the data set",
+    "arithmetic": "what the seeds computed in, as observed; empty without records",
+    "seeds": "finished seeds",
+    "seeds_failed": "seeds that failed",
+    "seeds_missing": "seeds that the experiment asks for and that have no record",
+    "reported_validation": "validation accuracy that the report gives, fraction",
+    "reported_test": "test accuracy that the report gives, fraction",
+    **{f"{name}_{part}": f"{text}, {what}"
+       for name, text in {
+           "validation_last": "validation accuracy after the last epoch",
+           "validation_best": "highest validation accuracy over the epochs",
+           "test_last": "test accuracy after the last epoch",
+           "test_selected": "test accuracy at the epoch with the highest validation accuracy",
+           "test_best": "highest test accuracy over the epochs: chosen by the test set, no result",
+           "train_last": "accuracy on the first 10,000 training images after the last epoch",
+           "gap_last": "train_last less validation_last",
+       }.items()
+       for part, what in {"mean": "mean over seeds, fraction", "sd": "standard deviation over seeds, fraction",
+                          "low": "lower end of the mean's 95 % interval",
+                          "high": "upper end of the mean's 95 % interval"}.items()},
+    "train_s": "median over seeds of the seconds spent training, evaluation excluded",
+    "train_s_shared": "whether other work ran beside any of those trainings",
+    "num_parameters": "trainable parameters; 0 where unknown",
+    "multiply_adds": "of one image's forward pass; 0 where unknown",
+    "machine": "the machine that the times below come from; empty without any",
+    "train_images_per_s": "training throughput: images per step by the median step",
+    "train_images_per_s_low": "lower end of its 95 % interval",
+    "train_images_per_s_high": "upper end of its 95 % interval",
+    "train_noisy": "whether IQR / median of the steps is above 10 %",
+    "machine_shared": "whether other work ran beside the timing",
+    "step_s": "median training step, seconds",
+    "first_step_s": "the first training step, seconds",
+    "inference_images_per_s": "highest inference throughput over the batch sizes",
+    "inference_batch_size": "the batch size with that throughput",
+    "latency_s": "median forward pass of one image, seconds",
+    "peak_memory_bytes": "peak memory of the timing",
+    "times_limit": "median step over the least time that the machine's ceilings allow",
+}
+
+
+def load(folder: str | Path, experiments: Sequence[str] | None = None) -> pd.DataFrame:
+    """The records of a store, joined to experiments (names or paths of TOML files; by default all of the project's).
+
+    Raises ValueError for an unknown experiment or a store that cannot be read.
+    """
+    names = experiment.names() if experiments is None else experiments
+    return rows(Store(folder).latest().values(), [experiment.load(name) for name in names])
+
+
+def rows(records: Iterable[Record], experiments: Sequence[Experiment]) -> pd.DataFrame:
+    """One row per cell and machine, with the columns of `COLUMNS`; what is not known is NaN."""
+    results = collect(records, experiments)
+    entries = []
+    for row in (row for name in results.rows for row in results.rows[name]):
+        timed = sorted({Machine.of(speed) for speed in row.speeds if speed.status == "ok" and speed.step_s})
+        entries += [_entry(row, machine) for machine in timed] or [_entry(row, None)]
+    return pd.DataFrame(entries, columns=list(COLUMNS))
+
+
+def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
+    reported = row.cell.reported
+    entry: dict[str, Any] = {
+        "experiment": row.experiment.name, "cell": row.label, "config": flatten(to_dict(row.cell.config)),
+        "dataset": row.cell.config.data.dataset, "arithmetic": str(row.numerics) if row.numerics else "",
+        "seeds": len(row.trained), "seeds_failed": len(row.failed), "seeds_missing": row.num_missing,
+        "reported_validation": _or_nan(reported.validation_accuracy), "reported_test": _or_nan(reported.test_accuracy),
+        "num_parameters": row.num_parameters, "multiply_adds": row.multiply_adds,
+        "machine": str(machine) if machine else "",
+    }
+    for name, outcome in OUTCOMES.items():
+        if values := row.values(outcome):
+            summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
+            entry |= {f"{name}_mean": summary.mean, f"{name}_sd": summary.sd, f"{name}_low": low, f"{name}_high": high}
+    if seconds := row.values(outcomes.train_s):
+        shared = any(record.labels.machine_shared for record in row.trained)
+        entry |= {"train_s": stats.summarize(seconds).median, "train_s_shared": shared}
+    speed = row.timed(machine) if machine else None
+    return entry | (_times(speed) if speed else {})
+
+
+def _times(speed: SpeedRecord) -> dict[str, Any]:
+    rate, median = stats.throughput(speed.images_per_step, speed.step_s), stats.summarize(speed.step_s).median
+    inference = [(stats.throughput(one.batch_size, one.batch_s).images_per_s, one.batch_size)
+                 for one in speed.inference if one.batch_s]
+    latency = [one.batch_s for one in speed.inference if one.batch_size == 1 and one.batch_s]
+    best, batch_size = max(inference, default=(math.nan, math.nan))
+    return {
+        "train_images_per_s": rate.images_per_s, "train_images_per_s_low": rate.low,
+        "train_images_per_s_high": rate.high, "train_noisy": rate.noisy,
+        "machine_shared": speed.labels.machine_shared, "step_s": median, "first_step_s": speed.first_step_s or math.nan,
+        "inference_images_per_s": best, "inference_batch_size": batch_size,
+        "latency_s": stats.summarize(latency[0]).median if latency else math.nan,
+        "peak_memory_bytes": speed.peak_memory_bytes or math.nan,
+        "times_limit": median / speed.floor_s if speed.floor_s else math.nan,
+    }
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value

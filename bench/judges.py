@@ -1,0 +1,268 @@
+"""How a claim is judged: kinds of evidence to a verdict. No torch.
+
+Every judge says `waiting` while records that it needs are missing, unless those at hand already contradict the claim.
+Levels: 5 % for a whole judgement, shared among its comparisons by Holm's or Bonferroni's correction.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import scipy.stats
+
+from bench import stats
+from bench.answers import ALPHA, MINIMUM_EFFECT, one_way_p
+from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points, significant
+from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
+from bench.record import SpeedRecord
+from bench.rows import Numerics, Results, Row, machines
+
+Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
+
+MINIMUM_SLOWDOWN = 0.05
+"""Step times that differ by less are never called slower."""
+NEGLIGIBLE = 0.003
+"""A factor whose largest difference is surely below 0.3 points is said not to affect accuracy."""
+WIDEST_PREDICTION = 0.01
+"""A prediction interval wider than 1 point either way agrees with nearly any figure, and so with none."""
+LEARNT = 0.5
+"""Validation accuracy above which a network is said to have learnt at all: only then can it over-fit."""
+MAX_SEEDS = 10_000
+
+
+class Finding(NamedTuple):
+    verdict: Verdict
+    evidence: str
+    seeds: float | None = None
+    """Per cell, to resolve it if the differences are as seen; infinite where that is beyond reach. None: no need."""
+
+
+class Contrast(NamedTuple):
+    """The claim says that the values of `high` lie above those of `low`."""
+
+    name: str
+    low: Sequence[float]
+    high: Sequence[float]
+
+
+WAITING = Finding("waiting", "no records yet")
+
+
+def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT) -> Finding:
+    """Welch's test for each pair, Holm over all: supported if every pair is as claimed, contradicted if any is not.
+
+    A pair is against the claim when it is resolved the other way round, or surely differs by less than the minimum.
+    """
+    tested = [pair for pair in pairs if min(len(pair.low), len(pair.high)) > 1]
+    missing = sum(not pair.low or not pair.high for pair in pairs)
+    if not pairs or missing == len(pairs):
+        return WAITING
+    if not tested:
+        return Finding("waiting" if missing else "not resolved", "one seed a cell: no spread, no test", 2)
+    results = [stats.compare(pair.low, pair.high) for pair in tested]
+    adjusted = stats.holm([result.welch_p for result in results])
+    verdicts = [stats.verdict(result, minimum_effect, p=p) for result, p in zip(results, adjusted, strict=True)]
+    as_claimed, against = verdicts.count("greater"), verdicts.count("less") + verdicts.count("equivalent")
+    verdict: Verdict = ("contradicted" if against else "waiting" if missing else
+                        "supported" if as_claimed == len(pairs) else "not resolved")
+    evidence = _contrast_text(tested, results, adjusted) if len(tested) <= 4 else ""
+    evidence += (f"{as_claimed} of {plural(len(pairs), 'comparison')} resolved as claimed, {against} reversed or "
+                 f"equal, {len(pairs) - missing - as_claimed - against} not resolved"
+                 f"{f', {missing} waiting' if missing else ''}")
+    open_ = [result for result, one in zip(results, verdicts, strict=True) if one == "not resolved"]
+    return Finding(verdict, evidence, _seeds(open_, tested, minimum_effect) if verdict == "not resolved" else None)
+
+
+def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome]], figure: float) -> Finding:
+    """Whether a figure that the report gives for one run is one that a run gives: 95 % prediction interval over seeds.
+
+    Supported if any reading's interval holds it, contradicted if none does.
+    """
+    intervals = [(f"{row.label}, {name}", len(values), *prediction_interval(values))
+                 for row in rows for name, outcome in readings if (values := row.values(outcome))]
+    if not intervals:
+        return WAITING
+    usable = [one for one in intervals if one[1] > 2 and one[3] - one[2] <= 2 * WIDEST_PREDICTION]
+    evidence = "one run gives " + "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {n})"
+                                            for name, n, low, high in intervals)
+    if any(low <= figure <= high for _, _, low, high in usable):
+        return Finding("supported", evidence)
+    if any(not row.trained for row in rows):
+        return Finding("waiting", evidence)
+    if len(usable) == len(intervals):
+        return Finding("contradicted", evidence)
+    sds = [stats.summarize(values).sd for row in rows for _, outcome in readings if (values := row.values(outcome))]
+    return Finding("not resolved", evidence, _seeds_to_predict(max(sds)))
+
+
+def prediction_interval(values: Sequence[float]) -> stats.Interval:
+    """Where the next seed falls, 95 times in 100: the mean's interval, widened from the mean of n to a single value."""
+    mean, (low, high) = stats.summarize(values).mean, stats.mean_interval(values)
+    widening = math.sqrt(len(values) + 1)
+    return stats.Interval(mean - (mean - low) * widening, mean + (high - mean) * widening)
+
+
+def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
+    """Whether the mean over seeds lies above a figure, in every row: by its 95 % interval."""
+    measured = [(row.label, values) for row in rows if (values := row.values(outcome))]
+    if not measured:
+        return WAITING
+    intervals = [stats.mean_interval(values) for _, values in measured]
+    evidence = "; ".join(f"{mean_with_interval(values)} % ({escape(label)}, n = {len(values)})"
+                         for label, values in measured)
+    if any(high < figure for _, high in intervals):
+        return Finding("contradicted", evidence)
+    if len(measured) < len(rows):
+        return Finding("waiting", evidence)
+    if all(low > figure for low, _ in intervals):
+        return Finding("supported", evidence)
+    summaries = [stats.summarize(values) for _, values in measured]
+    needed = [_seeds_for(summary.sd, abs(summary.mean - figure), ALPHA, 0.0) for summary in summaries]
+    return Finding("not resolved", evidence, max(needed))
+
+
+def counts_rise(sequences: Sequence[Sequence[Row]], attribute: Callable[[Row], int]) -> Finding:
+    """Whether an exact count rises from row to row in every sequence. No seeds, no test: one exception decides."""
+    texts, falls = [], False
+    known = True
+    for rows in sequences:
+        values = [attribute(row) for row in rows]
+        known &= all(values)
+        seen = [value for value in values if value]
+        falls |= any(b <= a for a, b in itertools.pairwise(seen))
+        texts.append(", ".join(count(value) for value in values))
+    if not any(any(attribute(row) for row in rows) for rows in sequences):
+        return WAITING
+    verdict: Verdict = "contradicted" if falls else "supported" if known else "waiting"
+    shown = texts if len(texts) < 3 else [texts[0], "...", texts[-1]]
+    return Finding(verdict, f"exact counts, smallest kernel first: {'; '.join(shown)}")
+
+
+def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> Finding:
+    """Whether a training step takes longer in the second row of each pair, on every machine that timed both alone."""
+    timed = [(name, a, b) for machine in machines(results.records) for name, one, other in pairs
+             if (a := _alone(one.timed(machine))) and (b := _alone(other.timed(machine))) and _alike(a, b)]
+    if not timed:
+        return Finding("waiting", "no timings yet on a machine that had nothing else to do")
+    verdicts, texts = [], []
+    for name, a, b in timed:
+        minimum = MINIMUM_SLOWDOWN * stats.summarize(a.step_s).median
+        verdicts.append(stats.verdict(stats.compare(a.step_s, b.step_s), minimum, alpha=ALPHA / len(timed)))
+        ratio = stats.summarize(b.step_s).median / stats.summarize(a.step_s).median
+        texts.append(f"{escape(name)}: {significant(ratio)} times the step time")
+    shown = "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
+    if "less" in verdicts or "equivalent" in verdicts:
+        return Finding("contradicted", shown)
+    if len({name for name, _, _ in timed}) < len(pairs):
+        return Finding("waiting", shown)
+    return Finding("supported" if set(verdicts) == {"greater"} else "not resolved", shown)
+
+
+def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
+    """Whether validation loss rises from the middle to the last third of the epochs, in most rows that learnt at all.
+
+    By the interval of the mean rise over seeds, Bonferroni over rows. `expected` False: the claim is that it does not.
+    """
+    learnt = [(row, values) for row in rows if (values := row.values(validation_loss_rise))
+              and stats.summarize(row.values(validation_last)).mean > LEARNT]
+    if not learnt:
+        return WAITING
+    intervals = [stats.mean_interval(values, 1 - ALPHA / len(learnt)) for _, values in learnt]
+    rising, falling = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
+    evidence = (f"validation loss rises in {rising} of {plural(len(learnt), 'configuration')} that learnt, falls in "
+                f"{falling}, is not resolved in {len(learnt) - rising - falling}")
+    for_, against = (rising, falling) if expected else (falling, rising)
+    if any(not row.trained and not row.failed for row in rows):
+        return Finding("waiting", evidence)
+    half = len(learnt) / 2
+    if for_ > half or against > half:
+        return Finding("supported" if for_ > half else "contradicted", evidence)
+    unclear = [stats.summarize(values) for (_, values), (low, high) in zip(learnt, intervals, strict=True)
+               if not (low > 0 or high < 0)]
+    needed = [_seeds_for(summary.sd, abs(summary.mean), ALPHA / len(learnt), 0.0) for summary in unclear]
+    return Finding("not resolved", evidence, max(needed, default=None))
+
+
+def factors_matter(groups: dict[str, Sequence[Row]]) -> dict[str, Finding]:
+    """For each factor, whether test accuracy differs over its cells: `one_way_p`, Holm over the factors.
+
+    Contradicted where even the extremes are surely less than 0.3 points apart.
+    """
+    tested = {}
+    for name, rows in groups.items():
+        values = [own for row in rows if len(own := row.values(test_last)) > 1]
+        if len(values) > 1:
+            tested[name] = values
+    adjusted = dict(zip(tested, stats.holm([one_way_p(v) for v in tested.values()]) if tested else [], strict=True))
+    return {name: _factor(rows, tested[name], adjusted[name]) if name in tested else _untested(rows)
+            for name, rows in groups.items()}
+
+
+def _untested(rows: Sequence[Row]) -> Finding:
+    if not any(row.trained for row in rows):
+        return WAITING
+    missing = any(not row.trained and not row.failed for row in rows)
+    return Finding("waiting" if missing else "not resolved", "fewer than two cells with two seeds: no test", 2)
+
+
+def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float) -> Finding:
+    ordered = sorted(values, key=lambda one: stats.summarize(one).mean)
+    extremes = stats.compare(ordered[0], ordered[-1])
+    waiting = sum(not row.trained and not row.failed for row in rows)
+    evidence = (f"{len(values)} cells from {percent(extremes.mean_a)} to {percent(extremes.mean_b)} % test accuracy, "
+                f"adjusted {p_value(p)}{f', {waiting} waiting' if waiting else ''}")
+    if p < ALPHA and extremes.difference >= MINIMUM_EFFECT:
+        return Finding("supported", evidence)
+    if waiting:
+        return Finding("waiting", evidence)
+    if extremes.high < NEGLIGIBLE:
+        return Finding("contradicted", evidence)
+    pair = Contrast("extremes", ordered[0], ordered[-1])
+    return Finding("not resolved", evidence, _seeds([extremes], [pair], MINIMUM_EFFECT))
+
+
+def _seeds_to_predict(sd: float) -> float:
+    """The fewest seeds whose prediction interval is narrow enough to judge by."""
+    if math.isnan(sd):
+        return 3
+    half_width = lambda n: sd * math.sqrt(1 + 1 / n) * float(scipy.stats.t.ppf(0.975, n - 1))
+    return next((n for n in range(3, 1000) if half_width(n) <= WIDEST_PREDICTION), math.inf)
+
+
+def _contrast_text(tested: Sequence[Contrast], results: Sequence[stats.Comparison], adjusted: Sequence[float]) -> str:
+    return "".join(f"{escape(pair.name)}: {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
+                   f"{p_value(p)}, n = {len(pair.low)} and {len(pair.high)}; "
+                   for pair, one, p in zip(tested, results, adjusted, strict=True))
+
+
+def _seeds(open_: Sequence[stats.Comparison], tested: Sequence[Contrast], minimum_effect: float) -> float:
+    """For the hardest of the open comparisons, at the level that the correction leaves to each; more than there are."""
+    sds = [stats.summarize(values).sd for pair in tested for values in (pair.low, pair.high)]
+    sd = math.sqrt(sum(one**2 for one in sds) / len(sds))
+    alpha = ALPHA / len(tested)
+    more = 1 + min(len(values) for pair in tested for values in (pair.low, pair.high))
+    return max([more, *(_seeds_for(sd, abs(result.difference), alpha, minimum_effect) for result in open_)])
+
+
+def _seeds_for(sd: float, difference: float, alpha: float, minimum_effect: float) -> float:
+    if math.isnan(sd):
+        return 2
+    if difference <= minimum_effect:
+        return math.inf
+    try:
+        seeds = stats.seeds_needed(sd, difference, alpha=alpha, minimum_effect=minimum_effect)
+    except ValueError:  # more than a billion
+        return math.inf
+    return seeds if seeds <= MAX_SEEDS else math.inf
+
+
+def _alone(speed: SpeedRecord | None) -> SpeedRecord | None:
+    return None if speed is None or speed.labels.machine_shared else speed
+
+
+def _alike(a: SpeedRecord, b: SpeedRecord) -> bool:
+    """Same arithmetic, memory format and execution, as observed."""
+    facts = lambda one: (Numerics.of(one), one.labels.weight_memory_format, one.labels.activation_memory_format,
+                         one.labels.compiled, one.labels.captured, one.images_per_step)
+    return bool(facts(a) == facts(b))

@@ -1,0 +1,173 @@
+"""The opening of RESULTS.md: what was measured, on what, how to read it, and what is missing. No torch."""
+
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from bench.experiment import Cell, Experiment, Launch, Seeds, known_keys, value_of
+from bench.formatting import NOTHING, code, count, escape, plural, table
+from bench.record import Record, SpeedRecord, TrainRecord
+from bench.rows import Machine, Results
+from bench.side_records import Calibration, Ledger, Peers, SideRecord, headers_and_rows
+from fmnist_core.config import CellConfig
+
+MAX_UNLISTED = 100
+"""Cells shown of records that belong to no experiment; the others are counted."""
+
+HOW_TO_READ = """\
+- **Accuracies** are in per cent: mean ± standard deviation over seeds [95 % Student interval of the mean]. A cell with
+  one seed shows its value alone: it has no spread, and nothing follows from it.
+- **seeds**: finished seeds; how many more the experiment asks for (`waiting`); how many failed, and as what. Reasons
+  stand below the table.
+- **last epoch** is the result. **Best epoch** is the highest validation accuracy over the epochs, and **test,
+  validation-selected** the test accuracy at that epoch. **Best on test** is chosen by the test set itself: it is what
+  some publications print, and no result.
+- **training images**: accuracy on the first 10,000 training images, in evaluation mode.
+- **Throughput** is images per step by the median step [95 % interval of the median, distribution-free]. The interval
+  is that of one run: it does not say how the next one, on a warmer or busier machine, would fare.
+- **†**: IQR / median above 10 %, a noisy timing. **‡**: other work ran on the machine meanwhile: no measurement of
+  speed.
+- **step**: forward, loss, backward, optimizer step, zeroed gradients; **batch**: gathering and augmenting the images,
+  beside it. **times the limit**: the median step over the least time that the machine's own ceilings, measured
+  beside, allow. **first step**: with compilation and allocation. **memory**: allocated on the device; on a CPU the
+  growth of the process.
+- Times are compared within one machine only, with the same driver, torch, threads and processes. Rows whose
+  arithmetic or memory format differ from what their settings ask for are marked and not compared.
+- **p** values are two-sided. Where many are compared, Holm's correction is in them. Differences below 0.1 points of
+  accuracy are never called effects."""
+
+HOW_CLAIMS_ARE_JUDGED = """\
+Each verdict is computed from the records by the test that is named, never typed. A claim is contradicted if any of its
+parts is, and supported only if all are. `not resolved`: the seeds at hand allow neither; `waiting`: records are
+missing. Seeds to resolve it: per cell, for a power of 80 %, if the differences are as large as they look now."""
+
+SIDES: dict[type[SideRecord], tuple[str, str]] = {
+    Calibration: ("Noise of the machine", "One cell timed against itself, block by block in turns: every difference is "
+                  "noise, and says how small a change can be found."),
+    Ledger: ("What Accelerate costs", "One training step done in several ways, in turns; mean over blocks [95 % "
+             "interval]."),
+    Peers: ("Beside other systems", "The same training by other systems, in turns; mean over rounds [95 % interval]."),
+}
+"""Title and meaning of each."""
+
+WHAT_THIS_IS = """\
+Convolutional networks on Fashion-MNIST: accuracy with its spread over seeds, speed with its spread over steps, and
+cost, for every configuration of the class report that this project reproduces. This file is generated from records; do
+not edit it. To get it again:
+
+```
+make results                                # tables and figures from the records, in seconds
+python -m bench.report --check              # is this file what the records give?
+accelerate launch bench/run.py EXPERIMENT   # runs what is missing of an experiment; --list says how long
+```"""
+
+
+def introduction(results: Results, others: Results, names: Mapping[Machine, str]) -> str:
+    """What this is, how to get it again, where it was measured, and what is left out."""
+    records = [*results.records, *others.records]
+    parts = [WHAT_THIS_IS, _counts(results, others)]
+    if records:
+        parts += [f"**Machines**\n\n{_machines_table(records, names)}", _versions(records)]
+    return "\n\n".join(parts)
+
+
+def experiments_table(results: Results) -> str:
+    """One row per experiment: what is there, and what waits."""
+    body = []
+    for one in results.experiments:
+        rows = results.rows[one.name]
+        cells = {id(row.cell): row for row in rows}
+        timed = sum(any(speed.status == "ok" for speed in row.speeds) for row in cells.values())
+        totals = [sum(len(row.trained) for row in rows), sum(row.num_missing for row in rows),
+                  sum(len(row.failed) for row in rows)]
+        body.append([code(one.name), escape(one.title), count(len(cells)), *map(str, totals),
+                     f"{timed} of {len(cells)}" if one.measure else NOTHING])
+    return table(["experiment", "title", "cells", "seeds done", "seeds waiting", "seeds failed", "cells timed"], body,
+                 text_columns=2)
+
+
+def beside(sides: Sequence[SideRecord]) -> str:
+    """What is known of a machine beside its cells: its noise, the price of Accelerate, its peers."""
+    if not sides:
+        return "Waiting: no machine has been calibrated."
+    parts = []
+    for side in sides:
+        title, meaning = SIDES[type(side)]
+        headers, body = headers_and_rows(side)
+        warnings = "".join(f"\n- {escape(warning)}" for warning in side.warnings)
+        parts.append(f"### {title}\n\n{meaning} Machine: {escape(Machine.at(side.environment))}.\n\n"
+                     + table(headers, [[escape(text) for text in row] for row in body], text_columns=2)
+                     + (f"\n{warnings}" if warnings else ""))
+    return "\n\n".join(parts)
+
+
+def unlisted(results: Results) -> list[Experiment]:
+    """Records of no experiment, as experiments of their own: one per data set and name that ran them."""
+    made = []
+    for dataset, group in results.others.items():
+        for name in sorted({record.experiment for record in group}):
+            contents = {_canonical(record.cell): record.cell for record in group if record.experiment == name}
+            cells = _labelled([cell for content in contents.values() if (cell := _readable(content))])
+            if cells:
+                more = f"; {len(cells) - MAX_UNLISTED} more are not shown" if len(cells) > MAX_UNLISTED else ""
+                made.append(Experiment(
+                    name=f"{name} ({dataset})", title=f"{name}, {dataset}: other cells{more}", question="",
+                    seeds=Seeds(cpu=1, cuda=1), launch=Launch(), measure=False, cells=cells[:MAX_UNLISTED]))
+    return made
+
+
+def _labelled(configs: Sequence[CellConfig]) -> list[Cell]:
+    """Cells labelled by the settings in which they differ."""
+    settings = [{key: value_of(config, key) for key in known_keys(config)} for config in configs]
+    keys = dict.fromkeys(itertools.chain.from_iterable(settings))
+    varied = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
+    label = lambda one: ", ".join(f"{key.rpartition('.')[2]} {one[key]}" for key in varied if key in one)
+    return [Cell(config=config, label=label(one) or one["model.name"])
+            for config, one in zip(configs, settings, strict=True)]
+
+
+def _counts(results: Results, others: Results) -> str:
+    trains = sum(isinstance(record, TrainRecord) for record in results.records)
+    speeds = sum(isinstance(record, SpeedRecord) for record in results.records)
+    text = f"{plural(trains, 'training')} and {plural(speeds, 'timing')} belong to the experiments below."
+    if others.records:
+        text += f" {plural(len(others.records), 'record')} of other configurations stand at the end."
+    if results.num_stale:
+        text += (f" Left out: {plural(results.num_stale, 'stale record')}, of another version of the training code or "
+                 "of a configuration that can no longer be read.")
+    return text
+
+
+def _machines_table(records: Sequence[Record], names: Mapping[Machine, str]) -> str:
+    trainings = Counter(Machine.of(record) for record in records if isinstance(record, TrainRecord))
+    timings = Counter(Machine.of(record) for record in records if isinstance(record, SpeedRecord))
+    body = [[name, escape(machine), str(trainings[machine]), str(timings[machine])] for machine, name in names.items()]
+    return table(["name", "machine", "trainings", "timings"], body, text_columns=2)
+
+
+def _versions(records: Sequence[Record]) -> str:
+    commits = Counter((record.environment.commit[:12] or "unknown", record.environment.dirty) for record in records)
+    listed = [f"{code(commit)}{' with local changes' if dirty else ''} ({count_})"
+              for (commit, dirty), count_ in sorted(commits.items())]
+    pythons = sorted({record.environment.python for record in records if record.environment.python})
+    libraries = sorted({" ".join(one) for record in records for one in record.environment.libraries.items()})
+    days = sorted(record.started_at[:10] for record in records if record.started_at)
+    lines = [f"- Commits (records): {', '.join(listed[:20])}{', ...' if len(listed) > 20 else ''}"]
+    lines += [f"- Python: {escape(', '.join(pythons))}"] if pythons else []
+    lines += [f"- Libraries: {escape(', '.join(libraries))}"] if libraries else []
+    lines += [f"- Measured: {escape(days[0])} to {escape(days[-1])}"] if days else []
+    return "\n".join(lines)
+
+
+def _readable(content: Any) -> CellConfig | None:
+    try:
+        return msgspec.convert(content, CellConfig)
+    except ValueError:
+        return None
+
+
+def _canonical(content: Any) -> bytes:
+    return msgspec.json.encode(content, order="sorted")

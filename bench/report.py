@@ -1,0 +1,136 @@
+"""Records to RESULTS.md and its figures. No torch.
+
+    python -m bench.report            writes RESULTS.md and docs/figures/
+    python -m bench.report --check    writes nothing; exit code 1, and which file is stale, if any differs
+    python -m bench.report --html     writes explorer.html instead: one page to filter, sort and plot the records
+
+The same records give the same bytes: nothing in the files tells when or where they were written.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench import experiment as experiments_
+from bench import explorer, figures, final_network, glossary, overview
+from bench.claims import by_experiment, judge, parts_table, summary_table
+from bench.experiment import Experiment
+from bench.record import Record
+from bench.rows import Machine, Results, collect, machines
+from bench.sections import figures as figures_of
+from bench.sections import section
+from bench.side_records import Calibration, Ledger, Peers, SideRecord, load_all
+from bench.store import Store
+
+ROOT = Path(__file__).resolve().parent.parent
+FIRST = ("network1_printed", "table_1_1", "network2_printed", "table_1_2", "final", "kernel_depth",
+         "kernel_size_network1", "kernel_size_network2")
+"""The order of the sections; others follow by name, `quick` last."""
+
+
+class Document(NamedTuple):
+    text: str
+    figures: dict[str, bytes]
+    """File name to content."""
+
+
+def render(
+    records: Sequence[Record], experiments: Sequence[Experiment], sides: Sequence[SideRecord] = ()
+) -> Document:
+    """The whole of RESULTS.md and its figures: records, the experiments that they belong to, and machines' own."""
+    place = {name: i for i, name in enumerate(FIRST)}
+    ordered = sorted(experiments, key=lambda one: (one.name == "quick", place.get(one.name, len(FIRST)), one.name))
+    results = collect(records, ordered)
+    others = collect([record for group in results.others.values() for record in group], overview.unlisted(results))
+    names = {machine: f"M{i}" for i, machine in enumerate(machines([*results.records, *others.records]), start=1)}
+    drawn = figures.draw(results)
+    judged = judge(results)
+    claims = by_experiment(judged)
+    parts = [
+        "# Results",
+        overview.introduction(results, others, names),
+        f"## How to read the tables\n\n{overview.HOW_TO_READ}",
+        "## The report's claims", overview.HOW_CLAIMS_ARE_JUDGED, summary_table(judged),
+        "### The parts of the claims, and their tests", parts_table(judged),
+        f"## Experiments\n\n{overview.experiments_table(results)}",
+        *(section(one, results.rows[one.name], names, drawn, claims.get(one.name, ()))
+          + (f"\n\n{final_network.render(results)}" if one.name == "final" else "") for one in ordered),
+        "## Over-fitting and early stopping\n\n" + "\n\n".join([final_network.overfitting(results),
+                                                                *figures_of("overfitting", drawn)]),
+        f"## The machine beside the cells\n\n{overview.beside(sides)}",
+        *_unlisted(others, names),
+        f"## Glossary\n\nThe fields of the records, as `bench/record.py` defines them.\n\n{glossary.render()}",
+    ]
+    return Document("\n\n".join(parts) + "\n", drawn)
+
+
+def stale(document: Document, output: Path) -> list[Path]:
+    """The files that are not what the records give: missing, different, or no longer drawn."""
+    folder = output.parent / figures.FOLDER
+    wanted = {output: document.text.encode(), **{folder / name: content for name, content in document.figures.items()}}
+    gone = [path for path in _known_figures(folder) if path.name not in document.figures and path.exists()]
+    return [path for path, content in wanted.items() if not path.is_file() or path.read_bytes() != content] + gone
+
+
+def write(document: Document, output: Path) -> None:
+    folder = output.parent / figures.FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in _known_figures(folder):
+        if path.name in document.figures:
+            path.write_bytes(document.figures[path.name])
+        else:
+            path.unlink(missing_ok=True)
+    output.write_bytes(document.text.encode())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit codes: 0; 1 stale with --check; 2 a store or experiment that cannot be read, or nowhere to write."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report", description="Tables and figures of the records.")
+    parser.add_argument("--store", default=str(experiments_.FOLDER / "results"), metavar="DIR",
+                        help="folder of the records")
+    parser.add_argument("--output", default=str(ROOT / "RESULTS.md"), metavar="FILE",
+                        help="the figures go to docs/figures/ beside it")
+    parser.add_argument("--check", action="store_true",
+                        help="write nothing; exit 1 if a file is not what the records give")
+    parser.add_argument("--html", nargs="?", const=explorer.DEFAULT_OUTPUT, metavar="FILE",
+                        help=f"write the explorer's page instead; default: {explorer.DEFAULT_OUTPUT}")
+    options = parser.parse_args(arguments)
+    if options.html:
+        return explorer.main(["--store", options.store, "--output", options.html])
+    output = Path(options.output)
+    try:
+        loaded = [experiments_.load(name) for name in experiments_.names()]
+        records = list(Store(options.store).latest().values())
+        document = render(records, loaded, _sides(options.store))
+        if not options.check:
+            write(document, output)
+            print(f"{output}: written, with {len(document.figures)} figures in {output.parent / figures.FOLDER}")
+            return 0
+    except (ValueError, OSError) as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 2
+    differing = stale(document, output)
+    for path in differing:
+        print(f"{path}: stale; python -m bench.report writes it anew", file=sys.stderr)
+    return 1 if differing else 0
+
+
+def _sides(folder: str) -> list[SideRecord]:
+    return [*load_all(folder, Calibration), *load_all(folder, Ledger), *load_all(folder, Peers)]
+
+
+def _unlisted(others: Results, names: Mapping[Machine, str]) -> list[str]:
+    if not others.experiments:
+        return []
+    return ["## Other configurations\n\nRecords of cells that no experiment of the project has.",
+            *(section(one, others.rows[one.name], names) for one in others.experiments)]
+
+
+def _known_figures(folder: Path) -> list[Path]:
+    return [folder / f"{drawing.name}.svg" for drawing in figures.DRAWINGS]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""One section of RESULTS.md per experiment. No torch."""
+
+from collections.abc import Collection, Mapping, Sequence
+
+from bench import stats
+from bench.answers import answer, speed_answer
+from bench.experiment import Cell, Experiment
+from bench.figures import DRAWINGS, FOLDER
+from bench.formatting import code, escape, estimate, plural, table
+from bench.record import SpeedRecord
+from bench.rows import Machine, Row, comparable
+from bench.tables import (
+    accuracy_table,
+    failures,
+    labels_text,
+    settings_table,
+    shared_settings,
+    speed_table,
+)
+
+
+def section(
+    experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str], drawn: Collection[str] = (),
+    claims: Sequence[str] = (),
+) -> str:
+    """Question, settings, tables, figures, answer.
+
+    `names`: of the machines; `drawn`: the figures there are; `claims`: the verdicts that rest on this experiment.
+    """
+    parts = [f"### {escape(experiment.title)}", f"`{experiment.name}`" + (
+        f". **Question.** {escape(experiment.question)}" if experiment.question else "")]
+    for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows):
+        parts += _tables([row for row in rows if row.cell.config.data.dataset == dataset], dataset, names)
+    parts += figures(experiment.name, drawn)
+    for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows):
+        own = [row for row in rows if row.cell.config.data.dataset == dataset]
+        speeds = [f" On {name}: {text}" for machine, name in names.items() if (text := speed_answer(own, machine))]
+        verdicts = f" Claims: {'; '.join(claims)}." if claims else ""
+        parts.append(f"**Answer.** {answer(own)}{''.join(speeds)}{verdicts}")
+    return "\n\n".join(part for part in parts if part)
+
+
+def figures(place: str, drawn: Collection[str]) -> list[str]:
+    """The figures of a section as Markdown images; one without records yet is named as waiting."""
+    return [f"![{drawing.alt}]({FOLDER}/{drawing.name}.svg)" if f"{drawing.name}.svg" in drawn else
+            f"Figure waiting for records: {drawing.alt}." for drawing in DRAWINGS if drawing.section == place]
+
+
+def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> list[str]:
+    parts = [f"**Data set: {escape(dataset)}**" if dataset != "fashion-mnist" else "",
+             f"All cells: {shared_settings(rows)}." if shared_settings(rows) else "",
+             f"**Settings**\n\n{settings}" if (settings := _written_out(rows) and settings_table(rows)) else "",
+             f"**Accuracy (%)**\n\n{accuracy_table(rows)}",
+             _notes(rows), _extra_figures(rows)]
+    if len(comparable(rows)) < len(rows):
+        parts.append("**The rows differ in their arithmetic, as named in the first column: they are not comparable.**")
+    timed = False
+    for machine, name in names.items():
+        speeds = [speed for row in rows if (speed := row.timed(machine))]
+        if speeds:
+            timed = True
+            parts.append(f"**Speed on {name}** ({labels_text(speeds)})\n\n{speed_table(rows, machine)}")
+            parts.append(_warnings(rows, machine))
+    if not timed and rows[0].experiment.measure:
+        parts.append(f"**Speed**: waiting, none of {plural(len({id(row.cell) for row in rows}), 'cell')} is timed.")
+    return parts
+
+
+def _notes(rows: Sequence[Row]) -> str:
+    cells: dict[int, Cell] = {id(row.cell): row.cell for row in rows}
+    lines = [f"- {escape(cell.label)}: {escape(cell.note)}" for cell in cells.values() if cell.note]
+    sources = dict.fromkeys(cell.reported.source for cell in cells.values() if cell.reported.source)
+    lines += [f"- Reported figures: {escape('; '.join(sources))}"] if sources else []
+    return "\n".join([*lines, *failures(rows)])
+
+
+def _extra_figures(rows: Sequence[Row]) -> str:
+    """Figures that only some systems have, by name."""
+    names = list(dict.fromkeys(name for row in rows for record in row.trained for name in record.extra))
+    if not names:
+        return ""
+    of = lambda row, name: [record.extra[name] for record in row.trained if name in record.extra]
+    body = [[escape(row.label), *(estimate(of(row, name)) for name in names)] for row in rows]
+    return f"**Further figures (%)**\n\n{table(['cell', *map(code, names)], body)}"
+
+
+def _warnings(rows: Sequence[Row], machine: Machine) -> str:
+    timed: list[tuple[Row, SpeedRecord]] = [(row, speed) for row in rows if (speed := row.timed(machine))]
+    lines = [f"- {escape(row.label)}: {escape(warning)}" for row, speed in timed for warning in speed.warnings]
+    lines += [f"- {escape(row.label)}: {speed.labels.recompiles} recompiles, {speed.labels.graph_breaks} graph breaks"
+              for row, speed in timed if speed.labels.recompiles or speed.labels.graph_breaks]
+    loads = [speed.environment.load for _, speed in timed if speed.environment.load]
+    lines += [f"- Load of the machine when the timings began (one-minute mean): {stats.summarize(loads).minimum:g} to "
+              f"{stats.summarize(loads).maximum:g}"] if loads else []
+    return "\n".join(lines)
+
+
+def _written_out(rows: Sequence[Row]) -> bool:
+    """Whether the labels are names, not the settings themselves."""
+    shown = lambda cell: all(str(value).lower() in cell.label.lower() for value in cell.axes.values())
+    return not all(shown(row.cell) for row in rows)

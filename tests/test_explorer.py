@@ -1,0 +1,103 @@
+"""What the explorer's page holds: values checked by hand, and a document that no record can break."""
+
+import json
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from bench import explorer
+from tests.explorer_records import GRID, HOSTILE, other, small_store, train
+
+
+def column(content: dict[str, Any], key: str) -> list[Any]:
+    found = next(one for one in content["columns"] if one["key"] == key)
+    return [found["levels"][value] if "levels" in found and value is not None else value for value in found["values"]]
+
+
+def test_a_line_has_the_units_of_its_titles() -> None:
+    content = explorer.content(small_store(), [GRID])
+    # One line per machine of cell 0 (GPU first, by name), and one for each of the five others.
+    assert column(content, "device") == ["A GPU", "A CPU", *[None] * 5]
+    assert content["cell_of"] == [0, 0, 1, 2, 3, 4, 5]
+    assert column(content, "test")[:3] == [62.5, 62.5, 87.5]
+    test = next(one for one in content["columns"] if one["key"] == "test")
+    assert test["sd"][:3] == [pytest.approx(25 / 2**0.5), pytest.approx(25 / 2**0.5), None]
+    # Student's t with one degree of freedom, 97.5 %: 12.7062; times sd / sqrt(2) = 12.5.
+    assert test["low"][0] == pytest.approx(62.5 - 12.5 * 12.7062, rel=1e-5)
+    assert column(content, "step_ms")[:3] == [3.0, 1.0, None]
+    assert column(content, "images_per_s")[:2] == [pytest.approx(128 / 0.003), pytest.approx(128_000)]
+    assert column(content, "parameters")[:4] == [123_456_789] * 3 + [None]
+    assert column(content, "kernel_size") == ["2", "2", "2", "3", "3", "10", "10"]
+    assert column(content, "precision")[:4] == ["float32", "float32", "float32", None]
+
+
+def test_failures_are_told_with_their_reason() -> None:
+    content = explorer.content(small_store(), [GRID])
+    assert column(content, "status") == ["ok", "ok", "diverged", "oom", "waiting", "waiting", "waiting"]
+    assert column(content, "reason")[2:4] == [f"seed 1: diverged: {HOSTILE}", "timing on cpu: oom: of 1 GiB"]
+    assert column(content, "timing")[:3] == ["†‡ noisy, shared", "quiet", None]
+
+
+def test_samples_are_thinned_and_the_page_is_told() -> None:
+    content = explorer.content(small_store(), [GRID])
+    gpu, cpu = content["times"][:2]
+    assert (cpu["of"], cpu["every"], cpu["step_ms"]) == (600, 3, [1.0] * 200)
+    assert (gpu["of"], gpu["every"], gpu["step_ms"]) == (4, 1, [2.0, 2.0, 4.0, 4.0])
+    many = [train(GRID.cells[0].config, seed, 0.5) for seed in range(explorer.MAX_SEEDS + 1)]
+    curves = explorer.content(many, [GRID])["cells"][0]["curves"]
+    assert (curves["of"], curves["seeds"], curves["every"]) == (33, list(range(32)), 1)
+    assert curves["accuracy"][2] == [[25.0, 50.0]] * 32
+    assert curves["loss"] == [[[]] * 32, [[]] * 32, [[0.25, 0.5]] * 32]
+
+
+def test_records_of_no_experiment_have_lines_and_stale_ones_are_counted() -> None:
+    # The same cell and seed by another version of the training code has another key.
+    stale = msgspec.structs.replace(train(other(2), 0, 0.5), quality_key="f" * 16)
+    content = explorer.content([train(other(1), 0, 0.5), stale], [GRID])
+    assert column(content, "experiment")[6:] == ["grid, other cells"]
+    assert column(content, "cell")[6:] == ["name cnn, epochs 7, learning_rate 0.002"]
+    assert column(content, "train.learning_rate") == [0.001] * 6 + [0.002]
+    assert column(content, "train.epochs") == [10] * 6 + [7]
+    assert (content["num_records"], content["num_left_out"]) == (1, 1)
+
+
+class Scripts(HTMLParser):
+    """The contents of a document's scripts, as an HTML reader takes them apart."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.contents: list[str] = []
+        self._inside = False
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._inside = tag == "script"
+        self.contents += [""] if self._inside else []
+
+    def handle_endtag(self, tag: str) -> None:
+        self._inside = False
+
+    def handle_data(self, data: str) -> None:
+        if self._inside:
+            self.contents[-1] += data
+
+
+def test_no_record_can_end_its_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explorer, "_library", lambda: "library")
+    page = explorer.render(small_store(), [GRID])
+    embedded, library, _ = Scripts(page).contents
+    assert json.loads(embedded) == json.loads(json.dumps(explorer.content(small_store(), [GRID])))
+    assert library == "library"
+    assert page == explorer.render(small_store(), [GRID])
+
+
+def test_without_the_library_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "vl_convert", None)
+    assert explorer.main(["--store", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 2
+    assert "fmnist-bench[explorer]" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,112 @@
+"""Figures of complete made records: what is written in them, their weight, their bytes."""
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import matplotlib
+import msgspec
+import numpy as np
+import pytest
+
+from bench import curves, experiment, figures, grids
+from bench.rows import collect
+from tests.made import GPU, LABELS, complete, timed, trained
+
+KERNEL_DEPTH = experiment.load("kernel_depth")
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return [experiment.load(name) for name in experiment.names()]
+
+
+@pytest.fixture(scope="module")
+def drawn(loaded):
+    return figures.draw(collect(complete(), loaded))
+
+
+def words(content):
+    """The texts of an SVG, one per line."""
+    elements = ElementTree.fromstring(content).iter()
+    return "\n".join(element.text or "" for element in elements if element.tag.endswith("text"))
+
+
+def test_every_figure_is_drawn_and_light(drawn):
+    assert set(drawn) == {f"{drawing.name}.svg" for drawing in figures.DRAWINGS}
+    assert {name: len(content) for name, content in drawn.items() if len(content) >= 100_000} == {}
+
+
+def test_figures_have_axes_with_units_and_a_white_ground(drawn):
+    expected = {
+        "kernel_depth_accuracy.svg": ["kernel size (pixels)", "depth (convolutions)", "test accuracy (%)"],
+        "kernel_depth_cost.svg": ["trainable parameters", "multiply-adds per image", "training (images/s)"],
+        "kernel_depth_pareto.svg": ["training throughput (images/s)", "test accuracy (%), last epoch"],
+        "kernel_depth_steps.svg": ["training step (ms)"],
+        "kernel_depth_limit.svg": ["median step / least possible"],
+        "kernel_sizes.svg": ["kernel size (pixels)", "3 and 5"],
+        "table_1_1_curves.svg": ["Trial-7", "epoch", "loss", "accuracy (%)"],
+        "final_curves.svg": ["training images", "validation", "ReLU after fc1, n = 3"],
+        "final_confusion.svg": ["Ankle boot", "predicted class", "true class", "91.0"],
+        "generalisation_gap.svg": ["training less validation accuracy (points)", "Network 1", "Network 2"],
+    }
+    for name, labels in expected.items():
+        assert [label for label in labels if label not in words(drawn[name])] == [], name
+        assert re.search(rb'<path d="[^"]*" style="fill: #ffffff"', drawn[name]), name
+
+
+def test_heat_map_shows_the_means(drawn):
+    # Cell 5 of the grid (kernel 3, depth 2): 0.88 + 0.001 x 5 + mean of 0, 0.0005, 0.001
+    assert "88.55" in words(drawn["kernel_depth_accuracy.svg"])
+
+
+def test_bars_show_the_distance_to_the_limit(drawn):
+    # Median step 10 ms at the first cell, floor 5 ms.
+    assert "2.0" in words(drawn["kernel_depth_limit.svg"]).splitlines()
+
+
+def test_bytes_repeat_and_tell_no_date(drawn, loaded):
+    some = {drawing for drawing in figures.DRAWINGS if drawing.name in ("kernel_depth_accuracy", "kernel_sizes")}
+    results = collect(complete()[::-1], loaded)
+    with matplotlib.rc_context(figures.STYLE):
+        assert all(figures.svg(drawing.draw(results)) == drawn[f"{drawing.name}.svg"] for drawing in some)
+    assert not any(re.search(rb"<dc:date>|Matplotlib v|20\d\d-\d\d-\d\d", content) for content in drawn.values())
+
+
+def test_no_records_no_figures(loaded):
+    assert figures.draw(collect([], loaded)) == {}
+
+
+def test_part_of_the_records_still_draws(loaded):
+    some = [trained(KERNEL_DEPTH, KERNEL_DEPTH.cells[0], 0), timed(KERNEL_DEPTH, KERNEL_DEPTH.cells[3])]
+    drawn = figures.draw(collect(some, loaded))
+    assert "waiting" in words(drawn["kernel_depth_accuracy.svg"])
+    assert "kernel_depth_pareto.svg" not in drawn  # no cell has both
+
+
+def test_labels_are_drawn_as_they_are(loaded):
+    of = next(one for one in loaded if one.name == "table_1_1")
+    odd = msgspec.structs.replace(of.cells[0], label="Trial $x_1$ <&>")
+    changed = msgspec.structs.replace(of, cells=[odd])
+    with matplotlib.rc_context(figures.STYLE):
+        content = figures.svg(curves.trials(collect([trained(changed, odd)], [changed]), "table_1_1"))
+    assert "Trial $x_1$ <&>" in words(content)
+
+
+def test_times_come_from_one_machine_that_was_alone(loaded):
+    shared = msgspec.structs.replace(LABELS, machine_shared=True)
+    cells = KERNEL_DEPTH.cells
+    records = [timed(KERNEL_DEPTH, cells[0], environment=GPU), *(timed(KERNEL_DEPTH, cell) for cell in cells[1:3]),
+               *(timed(KERNEL_DEPTH, cell, environment=GPU, labels=shared) for cell in cells[3:9])]
+    results = collect(records, loaded)
+    assert grids.main_machine(results, results.of("kernel_depth")).cpu == "Test CPU"
+    assert grids.main_machine(collect([], loaded), []) is None
+
+
+def test_front_keeps_what_no_other_beats():
+    assert grids._front([(1, 5), (2, 4), (2, 3), (3, 4.5), (4, 1)]) == [(1, 5), (3, 4.5), (4, 1)]
+
+
+def test_curves_average_over_the_seeds_that_reached_an_epoch():
+    mean, sd = curves.mean_and_sd([[1.0, 2.0, 4.0], [3.0, 6.0]])
+    assert mean.tolist() == [2.0, 4.0, 4.0]
+    assert sd.tolist() == pytest.approx([np.sqrt(2), np.sqrt(8), 0.0])

@@ -1,0 +1,55 @@
+"""Results as a DataFrame: one row per cell and machine, every column documented and computed from raw samples."""
+
+import math
+
+import pytest
+
+from bench import frame
+from bench.record import encode
+from tests.made import GPU, complete, experiment_of, failed, timed, trained
+
+MADE = experiment_of()
+K2, K3 = MADE.cells
+
+
+def test_columns_are_the_documented_ones():
+    table = frame.rows([], [MADE])
+    assert list(table.columns) == list(frame.COLUMNS)
+    assert all(frame.COLUMNS.values())
+    assert table["seeds"].tolist() == [0, 0]
+    assert table["seeds_missing"].tolist() == [3, 3]
+    assert table["test_last_mean"].isna().all()
+
+
+def test_values_of_a_cell():
+    records = [*(trained(MADE, K2, seed, test=accuracy) for seed, accuracy in enumerate((0.90, 0.91, 0.92))),
+               failed(MADE, K3, 0, "oom", "no memory"), timed(MADE, K2)]
+    row, other = (one for _, one in frame.rows(records, [MADE]).iterrows())
+    assert (row["experiment"], row["cell"], row["seeds"]) == ("made", "kernel_size 2", 3)
+    assert (other["seeds"], other["seeds_failed"], other["seeds_missing"]) == (0, 1, 2)
+    assert row["test_last_mean"] == pytest.approx(0.91)
+    assert row["test_last_sd"] == pytest.approx(0.01)
+    assert row["test_last_low"] == pytest.approx(0.885159, abs=1e-6)
+    assert row["gap_last_mean"] == pytest.approx(0.05)
+    assert row["train_s"] == pytest.approx(12.0)
+    assert row["config"] == {"model.name": "cnn", "model.kernel_size": 2}
+    assert row["train_images_per_s"] == pytest.approx(10_000)
+    assert (row["inference_images_per_s"], row["inference_batch_size"]) == (pytest.approx(25_000), 50)
+    assert (row["latency_s"], row["times_limit"]) == (pytest.approx(0.0002), pytest.approx(2.0))
+    assert not row["machine_shared"]
+    assert math.isnan(other["train_images_per_s"])
+
+
+def test_a_cell_timed_on_two_machines_has_two_rows():
+    table = frame.rows([timed(MADE, K2), timed(MADE, K2, [0.02] * 10, environment=GPU)], [MADE])
+    assert table["cell"].tolist() == ["kernel_size 2", "kernel_size 2", "kernel_size 3"]
+    assert sorted(table["train_images_per_s"].dropna().round()) == [5_000, 10_000]
+
+
+def test_load_reads_a_store(tmp_path):
+    (tmp_path / "final.jsonl").write_bytes(b"".join(map(encode, complete(["final"]))))
+    table = frame.load(tmp_path, ["final"])
+    assert table["seeds"].tolist() == [3] * 9
+    assert set(frame.load(tmp_path)["experiment"]) >= {"final", "kernel_depth", "quick"}
+    with pytest.raises(ValueError, match="unknown experiment 'finale'"):
+        frame.load(tmp_path, ["finale"])

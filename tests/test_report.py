@@ -1,0 +1,405 @@
+"""RESULTS.md from records made by hand: what it must say, and that --check sees every change."""
+
+import shutil
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from bench import report
+from bench.record import Labels, TrainRecord, encode
+from bench.rows import collect, comparable
+from bench.store import Store
+from tests.made import CPU, GPU, LABELS, ONE_FACTOR, complete, experiment_of, failed, timed, trained
+
+MADE = experiment_of()
+K2, K3 = MADE.cells
+
+
+def text_of(records, *experiments):
+    return report.render(records, experiments or [MADE]).text
+
+
+def rows_of(text, start):
+    """The cells of each table row that starts with `start`."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()
+            if line.startswith(f"| {start} |")]
+
+
+@pytest.fixture(scope="module")
+def full_store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("store")
+    (folder / "all.jsonl").write_bytes(b"".join(map(encode, complete(["final", "kernel_size_network1"]))))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def written(full_store, tmp_path_factory):
+    output = tmp_path_factory.mktemp("written") / "RESULTS.md"
+    assert report.main(["--store", str(full_store), "--output", str(output)]) == 0
+    return output
+
+
+# Accuracy
+
+
+def test_accuracy_row_has_mean_sd_interval_and_seeds():
+    records = [trained(MADE, K2, seed, test=accuracy, validation=[0.8, 0.93, 0.92, 0.91, 0.91, 0.905], train=0.97)
+               for seed, accuracy in enumerate((0.90, 0.91, 0.92))]
+    [row, *_] = rows_of(text_of(records), "kernel_size 2")
+    # columns: cell, seeds, validation last, validation best, test last, test selected, best on test, train, time
+    assert row[1:5] == ["3", "90.50 ± 0.00 [90.50, 90.50]", "93.00 ± 0.00 [93.00, 93.00]",
+                        "91.00 ± 1.00 [88.52, 93.48]"]
+    assert row[5:] == [row[4], row[4], "97.00 ± 0.00 [97.00, 97.00]", "12.0"]
+
+
+def test_selection_by_validation_and_by_test_are_told_apart():
+    record = trained(MADE, K2, validation=[0.1, 0.5, 0.3, 0.3, 0.3, 0.3], test=[0.1, 0.6, 0.2, 0.9, 0.2, 0.7])
+    [row, *_] = rows_of(text_of([record]), "kernel_size 2")
+    assert row[2:7] == ["30.00", "50.00", "70.00", "60.00", "90.00"]
+
+
+def test_reported_figure_stands_beside_ours():
+    made = experiment_of(ONE_FACTOR.split("[grid]")[0] + """
+        [[cells]]
+        label = "as reported"
+        reported = { validation_accuracy = 0.916, test_accuracy = 0.904, source = "a table" }
+        """)
+    text = text_of([trained(made, made.cells[0])], made)
+    [row, *_] = rows_of(text, "as reported")
+    assert row[2:4] == ["91.6", "90.00"]
+    assert row[5] == "90.4"
+    assert "Reported figures: a table" in text
+
+
+def test_cells_without_records_wait_and_missing_seeds_are_counted():
+    text = text_of([trained(MADE, K2, 0)])
+    assert rows_of(text, "kernel_size 2")[0][1] == "1, 2 waiting"
+    assert rows_of(text, "kernel_size 3")[0][1:3] == ["waiting (3)", "-"]
+    assert rows_of(text, "`made`")[0][2:] == ["One factor", "2", "1", "5", "0", "0 of 2"][1:]
+
+
+def test_records_of_a_gpu_ask_for_the_seeds_of_a_gpu():
+    text = text_of([trained(MADE, K2, 0, environment=GPU)])
+    assert rows_of(text, "kernel_size 2")[0][1] == "1, 15 waiting"
+
+
+def test_failed_seeds_are_rows_with_their_reason():
+    text = text_of([trained(MADE, K2, 0), failed(MADE, K2, 1, "diverged", "loss | nan\nat step 3"),
+                    failed(MADE, K3, 0, "oom", "")])
+    assert rows_of(text, "kernel_size 2")[0][1] == "1, 1 waiting, 1 diverged"
+    assert rows_of(text, "kernel_size 3")[0][1] == "2 waiting, 1 oom"
+    assert "- kernel_size 2: diverged, 1 seed (first: 1): loss \\| nan at step 3" in text
+    assert "- kernel_size 3: oom, 1 seed (first: 0): no reason recorded" in text
+
+
+def test_the_last_record_of_a_key_counts():
+    [row, *_] = rows_of(text_of([trained(MADE, K2, test=0.5), trained(MADE, K2, test=0.7)]), "kernel_size 2")
+    assert row[4] == "70.00"
+
+
+def test_stale_records_are_counted_and_left_out():
+    stale = msgspec.structs.replace(trained(MADE, K2, 1, test=0.1), quality_key="0" * 16)
+    unreadable = msgspec.structs.replace(trained(MADE, K3, 1), cell={"model": {"name": "gone"}}, quality_key="1" * 16)
+    text = text_of([trained(MADE, K2, 0, test=0.7), stale, unreadable])
+    assert "Left out: 2 stale records" in text
+    assert rows_of(text, "kernel_size 2")[0][4] == "70.00"
+
+
+def test_records_of_other_cells_and_data_sets_stand_apart():
+    other = experiment_of(ONE_FACTOR.replace("[2, 3]", "[3, 5]") + 'data.dataset = ["synthetic"]', name="mine")
+    records = [trained(MADE, K2, 0, test=0.7), *(trained(other, cell, 0, test=0.6) for cell in other.cells)]
+    own, apart = text_of(records).split("## Other configurations")
+    assert "synthetic" not in own
+    assert "### mine, synthetic: other cells" in apart
+    assert rows_of(apart, "kernel_size 3")[0][4] == rows_of(apart, "kernel_size 5")[0][4] == "60.00"
+    assert not rows_of(apart, "kernel_size 2")
+
+
+def test_data_sets_of_one_experiment_never_share_a_table():
+    both = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2]") + 'data.dataset = ["fashion-mnist", "synthetic"]')
+    text = text_of([trained(both, cell) for cell in both.cells], both)
+    tables = text.split("### One factor")[1].split("**Accuracy (%)**")[1:]
+    assert len(tables) == 2
+    assert "synthetic" not in tables[0].split("**Data set: synthetic**")[0]
+
+
+def test_seeds_of_different_arithmetic_are_rows_of_their_own():
+    tf32 = Labels(precision="float32", cudnn_tf32=True)
+    records = [*(trained(MADE, K2, seed, test=0.8) for seed in range(2)),
+               *(trained(MADE, K3, seed, test=0.9) for seed in range(2)),
+               trained(MADE, K2, 2, test=0.5, environment=GPU, labels=tf32)]
+    text = text_of(records)
+    assert rows_of(text, "kernel_size 2 (float32)")[0][4].startswith("80.00")
+    assert rows_of(text, "kernel_size 2 (float32 with TF32)")[0][4] == "50.00"
+    assert "they are not comparable" in text
+    assert "Left out, because their arithmetic differs from the others': 1 row." in text
+    assert [row.label for row in comparable(collect(records, [MADE]).rows["made"])] == ["kernel_size 2 (float32)",
+                                                                                       "kernel_size 3"]
+
+
+def test_tf32_flags_mean_nothing_on_a_cpu():
+    records = [trained(MADE, K2, 0), trained(MADE, K2, 1, labels=Labels(precision="float32", cudnn_tf32=True))]
+    assert rows_of(text_of(records), "kernel_size 2")[0][1] == "2, 1 waiting"
+
+
+def test_a_run_of_two_processes_is_found_by_its_own_key():
+    ddp = Labels(precision="float32", num_processes=2)
+    assert rows_of(text_of([trained(MADE, K2, 0, labels=ddp)]), "kernel_size 2")[0][1] == "1, 2 waiting"
+
+
+# Speed
+
+
+def test_speed_row_is_computed_from_raw_samples():
+    text = text_of([timed(MADE, K2)])
+    [row] = [row for row in rows_of(text, "kernel_size 2") if len(row) == 12]
+    # 100 images in 0.01 s; floor 0.005 s; 50 images in 0.002 s; one in 0.0002 s; 3,000,000 bytes
+    assert row[1:] == ["1,234", "56,789", "10,000 [10,000, 10,000]", "10.0", "1.00", "2.00", "0.500",
+                       "25,000 (batch 50)", "0.200", "3.00", "99"]
+    assert [row[3] for row in rows_of(text, "kernel_size 3") if len(row) == 12] == ["waiting"]
+    assert "(precision float32; weights channels_last; activations channels_last; execution eager)" in text
+
+
+def test_noisy_and_shared_timings_are_marked():
+    shared = msgspec.structs.replace(LABELS, machine_shared=True)
+    text = text_of([timed(MADE, K2, [0.01, 0.02] * 5), timed(MADE, K3, labels=shared)])
+    marks = [row[3] for k in (2, 3) for row in rows_of(text, f"kernel_size {k}") if len(row) == 12]
+    assert marks[0].endswith("†")
+    assert marks[1] == "10,000 [10,000, 10,000]‡"
+
+
+def test_a_timing_alone_is_preferred_to_a_shared_one():
+    shared = timed(MADE, K2, [0.02] * 10, labels=msgspec.structs.replace(LABELS, machine_shared=True))
+    shared = msgspec.structs.replace(shared, speed_key="f" * 16)
+    [row] = [row for row in rows_of(text_of([timed(MADE, K2), shared]), "kernel_size 2") if len(row) == 12]
+    assert row[3] == "10,000 [10,000, 10,000]"
+
+
+def test_each_machine_has_its_own_speed_table():
+    threads = msgspec.structs.replace(CPU, num_threads=2)
+    text = text_of([timed(MADE, K2), timed(MADE, K2, environment=GPU), timed(MADE, K2, environment=threads)])
+    assert [f"**Speed on M{i}**" in text for i in (1, 2, 3, 4)] == [True, True, True, False]
+    assert "| M1 | Test GPU (driver 570), Host CPU, processors: 8, threads: 8" in text
+
+
+def test_rows_that_differ_in_what_was_observed_are_not_compared_silently():
+    bf16 = msgspec.structs.replace(LABELS, precision="bfloat16")
+    text = text_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=bf16)])
+    assert "**precision differ: bfloat16, float32; such rows are not comparable**" in text
+    assert "training is not compared" in text
+    assert "slowest" not in text
+
+
+def test_failed_timings_and_warnings_are_told():
+    broken = msgspec.structs.replace(timed(MADE, K3), status="timeout", reason="too slow", step_s=[])
+    text = text_of([timed(MADE, K2, warnings=["samples | add up"]), broken])
+    assert "- kernel_size 2: samples \\| add up" in text
+    assert "timeout: too slow" in text
+
+
+# Answers
+
+
+def answer_of(records):
+    text = text_of(records).split("### One factor")[1]
+    return next(line for line in text.splitlines() if line.startswith("**Answer.**"))
+
+
+def seeds_of(cell, accuracies):
+    return [trained(MADE, cell, seed, test=accuracy) for seed, accuracy in enumerate(accuracies)]
+
+
+def test_answer_names_best_and_worst_with_the_test():
+    line = answer_of([*seeds_of(K2, (0.899, 0.900, 0.901)), *seeds_of(K3, (0.919, 0.920, 0.921))])
+    # t = 0.02 / sqrt(2 x 0.001^2 / 3) = 24.49, 4 degrees of freedom: p = 1.6e-5
+    assert "Test accuracy depends on the cell (Welch's test of 2 cells, p < 0.001, n = 3 a cell)" in line
+    assert "highest kernel_size 3 with 92.00 [91.75, 92.25] %, lowest kernel_size 2 with 90.00 [89.75, 90.25] %" in line
+    assert "It is above every other" in line
+
+
+def test_answer_says_when_nothing_is_resolved_and_what_would_be():
+    line = answer_of([*seeds_of(K2, (0.89, 0.90, 0.91)), *seeds_of(K3, (0.891, 0.901, 0.911))])
+    assert line.startswith("**Answer.** Not resolved")
+    assert "With this spread (sd 1.00 points), 3 seeds a cell find a difference of" in line
+
+
+def test_answer_calls_a_tiny_difference_none():
+    many = [0.9 + 1e-5 * i for i in range(-2, 3)]
+    line = answer_of([*seeds_of(K2, many), *seeds_of(K3, [value + 0.0009 for value in many])])
+    assert "but by less than 0.1 points, which is called no effect" in line
+
+
+def test_answer_counts_reported_figures_inside_our_intervals():
+    made = experiment_of(ONE_FACTOR.split("[grid]")[0] + "".join(f"""
+        [[cells]]
+        label = "{k}"
+        model.kernel_size = {k}
+        reported = {{ validation_accuracy = {reported}, test_accuracy = 0.5 }}
+        """ for k, reported in ((2, 0.9), (3, 0.92), (4, 0.88))))
+    records = [trained(made, cell, seed, validation=0.9 + 0.001 * seed) for cell in made.cells for seed in range(3)]
+    text = text_of(records, made)
+    inside = "accuracies inside the 95 % interval of ours (last epoch)"
+    assert f"Reported validation {inside}: 1 of 3; ours is higher for 1 and lower for 1." in text
+    assert f"Reported test {inside}: 0 of 3; ours is higher for 3 and lower for 0." in text
+
+
+def test_answer_of_single_seeds_and_of_none():
+    assert "a test needs two seeds in at least two cells" in answer_of([*seeds_of(K2, (0.9,)), *seeds_of(K3, (0.8,))])
+    assert "No answer yet: 2 cells waiting or failed." in answer_of([])
+
+
+def test_answer_names_the_waiting_cells():
+    assert "Waiting: 1 of 2 cells." in answer_of(seeds_of(K2, (0.9, 0.91)))
+
+
+def test_trend_is_told_for_a_grid_of_numbers():
+    made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4, 5]"))
+    rising = [trained(made, cell, seed, test=0.8 + 0.02 * i + 0.001 * seed)
+              for i, cell in enumerate(made.cells) for seed in range(3)]
+    assert "Test accuracy rises with kernel size (Spearman by permutation, p < 0.001)" in text_of(rising, made)
+    level = [trained(made, cell, seed, test=0.8 + 0.01 * ((i + seed) % 2)) for i, cell in enumerate(made.cells)
+             for seed in range(4)]
+    assert "No trend with kernel size is resolved" in text_of(level, made)
+
+
+def test_settings_that_change_together_have_no_trend_of_their_own():
+    made = experiment_of(ONE_FACTOR.split("[grid]")[0] + "".join(f"""
+        [[cells]]
+        label = "{k}"
+        model = {{ kernel_size = {k}, width = {8 * k} }}
+        """ for k in (2, 3, 4, 5)))
+    rising = [trained(made, cell, seed, test=0.8 + 0.02 * i + 0.001 * seed)
+              for i, cell in enumerate(made.cells) for seed in range(3)]
+    text = text_of(rising, made)
+    assert "Test accuracy depends on the cell (one-way permutation test over 4 cells, p < 0.001" in text
+    assert "rises with" not in text
+
+
+def test_speed_answer_compares_only_what_had_the_machine_alone():
+    line = answer_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10)])
+    assert "kernel_size 2 is the fastest in training with 10,000" in line
+    assert "a factor of 2.00" in line
+    shared = msgspec.structs.replace(LABELS, machine_shared=True)
+    assert "fastest" not in answer_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=shared)])
+
+
+# The document
+
+
+def test_foreign_text_cannot_break_the_page():
+    evil = experiment_of(ONE_FACTOR.replace("One factor", "a | b `c` <d>").split("[grid]")[0] + """
+        [[cells]]
+        label = "x|y\\n# heading"
+        note = "<img src=x> | *"
+        """)
+    text = text_of([trained(evil, evil.cells[0], environment=msgspec.structs.replace(CPU, cpu="C|P<U"))], evil)
+    assert "### a \\| b \\`c\\` &lt;d&gt;" in text
+    assert "| x\\|y # heading | 1, 2 waiting |" in text
+    assert "- x\\|y # heading: &lt;img src=x&gt; \\| \\*" in text
+    assert "C\\|P&lt;U" in text
+    assert "<img" not in text
+    assert "\n# heading" not in text
+
+
+def test_the_order_of_records_does_not_matter_and_bytes_repeat(written, full_store):
+    records = list(Store(full_store).latest().values())
+    loaded = [report.experiments_.load(name) for name in report.experiments_.names()]
+    document = report.render(records[::-1], loaded)
+    assert document.text.encode() == written.read_bytes()
+    figures = {path.name: path.read_bytes() for path in (written.parent / "docs/figures").iterdir()}
+    assert document.figures == figures
+
+
+def test_final_section_has_layers_classes_and_mistakes(written):
+    text = written.read_text()
+    assert "| conv1 | Conv2d | (1, 28, 28) | 3 | 1 | 1 | (4, 28, 28) | 40 | 28,224 |" in text
+    assert "| 9 | Ankle boot | 91.00 ± 0.00 [91.00, 91.00] |" in text
+    assert "Images per seed: 10,000" in text
+    assert "| 7 | Shirt | T-shirt/top | 0.9900 | 3 of 3 |" in text
+    assert "| learning rate | 0.0001 |" in text
+
+
+def test_gap_and_gain_by_stopping():
+    made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2]"), name="final")
+    records = [trained(made, made.cells[0], seed, train=0.95 + 0.01 * seed, validation=[0.5, 0.9, 0.8, 0.8, 0.8, 0.8],
+                       test=[0.5, 0.87, 0.8, 0.8, 0.8, 0.8], validation_loss=[0.5, 0.4, 0.3, 0.3, 0.35, 0.45])
+               for seed in range(3)]
+    text = text_of(records, made).split("## Over-fitting")[1]
+    [row] = rows_of(text, "`final`")
+    assert row[5] == "16.00 ± 1.00 [13.52, 18.48]"
+    assert row[6] == "+0.1000 [+0.1000, +0.1000]"  # mean of 0.35, 0.45 less mean of 0.3, 0.3
+    assert row[7] == "2 of 6"
+    assert row[10] == "+7.00 [+7.00, +7.00]"
+    assert "for the better in 1 and for the worse in 0 of 1 configuration" in text
+
+
+def test_check_names_what_is_stale_and_writes_nothing(written, full_store, tmp_path, capsys):
+    shutil.copytree(written.parent, tmp_path, dirs_exist_ok=True)
+    output = tmp_path / "RESULTS.md"
+    arguments = ["--store", str(full_store), "--output", str(output)]
+    assert report.main([*arguments, "--check"]) == 0
+    output.write_bytes(output.read_bytes().replace(b"91.00", b"92.00", 1))
+    figure = tmp_path / "docs/figures/kernel_sizes.svg"
+    figure.write_bytes(figure.read_bytes() + b"\n")
+    (tmp_path / "docs/figures/final_curves.svg").unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert report.main([*arguments, "--check"]) == 1
+    told = capsys.readouterr().err
+    assert [name in told for name in ("RESULTS.md", "kernel_sizes.svg", "final_curves.svg")] == [True] * 3
+    assert "final_confusion.svg" not in told
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_new_record_makes_it_stale_and_a_figure_without_records_goes(tmp_path):
+    store, output = tmp_path / "store", tmp_path / "RESULTS.md"
+    store.mkdir()
+    arguments = ["--store", str(store), "--output", str(output)]
+    old = tmp_path / "docs/figures/final_curves.svg"
+    old.parent.mkdir(parents=True)
+    old.write_text("left from other records")
+    assert report.main([*arguments, "--check"]) == 1
+    assert report.main(arguments) == 0
+    assert not old.exists()
+    assert report.main([*arguments, "--check"]) == 0
+    quick = report.experiments_.load("quick")
+    (store / "quick.jsonl").write_bytes(encode(trained(quick, quick.cells[0])))
+    assert report.main([*arguments, "--check"]) == 1
+
+
+def test_an_unreadable_store_is_wrong_input(tmp_path, capsys):
+    (tmp_path / "x.jsonl").write_text("no record\n")
+    assert report.main(["--store", str(tmp_path), "--output", str(tmp_path / "R.md")]) == 2
+    assert "x.jsonl" in capsys.readouterr().err
+    assert not (tmp_path / "R.md").exists()
+
+
+def test_empty_store_gives_a_page_of_waiting_rows(tmp_path):
+    text = text_of([], *[report.experiments_.load(name) for name in ("final", "kernel_depth", "table_1_1")])
+    assert "waiting (5)" in text
+    assert "Figure waiting for records" in text
+    assert "0 trainings and 0 timings" in text
+
+
+FORBIDDEN = """
+import sys
+from bench import frame, report
+report.main(["--store", sys.argv[1], "--output", sys.argv[1] + "/RESULTS.md"])
+sys.exit(sys.argv[2] in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("module", "imported"), [("torch", 0), ("scipy", 1)])
+def test_the_report_needs_no_torch(tmp_path, module, imported):
+    """The second case shows that the check can fail."""
+    answer = subprocess.run([sys.executable, "-c", FORBIDDEN, str(tmp_path), module], capture_output=True, text=True)
+    assert answer.returncode == imported, answer.stderr
+
+
+def test_many_records_take_no_longer_in_proportion():
+    """2,000 seeds of one cell are joined and tested with memory and time to spare."""
+    records: list[TrainRecord] = [trained(MADE, K2, seed, test=0.9 + 1e-5 * (seed % 7)) for seed in range(1000)]
+    records += [trained(MADE, K3, seed, test=0.91 + 1e-5 * (seed % 7)) for seed in range(1000)]
+    assert rows_of(text_of(records), "kernel_size 2")[0][1] == "1000"

@@ -1,0 +1,76 @@
+"""The commands that the explorer offers, read back by the program that they start."""
+
+import shlex
+import subprocess
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import experiment, reproduce, run
+from bench.experiment import Cell, Experiment
+from bench.record import Labels
+from bench.rows import collect
+from fmnist_core.config import CellConfig, CustomModel, TrainConfig, quality_key
+from tests.explorer_records import GRID, other, train
+
+
+@pytest.mark.parametrize("name", experiment.names())
+def test_the_command_selects_its_cell_alone(name: str) -> None:
+    one = experiment.load(name)
+    for row in collect([], [one]).rows[name]:
+        words = shlex.split(reproduce.command(row, reproduce.selections(one)[id(row.cell)]))
+        processes = one.launch.num_processes
+        start = ["torchrun", "--nproc-per-node", str(processes)] if processes > 1 else ["accelerate", "launch"]
+        assert words[: words.index("bench/run.py")] == start
+        options = run._parser().parse_args(words[words.index("bench/run.py") + 1 :])
+        assert options.experiments == [name]
+        assert options.seeds == (one.seeds.cuda if one.launch.device == "cuda" else one.seeds.cpu)
+        chosen = experiment.select(one.cells, dict(run._setting(text, "--only") for text in options.only))
+        assert [cell.config for cell in chosen] == [row.cell.config]
+
+
+def odd_experiment() -> Experiment:
+    """Labels that read as JSON or as shell, twice the same label, and none."""
+    labels = ["2", "true", "it's $HOME; `ls`", "twice", "twice", ""]
+    axes = lambda i: {"train.epochs": 7} if i else {}
+    return msgspec.structs.replace(GRID, name="odd", cells=[Cell(config=other(i), label=label, axes=axes(i))
+                                                            for i, label in enumerate(labels)])
+
+
+def test_labels_are_quoted_and_ambiguous_ones_not_used() -> None:
+    odd = odd_experiment()
+    found = reproduce.selections(odd)
+    assert [cell.label for cell in odd.cells if id(cell) in found] == ["2", "true", "it's $HOME; `ls`"]
+    for row in collect([], [odd]).rows["odd"][:3]:
+        words = shlex.split(reproduce.command(row, found[id(row.cell)]))
+        key, value = run._setting(words[words.index("--only") + 1], "--only")
+        assert (key, value) == ("label", row.label)
+
+
+def test_settings_that_the_option_cannot_compare_are_not_used() -> None:
+    content = {"question": "?", "base": {"model": {"name": "cnn"}}, "grid": {"model.fc_sizes": [[], [20, 10]]}}
+    lists = experiment.parse(content, name="lists")
+    assert [reproduce.selections(lists)[id(cell)] for cell in lists.cells] == [{"label": "fc_sizes "},
+                                                                              {"label": "fc_sizes 20 10"}]
+
+
+def test_a_cell_of_no_experiment_is_written_out(tmp_path: Path) -> None:
+    odd = CellConfig(model=CustomModel(factory="my.own:network", options={"a b": 1, "c": "it's \"\\\n"}),
+                     train=TrainConfig(learning_rate=1e-5, precision="bf16"))
+    networks = [odd, other(0), experiment.load("table_1_2").cells[0].config]
+    rows = collect([], [msgspec.structs.replace(GRID, cells=[Cell(config=one) for one in networks])]).rows["grid"]
+    for row in rows:
+        write, _, launch = reproduce.command(row, None).partition(" && ")
+        subprocess.run(["sh", "-c", write], cwd=tmp_path, check=True)
+        assert [cell.config for cell in experiment.load(str(tmp_path / "cell.toml")).cells] == [row.cell.config]
+        assert launch == "accelerate launch bench/run.py cell.toml --seeds 2"
+
+
+def test_several_processes_are_started_by_torchrun() -> None:
+    config = GRID.cells[0].config
+    shared = msgspec.structs.replace(train(config, 4, 0.5), quality_key=quality_key(config, 4, num_processes=2),
+                                     labels=Labels(num_processes=2))
+    row = collect([shared], [GRID]).rows["grid"][0]
+    assert reproduce.command(row, {"model.depth": 1}) == (
+        "torchrun --nproc-per-node 2 bench/run.py grid --only model.depth=1 --seeds 5")
