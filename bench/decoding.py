@@ -30,7 +30,7 @@ def _explain(error: msgspec.ValidationError, content: Any, kind: Any, where: str
     if message.startswith("Object missing required field"):
         return f"missing key '{_join(where, key, message.split('`')[1])}'"
     if not path:
-        return message
+        return f"{where} = {content!r}: {message[0].lower()}{message[1:]}" if where else message
     allowed = ""
     if key == "model.name":
         known = sorted(tag_of(model) for model in get_args(ModelConfig))
@@ -43,7 +43,7 @@ def _explain(error: msgspec.ValidationError, content: Any, kind: Any, where: str
 def _choices(kind: type[Struct], key: str) -> str:
     """The values that a Literal field allows."""
     section, _, field = key.partition(".")
-    owners = list(get_args(ModelConfig)) if section == "model" else [SECTIONS.get(section, kind)]
+    owners = list(get_args(ModelConfig)) if section == "model" else [SECTIONS.get(section) or _part(kind, section)]
     for owner in owners:
         for info in msgspec.structs.fields(owner):
             if info.name == (field or section):
@@ -51,6 +51,13 @@ def _choices(kind: type[Struct], key: str) -> str:
                 literals = [value for each in types for value in get_args(each) if isinstance(value, str)]
                 return f"; allowed: {', '.join(dict.fromkeys(literals))}"
     return ""
+
+
+def _part(kind: type[Struct], section: str) -> type[Struct]:
+    """The struct that a section of `kind` is, or `kind` itself."""
+    types = {info.name: info.type for info in msgspec.structs.fields(kind)}
+    found = types.get(section)
+    return found if isinstance(found, type) and issubclass(found, Struct) else kind
 
 
 def _fields_at(content: Any, kind: Any, key: str) -> list[str]:

@@ -17,7 +17,7 @@ import msgspec
 
 from bench.record import Environment
 
-LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "pandas", "msgspec")
+LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "pandas", "msgspec", "scikit-learn")
 _GPU_FIELDS = ("name", "driver_version", "power.limit", "clocks.sm")
 
 

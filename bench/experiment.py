@@ -7,6 +7,7 @@
 """
 
 import itertools
+import math
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from fmnist_core.models import networks
 from fmnist_core.models.catalogue import CITED
 from fmnist_core.models.layers import trace
 
+MAX_CELLS = 100_000
 SYSTEMS = sorted({cited.system for cited in CITED})
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -112,7 +114,10 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     """The cells of a decoded TOML file. Raises ValueError."""
     file = convert(content, _File)
     overrides = _nest(overrides or {})
-    launch = convert(_merge(msgspec.to_builtins(file.launch), overrides.pop("launch", {})), Launch, "launch")
+    launch = overrides.pop("launch", {})
+    if isinstance(launch, Mapping):
+        launch = _merge(msgspec.to_builtins(file.launch), launch)
+    launch = convert(launch, Launch, "launch")
     if file.grid and file.cells:
         raise ValueError("[grid] and [[cells]]: only one of them is allowed")
     drafts = _written_out(file.cells) if file.cells else _product(flatten(file.grid))
@@ -164,7 +169,8 @@ def _shown(cell: Cell, key: str) -> Any:
     """The cell's value as JSON has it: what a command line can name."""
     if key == "label":
         return cell.label
-    return msgspec.to_builtins(value_of(cell.config, key)) if key in known_keys(cell.config) else None
+    known = key in known_keys(cell.config)
+    return msgspec.json.decode(msgspec.json.encode(value_of(cell.config, key))) if known else None
 
 
 class _Draft(NamedTuple):
@@ -181,6 +187,9 @@ def _product(grid: Mapping[str, Any]) -> list[_Draft]:
             raise ValueError(f"[grid] {key} = {values!r}: expected a list of values")
         if not values:
             raise ValueError(f"[grid] {key} = []: an empty list leaves no cell")
+    num_cells = math.prod(len(values) for values in grid.values())
+    if num_cells > MAX_CELLS:
+        raise ValueError(f"[grid] makes {num_cells} cells; allowed: up to {MAX_CELLS}")
     drafts = []
     for values in itertools.product(*grid.values()):
         axes = dict(zip(grid, values, strict=True))
@@ -244,6 +253,8 @@ def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
     nested: dict[str, Any] = {}
     for key, value in flat.items():
         *parents, last = key.split(".")
+        if not last or not all(parents):
+            raise ValueError(f"key '{key}': expected names with single dots between them, e.g. train.epochs")
         table = nested
         for part in parents:
             table = table.setdefault(part, {})

@@ -1,11 +1,34 @@
-"""Facts of the launch: how many processes, which device. Read from the launcher's environment, never assumed. No torch."""
+"""What the launcher says: how many processes, which device, and when to stop. Read from it, never assumed. No torch."""
 
+import contextlib
 import os
-from collections.abc import Iterable
+import signal
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from types import FrameType
+from typing import Any, NoReturn
 
 from bench import environment
 from bench.experiment import Experiment
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+"""Ctrl-C; the notice of torchrun and of schedulers; what Slurm is often told to send (`--signal=USR1@60`)."""
+GRACE_S = 10.0
+"""A held notice is obeyed after this long even where no step comes, e.g. in a long evaluation."""
+DDP_TIMEOUT_S = 600.0
+"""How long a process waits for the others that share its cell before it takes them for dead."""
+
+
+class Stopped(BaseException):
+    """This process was asked to stop, by the signal `number`."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+class GroupBroken(Exception):
+    """The processes that shared a cell can no longer work together: the launcher has to start them again."""
 
 
 @dataclass(frozen=True)
@@ -16,21 +39,96 @@ class World:
     num_processes: int = 1
     local_rank: int = 0
     local_num_processes: int = 1
+    num_restarts: int = 0
+    """How often torchrun has started the processes again after one of them failed."""
 
 
 def world() -> World:
-    """From the variables that torchrun and `accelerate launch` set."""
-    read = lambda name, default: int(os.environ.get(name, default))
-    return World(read("RANK", 0), read("WORLD_SIZE", 1), read("LOCAL_RANK", 0), read("LOCAL_WORLD_SIZE", 1))
+    """From the variables that torchrun and `accelerate launch` set. Raises ValueError."""
+    return World(_number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0),
+                 _number("LOCAL_WORLD_SIZE", 1), _number("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def keeps_addresses() -> bool:
+    """Whether processes that the launcher starts again would find, in its store, the addresses of those that died."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def ddp_timeout_s() -> float:
+    """DDP_TIMEOUT_S, or what $FMNIST_DDP_TIMEOUT_S says instead. Raises ValueError."""
+    text = os.environ.get("FMNIST_DDP_TIMEOUT_S", str(DDP_TIMEOUT_S))
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86_400:
+        raise ValueError(f"FMNIST_DDP_TIMEOUT_S = {text!r}: expected seconds from 1 to 86400")
+    return seconds
+
+
+class Notice:
+    """A request to stop, by one of SIGNALS. Obeyed at once; while `held`, when `obey` is called."""
+
+    def __init__(self) -> None:
+        self.number = 0
+        """The signal that came; 0: none."""
+        self._held, self._stopped = False, False
+        self._handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Notice":
+        listeners: dict[int, Any] = {**dict.fromkeys(SIGNALS, self._receive), signal.SIGALRM: self._stop}
+        self._handlers = {number: signal.signal(number, listener) for number, listener in listeners.items()}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if not self._stopped:  # else the process is on its way out, and stays deaf to repetitions
+            for number, handler in self._handlers.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold a notice back until `obey`, the end of this block, or GRACE_S after it came."""
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        self.obey()
+
+    def obey(self) -> None:
+        """Raise Stopped if a notice has come."""
+        if self.number:
+            self._stop()
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        is_first, self.number = not self.number, self.number or number
+        if not self._held:
+            self._stop()
+        elif is_first:
+            signal.setitimer(signal.ITIMER_REAL, GRACE_S)
+
+    def _stop(self, *_: object) -> NoReturn:
+        self._stopped = True
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number in SIGNALS:  # torchrun repeats a Ctrl-C that the terminal has sent already
+            signal.signal(number, signal.SIG_IGN)
+        raise Stopped(self.number)
 
 
 def check(experiments: Iterable[Experiment], started: World, *, gpu: bool) -> None:
     """Raise ValueError, with the command to type, where the launch is not what an experiment asks for."""
+    ddp_timeout_s()
+    several_machines = started.local_num_processes < started.num_processes
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     for experiment in experiments:
         asked = experiment.launch
+        if asked.mode == "ddp" and several_machines and restarts and keeps_addresses():
+            raise ValueError("torchrun cannot start processes on several machines again while it shares its store with "
+                             "them; type: TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend c10d ...")
         if asked.device == "cuda" and not gpu:
-            raise ValueError(f"experiment {experiment.name}: launch.device = 'cuda', but no CUDA device is visible here; "
-                             "allowed: --set launch.device=any")
+            raise ValueError(f"experiment {experiment.name}: launch.device = 'cuda', but no CUDA device is visible "
+                             "here; allowed: --set launch.device=any")
         if asked.device == "cpu" and gpu:
             raise ValueError(f"experiment {experiment.name}: launch.device = 'cpu', but this launch uses a GPU; "
                              f"type: ACCELERATE_USE_CPU=true python bench/run.py {experiment.name}")
@@ -53,6 +151,13 @@ def stand_alone(started: World) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[started.local_rank % len(devices)]
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
         os.environ.pop(name, None)
+
+
+def _number(name: str, default: int) -> int:
+    text = os.environ.get(name, "") or str(default)
+    if not text.isdecimal():
+        raise ValueError(f"{name} = '{text}': the launcher should have set it to a whole number")
+    return int(text)
 
 
 def _command(experiment: Experiment, num_processes: int) -> str:

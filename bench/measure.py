@@ -29,7 +29,7 @@ from fmnist_core.clock import Clock, clock_for, synchronize
 from fmnist_core.config import CellConfig, to_dict
 from fmnist_core.data import Dataset
 from fmnist_core.observe import count_operators, count_waits, observe
-from fmnist_core.summary import least_bytes, multiply_adds, num_parameters, summarize
+from fmnist_core.summary import LayerRow, least_bytes, multiply_adds, num_parameters, summarize
 from fmnist_core.train import Training
 
 MAX_DISAGREEMENT = 0.05
@@ -58,7 +58,7 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str, speed_key: s
                  for n in INFERENCE_BATCHES if n <= len(dataset.test)]
     if compiled:
         labels = msgspec.structs.replace(labels, **graph_counts()._asdict())
-    operators = {} if compiled else count_operators(training)
+    operators = {} if compiled or training.captured else count_operators(training)
     matmul, copy = matmul_flops_per_s(device, cell.train.precision), copy_bytes_per_s(device)
     params = num_parameters(training.model)
     return SpeedRecord(
@@ -68,17 +68,23 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str, speed_key: s
         multiply_adds=multiply_adds(rows), operators_per_step=sum(operators.values()),
         host_syncs_per_step=count_waits(operators), peak_memory_bytes=peak_memory,
         reserved_memory_bytes=reserved_memory, matmul_flops_per_s=matmul, copy_bytes_per_s=copy,
-        floor_s=floor_s(multiply_adds(rows), least_bytes(rows, params, size), size, matmul, copy),
+        floor_s=floor_s(step_multiply_adds(rows), least_bytes(rows, params, size), size, matmul, copy),
         layers=[msgspec.convert(asdict(row), Layer) for row in rows], labels=labels, warnings=warnings,
     )
+
+
+def step_multiply_adds(rows: Sequence[LayerRow]) -> int:
+    """Of one image's training step: backward costs twice the forward, but nobody needs the gradient of the images."""
+    first = next((row.multiply_adds for row in rows if row.multiply_adds), 0)
+    return 3 * multiply_adds(list(rows)) - first
 
 
 def floor_s(num_multiply_adds: int, num_bytes: int, batch_size: int, matmul: float, copy: float) -> float:
     """The least time of a training step: the larger of its arithmetic and its traffic, at the machine's ceilings.
 
-    Backward costs twice the forward's multiply-adds; a multiply-add is two operations.
+    `num_multiply_adds` of one image, two operations each; `num_bytes` of the whole step.
     """
-    return max(3 * 2 * num_multiply_adds * batch_size / matmul, num_bytes / copy)
+    return max(2 * num_multiply_adds * batch_size / matmul, num_bytes / copy)
 
 
 def disagreement(samples: Sequence[float], block_s: float) -> list[str]:
@@ -137,7 +143,8 @@ def _own_s(training: Training, before: Usage, after: Usage) -> float:
         return own_s
     total = torch.tensor(own_s, dtype=torch.float64, device=training.device)
     torch.distributed.all_reduce(total)
-    return total.item() * int(os.environ.get("LOCAL_WORLD_SIZE", training.num_processes)) / training.num_processes
+    share = int(os.environ.get("LOCAL_WORLD_SIZE", training.num_processes)) / training.num_processes
+    return float(total.item() * share)
 
 
 def _start_peak_memory() -> int:

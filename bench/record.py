@@ -217,7 +217,7 @@ def decode(line: bytes | str) -> Record:
     """Raises SchemaError: not JSON, an unknown field, or a newer schema than this version reads."""
     try:
         content = msgspec.json.decode(line)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise SchemaError(f"not a record: {error}") from error
     if not isinstance(content, dict):
         raise SchemaError(f"not a record: {type(content).__name__}")

@@ -4,35 +4,61 @@
     torchrun --nproc-per-node 2 bench/run.py NAME       several processes, each taking whole cells
     python bench/run.py NAME --list                     what is done and what is missing; no torch, no training
     python bench/run.py NAME --only model.depth=2 --set train.epochs=1 --seeds 1
+    torchrun --nproc-per-node 2 --max-restarts 9 bench/run.py NAME --set launch.mode=ddp      all share each cell
 """
 
 import argparse
 import contextlib
 import json
+import os
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
 
 from bench import environment, experiment, launch, progress
+from bench.attempts import Attempt
 from bench.plan import Task, missing, tasks
-from bench.store import Store
+from bench.record import Record
+from bench.store import Store, StoreError
 from fmnist_core.files import load_arrays
 
 POLL_S = 0.5
 """Between looks at the store while other processes hold all tasks that are left."""
-OK, FAILED, WRONG_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, WRONG_INPUT, BROKEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 DEFAULT_STORE = "runs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 all cells there, 1 a cell failed, 2 wrong input, 130 interrupted."""
+    """Returns the exit code: 0 all cells there, 1 a cell failed or the store did, 2 wrong input, 3 a process that
+    shares a cell failed, 130 interrupted, 143 stopped by a scheduler's notice."""
     options = _parser().parse_args(arguments)
-    world = launch.world()
     try:
-        sweep = Sweep(options, world)
+        world = launch.world()
+    except ValueError as error:
+        print(f"bench/run.py: {error}", file=sys.stderr)
+        return WRONG_INPUT
+    go_on = f"Finished records are in {options.store}; the same command goes on from there."
+    with launch.Notice() as notice:
+        try:
+            return _run(options, world, notice)
+        except launch.Stopped as stop:
+            code, what = (INTERRUPTED, "Interrupted") if stop.number == signal.SIGINT else (TERMINATED, "Stopped")
+            if world.rank == 0:
+                print(f"\n{what}. {go_on}", file=sys.stderr)
+        except launch.GroupBroken as error:
+            code = TERMINATED if notice.number else BROKEN
+            if not notice.number:
+                print(f"bench/run.py: rank {world.rank} of {world.num_processes}: {error}. {go_on}", file=sys.stderr)
+    return code
+
+
+def _run(options: argparse.Namespace, world: launch.World, notice: launch.Notice) -> int:
+    try:
+        sweep = Sweep(options, world, notice)
         if options.list:
             progress.show_plan(sweep.experiments, sweep.planned, sweep.store.latest())
             return OK
@@ -43,19 +69,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return WRONG_INPUT
     try:
         sweep.run()
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. Finished records are in {sweep.store.folder}; the same command goes on from there.",
-              file=sys.stderr)
-        return INTERRUPTED
-    return sweep.finish()
+        return sweep.finish()
+    except StoreError as error:
+        print(f"bench/run.py: {error}", file=sys.stderr)
+        return FAILED
 
 
 class Sweep:
     """The tasks of this call and what has become of them."""
 
-    def __init__(self, options: argparse.Namespace, world: launch.World) -> None:
+    def __init__(self, options: argparse.Namespace, world: launch.World, notice: launch.Notice) -> None:
         """Whatever can be wrong with the request is found here or in `check`, as ValueError."""
-        self.options, self.world = options, world
+        self.options, self.world, self.notice = options, world, notice
         overrides = dict(_setting(text, "--set") for text in options.set)
         if options.dataset:
             overrides["data.dataset"] = options.dataset
@@ -75,12 +100,18 @@ class Sweep:
     def check(self) -> None:
         """Launch, data and store, before any work. Raises ValueError."""
         launch.check(self.experiments, self.world, gpu=self.gpu)
-        for dataset in {task.cell.config.data.dataset for task in self.planned}:
-            load_arrays(dataset, self.options.data_dir)
-        self.store.check_writable()
+        for data in {task.cell.config.data for task in self.planned}:
+            arrays = load_arrays(data.dataset, self.options.data_dir, data.sha256)
+            if data.validation_size >= len(arrays.train_labels_N):
+                raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of "
+                                 f"{len(arrays.train_labels_N)} training images")
         self.before = dict(self.store.latest())
-        self.left = missing(self.planned, self.before, rerun=self.options.rerun,
-                            retry_failed=self.options.retry_failed)
+        self.store.check_writable(each.name for each in self.experiments)
+        # Processes that torchrun has started again must not run again what they ran before that.
+        again = not self.world.num_restarts
+        self.left = missing(self.planned, self.before, rerun=self.options.rerun and again,
+                            retry_failed=self.options.retry_failed and again)
+        self.quiet = self.world.rank != 0 or not (self.left or again)
 
     def run(self) -> None:
         """Cells mode: this process takes any free task until none is left. DDP: all processes share each."""
@@ -88,25 +119,26 @@ class Sweep:
             return
         if not self.ddp:
             launch.stand_alone(self.world)
-        from bench import trial  # brings torch: only now is it sure that there is work, and on which device
+        from bench import ranks, trial  # bring torch: only now is it sure that there is work, and on which device
 
         num_done = len(self.planned) - len(self.left)
-        with progress.Progress(len(self.planned), num_done, quiet=self.world.rank != 0) as bar:
-            while task := trial.agree(self._next() if self.leads else None, ddp=self.ddp):
-                bar.start(task.name)
+        with progress.Progress(len(self.planned), num_done, quiet=self.world.rank != 0) as self.bar:
+            while task := ranks.agree(self._next() if self.leads else None, ddp=self.ddp):
+                self.bar.start(task.name)
                 alone = task.seed is None
-                with self.store.machine(self.host, alone=alone) if self.leads else contextlib.nullcontext():
-                    record = trial.run(task, data_dir=self.options.data_dir, num_threads=self._num_threads(alone),
-                                       shared=not alone and self._shares_machine(), on_epoch=bar.epoch)
-                if self.leads:
-                    self.store.append(record)
-                    self.store.release(task.key)
-                bar.finish(task.name, record, len(self.planned) - len(self.left))
+                with self._attempt(task) as attempt, self._machine(alone):
+                    ranks.agree(task, ddp=self.ddp)  # the others wait for rank 0, which may wait for the machine
+                    with self._patience(alone):
+                        record = trial.run(task, attempt, data_dir=self.options.data_dir, notice=self.notice,
+                                           num_threads=self._num_threads(alone), on_epoch=self.bar.epoch,
+                                           shared=not alone and self._shares_machine())
+                        if self.leads:
+                            self._keep(task, record)
 
     def finish(self) -> int:
         """Say what was learnt; the exit code."""
         latest = self.store.latest()
-        if self.world.rank == 0:
+        if not self.quiet:
             progress.show_summary(self.experiments, self.planned, latest, self.store.folder)
         there = [latest[task.key].status for task in self.planned if task.key in latest]
         return OK if there == ["ok"] * len(self.planned) else FAILED
@@ -116,26 +148,53 @@ class Sweep:
         """Whether this process decides and writes: under DDP, rank 0 alone."""
         return not self.ddp or self.world.rank == 0
 
-    @property
-    def host(self) -> str:
-        return environment.collect().host
-
     def _next(self) -> Task | None:
         """Claim the first free task, waiting while other processes hold all that are left; None: all are done."""
         while True:
-            self.left = [task for task in self.left if not self._is_done(task)]
+            latest = self.store.latest()
+            self.left = [task for task in self.left if not self._is_done(task, latest)]
             for task in self.left:
                 if self.store.claim(task.key):
-                    if not self._is_done(task):
+                    if not self._is_done(task, self.store.latest()) and not self._is_given_up(task):
                         return task
                     self.store.release(task.key)
             if not self.left:
                 return None
             time.sleep(POLL_S)
 
-    def _is_done(self, task: Task) -> bool:
+    def _is_done(self, task: Task, latest: Mapping[str, Record]) -> bool:
         """Whether a record has come since this call began."""
-        return self.store.latest().get(task.key) is not self.before.get(task.key)
+        return latest.get(task.key) is not self.before.get(task.key)
+
+    def _is_given_up(self, task: Task) -> bool:
+        """Begin an attempt; or, where those before it died, record that the cell failed."""
+        attempt = self._attempt(task)
+        if task.key in self.before:
+            attempt.finish()  # to be run again means from the start
+        verdict = attempt.begin()
+        if verdict:
+            from bench import trial
+
+            self._keep(task, trial.failed(task, *verdict))
+        return verdict is not None
+
+    def _keep(self, task: Task, record: Record) -> None:
+        self.store.append(record)
+        self._attempt(task).finish()
+        self.store.release(task.key)
+        self.bar.finish(task.name, record, len(self.planned) - len(self.left))
+        self.left = [other for other in self.left if other is not task]
+
+    def _attempt(self, task: Task) -> Attempt:
+        return Attempt(self.store.folder, task.key, self.world.num_processes if self.ddp else 1)
+
+    def _machine(self, alone: bool) -> contextlib.AbstractContextManager[None]:
+        host = environment.collect().host
+        return self.store.machine(host, alone=alone) if self.leads else contextlib.nullcontext()
+
+    def _patience(self, alone: bool) -> contextlib.AbstractContextManager[None]:
+        """A training stops between two steps, and processes that share a cell stop together; a timing stops at once."""
+        return self.notice.held() if self.ddp or not alone else contextlib.nullcontext()
 
     def _num_threads(self, alone: bool) -> int:
         sharing = 1 if alone and not self.ddp else self.world.local_num_processes
@@ -160,7 +219,7 @@ def _setting(text: str, option: str) -> tuple[str, Any]:
         raise ValueError(f"{option} {text}: expected KEY=VALUE, e.g. train.epochs=1")
     try:
         return key, json.loads(value)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # not JSON, or a number of more digits than Python reads
         return key, value
 
 
@@ -168,18 +227,19 @@ def _parser() -> argparse.ArgumentParser:
     assert __doc__ is not None
     parser = argparse.ArgumentParser(prog="bench/run.py", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("experiments", nargs="*", default=["quick"], metavar="EXPERIMENT",
-                        help=f"a name ({', '.join(experiment.names())}) or the path of a .toml file; default: quick")
-    parser.add_argument("--list", action="store_true", help="show the cells, done or not, and what each costs; run nothing")
-    parser.add_argument("--only", action="append", default=[], metavar="KEY=VALUE", help="only cells with this value")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value in every cell")
-    parser.add_argument("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
-    parser.add_argument("--untimed", action="store_true", help="train only; leave the timings for when the machine is quiet")
-    parser.add_argument("--rerun", action="store_true", help="run again what already has a record")
-    parser.add_argument("--retry-failed", action="store_true", help="run again what has failed")
-    parser.add_argument("--store", default=DEFAULT_STORE, metavar="DIR", help=f"folder of the records; default: {DEFAULT_STORE}")
-    parser.add_argument("--data-dir", metavar="DIR", help="folder of the four IDX files")
-    parser.add_argument("--dataset", metavar="NAME", help="short for --set data.dataset=NAME, e.g. synthetic")
+    add = parser.add_argument
+    add("experiments", nargs="*", default=["quick"], metavar="EXPERIMENT",
+        help=f"a name ({', '.join(experiment.names())}) or the path of a .toml file; default: quick")
+    add("--list", action="store_true", help="show the cells, done or not, and what each costs; run nothing")
+    add("--only", action="append", default=[], metavar="KEY=VALUE", help="only cells with this value")
+    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value in every cell")
+    add("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
+    add("--untimed", action="store_true", help="train only; leave the timings for when the machine is quiet")
+    add("--rerun", action="store_true", help="run again what already has a record")
+    add("--retry-failed", action="store_true", help="run again what has failed")
+    add("--store", default=DEFAULT_STORE, metavar="DIR", help=f"folder of the records; default: {DEFAULT_STORE}")
+    add("--data-dir", metavar="DIR", help="folder of the four IDX files")
+    add("--dataset", metavar="NAME", help="short for --set data.dataset=NAME, e.g. synthetic")
     return parser
 
 
@@ -190,4 +250,9 @@ def _positive(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_code = main()
+    if exit_code in (BROKEN, INTERRUPTED, TERMINATED):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)  # at once: the destructors of a process group wait for ranks that are gone
+    sys.exit(exit_code)

@@ -18,6 +18,8 @@ from bench.record import Record, SchemaError, decode, encode, key_of
 
 _FILE_NAME = re.compile(r"\w[\w .+-]{0,99}", re.ASCII)
 """Experiments that may name a file: no separator, nothing hidden, and short enough for every file system."""
+_NO_KEY = 16**15
+"""A byte of the file of claims that no key has."""
 
 
 class StoreError(ValueError):
@@ -45,7 +47,7 @@ class Store:
             for path in files:
                 if path.exists():
                     path.open("ab").close()
-            fcntl.lockf(self._claims_file(), fcntl.LOCK_UN)  # fails where the file system knows no locks
+            fcntl.lockf(self._claims_file(), fcntl.LOCK_UN, 1, _NO_KEY)  # fails where there are no locks
         except OSError as error:
             raise _not_written(self.folder, error) from error
 
@@ -71,9 +73,12 @@ class Store:
 
         A key stays in the file that `latest` found it in: the order of the lines says which one is the newest.
         """
-        line = encode(record)
-        decode(line)  # a line that cannot be read back would make the whole store unreadable
         path = self._homes.get(key_of(record)) or self._file_of(record.experiment)
+        try:
+            line = encode(record)
+            decode(line)  # one that cannot be read back, e.g. because of a NaN, would make the whole store unreadable
+        except ValueError as error:
+            raise StoreError(f"record {key_of(record)} cannot be kept: {error}") from error
         try:
             with path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)

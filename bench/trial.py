@@ -2,87 +2,171 @@
 
 import time
 import traceback
-from collections.abc import Callable
+import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime
+from enum import IntEnum
+from signal import SIGTERM
 from typing import Any
 
 import msgspec
 import torch
-from accelerate import PartialState
 
-from bench import environment
+from bench import environment, launch, ranks
+from bench.attempts import Attempt
 from bench.measure import measure
 from bench.plan import Task
 from bench.record import Epochs, Labels, Record, SpeedRecord, Status, TestDetail, TrainRecord
-from fmnist_core import data
-from fmnist_core.config import to_dict
+from bench.store import StoreError
+from fmnist_core import baselines, checkpoint, data
+from fmnist_core.clock import synchronize
+from fmnist_core.config import Baseline, to_dict
 from fmnist_core.observe import observe
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
 from fmnist_core.train import Diverged, OnStep, Training, accelerator_for, evaluate, fit
 
 NUM_MISTAKES = 20
 """The most confident mistakes on the test set that a record keeps."""
+CHECKPOINT_EVERY_S = 60.0
+"""Wall time between two checkpoints of a training."""
+AGREE_EVERY = 10
+"""Steps between two agreements of the processes that share a cell."""
 
 
 class TimeoutExceeded(Exception):
     """The cell ran longer than the experiment allows."""
 
 
-def agree(task: Task | None, *, ddp: bool) -> Task | None:
-    """Under DDP, rank 0's task in every process; otherwise the task itself."""
-    if not ddp:
-        return task
-    PartialState()  # starts the process group
-    box = [task]
-    torch.distributed.broadcast_object_list(box, 0)
-    return box[0]
+def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int, shared: bool,
+        notice: launch.Notice, on_epoch: OnStep | None = None) -> Record:
+    """Train, from the attempt's checkpoint if there is one, or time the task's cell.
 
-
-def run(task: Task, *, data_dir: str | None, num_threads: int, shared: bool, on_epoch: OnStep | None = None) -> Record:
-    """Train or time the task's cell. Every failure but an interruption becomes a record."""
-    started_at, start = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
+    Every failure becomes a record. Raises Stopped on notice, and GroupBroken where processes share the cell and one of
+    them failed: then the record is made of what they reported, when they have been started again.
+    """
+    started_at, watch = _now(), _Watch(task, attempt, notice)
     torch.set_num_threads(num_threads)
     try:
         dataset = _dataset(task, data_dir)
         if task.seed is None:
             record: Record = measure(task.cell.config, dataset, experiment=task.experiment, speed_key=task.key)
         else:
-            record = _train(task, dataset, on_epoch)
+            record = _train(task, dataset, watch, on_epoch)
     except Exception as error:
-        record = failed(task, *_explain(error))
+        record = failed(task, *_explain(error, task))
+        if attempt.num_processes > 1:
+            ranks.fail(attempt, error, record.status, record.reason)
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
     record = msgspec.structs.replace(record, started_at=started_at, environment=environment.collect(num_threads),
                                      labels=msgspec.structs.replace(record.labels, machine_shared=shared))
     if isinstance(record, TrainRecord):
-        record = msgspec.structs.replace(record, wall_s=time.perf_counter() - start)
+        record = msgspec.structs.replace(record, wall_s=watch.wall_s)
     return record
 
 
 def failed(task: Task, status: Status, reason: str) -> Record:
-    """The record of a task that gave no result."""
-    cell = to_dict(task.cell.config)
+    """The record of a task that gave no result, found out now and here."""
+    about: dict[str, Any] = {"cell": to_dict(task.cell.config), "status": status, "reason": reason,
+                             "started_at": _now(), "environment": environment.collect()}
     if task.seed is None:
-        return SpeedRecord(experiment=task.experiment, speed_key=task.key, cell=cell, status=status, reason=reason)
-    return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=cell, status=status,
-                       reason=reason)
+        return SpeedRecord(experiment=task.experiment, speed_key=task.key, **about)
+    return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, **about)
 
 
-def _train(task: Task, dataset: data.Dataset, on_epoch: OnStep | None) -> TrainRecord:
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep | None) -> TrainRecord:
     assert task.seed is not None
+    if isinstance(task.cell.config.model, Baseline):
+        return _fit_baseline(task, task.seed, dataset)
     training = Training(task.cell.config, task.seed, dataset)
     labels = Labels(**asdict(observe(training)))
     model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
     rows = summarize(model, dataset.input_shape)
-    history = fit(training, on_step=_deadline(task.timeout_s), on_epoch=on_epoch)
+    watch.resume(training)
+    history = fit(training, on_step=watch, on_epoch=on_epoch)
     return TrainRecord(
         experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
         epochs=Epochs(**asdict(history)), test=_test_detail(training), num_parameters=num_parameters(model),
         multiply_adds=multiply_adds(rows), num_train=len(dataset.train), num_validation=len(dataset.validation),
         num_test=len(dataset.test), labels=labels,
     )
+
+
+def _fit_baseline(task: Task, seed: int, dataset: data.Dataset) -> TrainRecord:
+    """One uninterrupted fit: neither checkpoints nor the cell's time limit apply."""
+    fitted = baselines.fit(task.cell.config, seed, dataset)
+    return TrainRecord(
+        experiment=task.experiment, quality_key=task.key, seed=seed, cell=to_dict(task.cell.config),
+        epochs=Epochs(**asdict(fitted.history)), test=TestDetail(confusion=fitted.confusion_KK), extra=fitted.extra,
+        num_train=len(dataset.train), num_validation=len(dataset.validation), num_test=len(dataset.test),
+        labels=Labels(precision=fitted.precision),
+    )
+
+
+class _Wish(IntEnum):
+    """What a process wants after a step. Of several processes, the largest wish is done by all."""
+
+    NOTHING = 0
+    SAVE = 1
+    STOP = 2
+    TIME_IS_UP = 3
+
+
+class _Watch:
+    """Called after each step of a training: saves now and then, and stops on notice or when the cell's time is up."""
+
+    def __init__(self, task: Task, attempt: Attempt, notice: launch.Notice) -> None:
+        self._timeout_s, self._attempt, self._notice = task.timeout_s, attempt, notice
+        self._began = self._saved = time.perf_counter()
+
+    @property
+    def wall_s(self) -> float:
+        """Since the cell began, what it took before a resume included."""
+        return time.perf_counter() - self._began
+
+    def resume(self, training: Training) -> None:
+        earlier_s = checkpoint.load(training, self._attempt.checkpoint)
+        self._began -= earlier_s or 0.0
+
+    def __call__(self, training: Training) -> None:
+        wish = self._wish()
+        if training.num_processes > 1:
+            if training.step_in_epoch % AGREE_EVERY and training.step_in_epoch < training.steps_per_epoch:
+                return
+            wish = _Wish(max(ranks.tell(wish, launch.ddp_timeout_s() / 2)))
+        if wish in (_Wish.SAVE, _Wish.STOP):
+            self._save(training)
+        if wish == _Wish.STOP:
+            self._attempt.stop()
+            raise launch.Stopped(self._notice.number or SIGTERM)
+        if wish == _Wish.TIME_IS_UP:
+            raise TimeoutExceeded(f"stopped at step {training.step} of {training.num_steps} "
+                                  f"after {self._timeout_s:g} s")
+
+    def _wish(self) -> _Wish:
+        if self._timeout_s and self.wall_s > self._timeout_s:
+            return _Wish.TIME_IS_UP
+        if self._notice.number:
+            return _Wish.STOP
+        return _Wish.SAVE if time.perf_counter() - self._saved > CHECKPOINT_EVERY_S else _Wish.NOTHING
+
+    def _save(self, training: Training) -> None:
+        """Off the training's clock. A disk that is full is no reason to stop."""
+        synchronize(training.device)
+        start = time.perf_counter()
+        try:
+            checkpoint.save(training, self._attempt.checkpoint, wall_s=self.wall_s)
+            if training.accelerator.is_main_process:
+                self._attempt.progressed()
+        except (OSError, StoreError) as error:
+            warnings.warn(f"no checkpoint could be written: {error}", stacklevel=2)
+        self._saved = time.perf_counter()
+        training.epoch_began += self._saved - start
 
 
 def _test_detail(training: Training) -> TestDetail:
@@ -101,18 +185,6 @@ def _test_detail(training: Training) -> TestDetail:
     return TestDetail(confusion=confusion.tolist(), mistakes=mistakes)
 
 
-def _deadline(timeout_s: float) -> Callable[[Training], None] | None:
-    if not timeout_s:
-        return None
-    end = time.monotonic() + timeout_s
-
-    def check(training: Training) -> None:
-        if time.monotonic() > end:
-            raise TimeoutExceeded(f"stopped at step {training.step} of {training.num_steps} after {timeout_s:g} s")
-
-    return check
-
-
 _datasets: dict[Any, data.Dataset] = {}
 
 
@@ -126,7 +198,7 @@ def _dataset(task: Task, data_dir: str | None) -> data.Dataset:
     return _datasets[config, device]
 
 
-def _explain(error: Exception) -> tuple[Status, str]:
+def _explain(error: Exception, task: Task) -> tuple[Status, str]:
     text = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, Diverged):
         return "diverged", str(error)
@@ -134,6 +206,6 @@ def _explain(error: Exception) -> tuple[Status, str]:
         return "timeout", str(error)
     if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "out of memory" in text.lower() \
             or "can't allocate memory" in text.lower():
-        return "oom", text.splitlines()[0]
+        return "oom", f"{text.splitlines()[0]} (train.global_batch_size = {task.cell.config.train.global_batch_size})"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return "error", f"{text.splitlines()[0]} ({frame.name}, line {frame.lineno})"

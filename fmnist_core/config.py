@@ -25,6 +25,9 @@ NonNegative = Annotated[float, Meta(ge=0.0, le=1e6)]
 Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
 Precision = Literal["no", "bf16", "fp16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
+Estimator = Literal[
+    "gaussian_nb", "decision_tree", "extra_tree", "random_forest", "gradient_boosting", "k_nearest_neighbors",
+    "logistic_regression", "linear_svm", "svm", "passive_aggressive", "perceptron", "sgd", "mlp"]
 
 NUM_CLASSES = 10
 
@@ -120,7 +123,15 @@ class CustomModel(_Config, tag_field="name", tag="custom", frozen=True, kw_only=
     """Keyword arguments of the factory."""
 
 
-ModelConfig = Network1 | Network2 | KernelDepthCNN | CitedModel | CustomModel
+class Baseline(_Config, tag_field="name", tag="baseline", frozen=True, kw_only=True):
+    """No network: a model of the data set's own benchmark, fitted once by scikit-learn. See `fmnist_core.baselines`."""
+
+    estimator: Estimator
+    options: dict[str, bool | int | float | str] = {}
+    """Keyword arguments of scikit-learn's class; the string `none` stands for None."""
+
+
+ModelConfig = Network1 | Network2 | KernelDepthCNN | CitedModel | CustomModel | Baseline
 
 
 class DatasetFacts(NamedTuple):
@@ -241,6 +252,9 @@ def check(cell: CellConfig) -> None:
                          f"train.global_batch_size = {train.global_batch_size}")
     if train.early_stopping_patience and not data.validation_size:
         raise ValueError("train.early_stopping_patience needs data.validation_size above 0")
+    num_images = DATASETS[data.dataset].num_train
+    if data.validation_size >= num_images:
+        raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of {num_images} training images")
     if data.sha256 and data.dataset != "idx":
         raise ValueError(f"data.sha256 has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
     if data.erasing and data.erasing_size > data.input_size:
@@ -249,6 +263,19 @@ def check(cell: CellConfig) -> None:
     if isinstance(model, Network1 | Network2) and model.dropout and model.dropout_after > len(model.fc_sizes):
         raise ValueError(f"model.dropout_after = {model.dropout_after} but model.fc_sizes has "
                          f"{len(model.fc_sizes)} hidden layers")
+    if isinstance(model, Baseline):
+        _check_baseline(cell)
+
+
+def _check_baseline(cell: CellConfig) -> None:
+    """One fit on plain pixels, each standardized: nothing of training and execution applies, little of the data."""
+    sections = {"data": cell.data, "train": cell.train, "execution": cell.execution}
+    allowed = ("data.dataset", "data.sha256", "data.validation_size", "data.split_seed", "data.input_size")
+    for section, config in sections.items():
+        for key, value in to_dict(config).items():
+            if f"{section}.{key}" not in allowed:
+                raise ValueError(f"{section}.{key} = {value} has no effect on model.name = 'baseline'; "
+                                 f"allowed: {', '.join(allowed)}")
 
 
 def input_shape(data: DataConfig) -> tuple[int, int, int]:

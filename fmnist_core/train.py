@@ -6,6 +6,7 @@ measuring and the performance tests. Nothing inside an epoch waits for the devic
 
 import contextlib
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from fmnist_core.data import Dataset, Split
 from fmnist_core.models.build import build
 from fmnist_core.schedule import learning_rate
 from fmnist_core.seeds import stream
+from fmnist_core.sync_norm import synchronize_batch_norm
 
 EVALUATION_BATCH = 1000
 TRAIN_SUBSET = 10_000
@@ -66,7 +68,10 @@ def accelerator_for(precision: Precision) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    accelerator = Accelerator(mixed_precision=precision, kwargs_handlers=[ddp])
+    # Accelerate makes no group of processes on CPUs unless it is told that they are.
+    on_cpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpus, kwargs_handlers=[ddp])
+    assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", 1)), accelerator.num_processes
     assert accelerator.mixed_precision == precision, (accelerator.mixed_precision, precision)
     return accelerator
 
@@ -89,7 +94,7 @@ class Training:
         model = build(cell.model, dataset.input_shape).to(self.device)
         model = model.to(memory_format=_memory_format(cell))
         if cell.train.sync_batch_norm and self.num_processes > 1:
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+            model = synchronize_batch_norm(model, self.device)
         optimizer = optimizer_for(model, cell.train)
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         self.captured = cell.execution.capture

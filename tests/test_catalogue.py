@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench import experiment
 from fmnist_core.config import CitedModel
 from fmnist_core.models import cited
-from fmnist_core.models.catalogue import CITED, CitedSystem, by_cell
+from fmnist_core.models.catalogue import CITED, NON_NEURAL, CitedSystem, by_cell
 
 IDS = [entry.name for entry in CITED]
 EXPERIMENTS = sorted({entry.experiment for entry in CITED})
@@ -40,7 +40,7 @@ def test_a_cell_trains_it_and_shows_the_same_number(entry: CitedSystem) -> None:
 def test_every_network_is_somebodys_and_every_experiment_is_complete() -> None:
     assert {entry.system for entry in CITED} == set(cited.SYSTEMS)
     files = [name for name in experiment.names() if name.startswith("cited_")]
-    assert files == EXPERIMENTS
+    assert files == sorted({*EXPERIMENTS, *(entry.experiment for entry in NON_NEURAL)})
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

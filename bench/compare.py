@@ -1,0 +1,157 @@
+"""Is B faster, slower, better or worse than A, and how sure is that?
+
+    python -m bench.compare runs other/runs            two sets of records: folders, or .jsonl files
+    python -m bench.compare HEAD~3 HEAD                two revisions, timed in turns here and now
+    python -m bench.compare HEAD working-tree          what is not committed yet
+
+Records: cells of both sets, speeds only where machine and labels agree, accuracies by Welch's test over seeds.
+Revisions: fmnist_core of each, a process per block, A B, B A, ... Several questions at once are corrected by Holm.
+Exit code 0, 1 if anything is slower or worse by more than the threshold, 2 for wrong input.
+"""
+
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bench import environment, record_sets, revisions, side_runs, stats
+from bench.formatting import significant, table
+from bench.record import Environment, Record, SchemaError, decode, key_of
+from bench.record_sets import Finding, Question, Sets, milliseconds
+from bench.side_records import (
+    PAIRS,
+    POWER,
+    Calibration,
+    Metric,
+    Pairs,
+    calibration_for,
+    paired_noise,
+    ratio_text,
+    resolvable,
+)
+from bench.store import Store
+from fmnist_core.config import to_dict
+
+THRESHOLD, ACCURACY_THRESHOLD = 0.025, 0.001
+"""A change below these does not count: half of the 5 % that the performance checks must find, and 0.1 points."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        findings = _compare(options)
+    except ValueError as error:
+        print(f"bench.compare: {error}", file=sys.stderr)
+        return side_runs.WRONG_INPUT
+    headers = ["cell", "metric", "A", "B", "B against A", "B is"]
+    print(table(headers, findings, text_columns=2))
+    return side_runs.SLOWER if any(finding.verdict in ("slower", "worse") for finding in findings) else side_runs.OK
+
+
+def _compare(options: argparse.Namespace) -> list[Finding]:
+    sides = (options.a, options.b)
+    if all(Path(side).exists() for side in sides):
+        return _compare_records(options)
+    commits = [revisions.commit_of(side) for side in sides]
+    for side, commit in zip(sides, commits, strict=True):
+        if commit is None and not Path(side).exists():
+            raise ValueError(f"'{side}' is neither a folder or file of records nor a revision")
+    if None in commits:
+        raise ValueError(f"'{options.a}' and '{options.b}': compare records with records and revisions with revisions")
+    return _compare_revisions(options, [commit for commit in commits if commit])
+
+
+def _compare_records(options: argparse.Namespace) -> list[Finding]:
+    folder_of = lambda side: Path(side) if Path(side).is_dir() else Path(side).parent
+    folders = [Path(options.store), folder_of(options.b), folder_of(options.a)]
+
+    used: list[Calibration] = []
+
+    def known_noise(of: Environment) -> Calibration | None:
+        found = next((each for folder in folders if (each := calibration_for(folder, of))), None)
+        if found and found not in used:
+            used.append(found)
+        return found
+
+    sets: Sets = record_sets.compare(
+        read(options.a), read(options.b), calibration_for=known_noise, threshold=options.threshold,
+        accuracy_threshold=options.accuracy_threshold, allowed=options.allow)
+    for reason in sets.refused:
+        print(f"not compared: {reason}")
+    if sets.refused:
+        print("To compare all the same, name what may differ: --allow NAME\n")
+    for warning in (f"the calibration of {each.started_at[:10]}: {text}" for each in used for text in each.warnings):
+        print(f"WARNING: {warning}\n")
+    if sets.only_a or sets.only_b:
+        print(f"Only in A: {sets.only_a} cells; only in B: {sets.only_b}.\n")
+    if not sets.findings and not sets.refused:
+        raise ValueError(f"{options.a} and {options.b} have no cell in common")
+    return sets.findings
+
+
+def read(path: str) -> list[Record]:
+    """The newest record of each key in a folder or a .jsonl file. Raises ValueError."""
+    if Path(path).is_dir():
+        return list(Store(path).latest().values())
+    try:
+        records = [decode(line) for line in Path(path).read_bytes().splitlines() if line.strip()]
+        return list({key_of(record): record for record in records}.values())
+    except (OSError, SchemaError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def _compare_revisions(options: argparse.Namespace, commits: list[str]) -> list[Finding]:
+    cell = side_runs.cell_of(options)
+    request = {"cell": to_dict(cell), "threads": options.threads, "data_dir": options.data_dir,
+               "min_block_s": options.block_s}
+    with side_runs.alone(options.store) as load_warnings:
+        metrics = revisions.time_in_turns(commits, request, options.rounds)
+        for warning in load_warnings():
+            print(f"WARNING: {warning}\n")
+    here = environment.collect(options.threads)
+    _say_resolvable(metrics["train_step"], calibration_for(options.store, here))
+    return judge_revisions(f"{commits[1][:12]} against {commits[0][:12]}", metrics, options.threshold)
+
+
+def judge_revisions(what: str, metrics: Mapping[Metric, Pairs], threshold: float) -> list[Finding]:
+    """Each pair is one block of A and one of B, taken next to each other."""
+    questions = []
+    for metric, pairs in metrics.items():
+        ratio = stats.paired_ratio(pairs.a_s, pairs.b_s)
+        a, b = (milliseconds(stats.summarize(seconds).median) for seconds in (pairs.a_s, pairs.b_s))
+        questions.append(Question(what, metric.replace("_", " "), a, b, ratio, ratio_text(ratio), ("faster", "slower"),
+                                  threshold, f"the same within {100 * threshold:g} %"))
+    return record_sets.judge(questions)
+
+
+def _say_resolvable(pairs: Pairs, calibration: Calibration | None) -> None:
+    """What this many pairs can find: by this run's own spread, and by the machine's calibration."""
+    rounds, chance = len(pairs.a_s), f"{100 * POWER:g} times in 100"
+    texts = []
+    if rounds > 1:
+        own = stats.resolvable_ratio(stats.sd_upper_bound(paired_noise(pairs)), rounds, power=POWER)
+        texts.append(f"{significant(100 * own, 2)} % by the spread of these pairs")
+    if calibration and rounds > 1:
+        known = resolvable(calibration.metrics["train_step"], rounds)
+        texts.append(f"{significant(100 * known, 2)} % by the calibration of {calibration.started_at[:10]}")
+    else:
+        texts.append("this machine has no calibration, see python -m bench.calibrate")
+    print(f"A change of the training step that {rounds} pairs find {chance}: {'; '.join(texts)}.\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = side_runs.parser("compare", __doc__, rounds=PAIRS)
+    parser.add_argument("a", metavar="A", help="records, or a revision")
+    parser.add_argument("b", metavar="B",
+                        help=f"the same; {revisions.WORKING_TREE}: the files as they are, committed or not")
+    parser.add_argument("--threshold", type=float, default=THRESHOLD, metavar="X",
+                        help=f"least relative change of a speed that counts; default: {THRESHOLD}")
+    parser.add_argument("--accuracy-threshold", type=float, default=ACCURACY_THRESHOLD, metavar="X",
+                        help=f"least change of an accuracy that counts, as a fraction; default: {ACCURACY_THRESHOLD}")
+    parser.add_argument("--allow", action="append", default=[], metavar="NAME",
+                        help="records: a fact that may differ all the same, e.g. torch")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

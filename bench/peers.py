@@ -1,0 +1,204 @@
+"""The same work by everything that a user might pick instead, in turns on this machine.
+
+    python -m bench.peers                                  stores peers-<host>.json and prints it
+    python -m bench.peers --epochs 2 --images 9000         a quick look
+
+Work: the final network, its batch, Adam, so many epochs over the same images. Images per second are of the whole
+machine: of all processes together, after the first epoch where there are more, without start-up and evaluation.
+Test accuracies after the last epoch show that the work was equal.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import IO, Any, NamedTuple
+
+import msgspec
+
+from bench import environment, side_runs
+from bench.interleave import interleave
+from bench.side_records import Peer, PeerRun, Peers, save
+from fmnist_core.config import CellConfig, ExecutionConfig, TrainConfig, to_dict
+from fmnist_core.files import load_arrays
+
+EPOCHS, ROUNDS = 3, 5
+
+
+class System(NamedTuple):
+    name: str
+    what: str
+    worker: str
+    """Its name in `bench.peer_systems.SYSTEMS`."""
+    num_processes: int = 1
+    num_threads: int = 1
+    package: str = ""
+    """Needed, and not required by this project."""
+    missing: str = ""
+    """Why it cannot run here."""
+
+
+class PeerFailed(Exception):
+    """A system that ended without a result; the last line that it wrote."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = side_runs.parser("peers", __doc__, rounds=ROUNDS)
+    parser.add_argument("--epochs", type=side_runs.positive, default=EPOCHS, metavar="N", help=f"default: {EPOCHS}")
+    parser.add_argument("--images", type=side_runs.positive, metavar="N", help="train on the first N only")
+    options = parser.parse_args(arguments)
+    try:
+        cell = side_runs.cell_of(options)
+        num_images = _check(cell, options)
+        with side_runs.alone(options.store) as load_warnings:
+            started_at = side_runs.now()
+            request = {"cell": to_dict(cell), "epochs": options.epochs, "images": num_images,
+                       "data_dir": options.data_dir}
+            measured = run(systems(options.threads), request, options.rounds)
+            peers = Peers(environment=environment.collect(options.threads), started_at=started_at,
+                          warnings=load_warnings(), cell=to_dict(cell), epochs=options.epochs,
+                          images_per_epoch=num_images, systems=measured)
+    except ValueError as error:
+        print(f"bench.peers: {error}", file=sys.stderr)
+        return side_runs.WRONG_INPUT
+    side_runs.show(peers, save(options.store, peers))
+    return side_runs.OK
+
+
+def systems(num_threads: int) -> list[System]:
+    """The first is the reference."""
+    gpus, cores = (environment.num_gpus() if environment.uses_gpu() else 0), environment.num_cpus()
+    replicas = gpus or cores
+    few = "" if replicas > 1 else f"one {'GPU' if gpus else 'core'}: the line above"
+    return [
+        System("tutorial", "Accelerate's tutorial: ToTensor per item, DataLoader", "tutorial", 1, num_threads),
+        System("raw PyTorch", "a plain loop, images as floats in memory", "raw", 1, num_threads),
+        System("Lightning", "Trainer, images as floats in a DataLoader", "lightning", 1, num_threads, "lightning"),
+        System("Keras", "Sequential.fit on arrays", "keras", 1, num_threads, "keras"),
+        System("ours, one process", "fit of this project", "ours", 1, num_threads),
+        System("ours, cells mode", "a training per core or GPU, all at once", "ours", replicas,
+               1 if not gpus else max(1, num_threads // gpus), missing=few),
+        System("ours, fused seeds", "seeds of the cell as one module", "fused", 1, num_threads,
+               missing="" if gpus else "CUDA only: on a CPU it does not pay"),
+    ]
+
+
+def run(chosen: Sequence[System], request: Mapping[str, Any], rounds: int) -> list[Peer]:
+    """Each system in turns, with new seeds in every round. One that fails is left out from then on, with the reason."""
+    skipped = {system.name: reason for system in chosen if (reason := _not_here(system))}
+    rounds_done = dict.fromkeys((system.name for system in chosen), 0)
+    about: dict[str, dict[str, Any]] = {}
+
+    def one_round(system: System) -> PeerRun | None:
+        if system.name in skipped:
+            return None
+        try:
+            answers = train(system, {**request, "round": rounds_done[system.name]})
+        except PeerFailed as error:
+            skipped[system.name] = str(error)
+            return None
+        rounds_done[system.name] += 1
+        about[system.name] = {key: answers[0][key] for key in ("num_parameters", "libraries")}
+        return to_run(answers, request)
+
+    runs = interleave({system.name: partial(one_round, system) for system in chosen}, rounds)
+    return [Peer(name=system.name, what=system.what, num_processes=system.num_processes,
+                 num_threads=system.num_threads, **about.get(system.name, {}),
+                 runs=[] if system.name in skipped else [each for each in runs[system.name] if each],
+                 skipped=skipped.get(system.name, "")) for system in chosen]
+
+
+def to_run(answers: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> PeerRun:
+    """The answers of one system's processes, which all began at the same time."""
+    first = min(1, request["epochs"] - 1)  # the first epoch also compiles, allocates, and fills caches
+    models = sum(len(answer["test_accuracies"]) for answer in answers)
+    batch_size = request["cell"]["train"]["global_batch_size"]
+    return PeerRun(
+        images=models * request["images"] * (request["epochs"] - first),
+        train_s=max(sum(answer["epoch_s"][first:]) for answer in answers),
+        num_steps=request["epochs"] * -(-request["images"] // batch_size),
+        test_accuracy=[accuracy for answer in answers for accuracy in answer["test_accuracies"]],
+    )
+
+
+def train(system: System, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Start the system's processes, let them begin together, and collect their answers. Raises PeerFailed."""
+    with contextlib.ExitStack() as stack:
+        workers = [_start(stack, system, request, i) for i in range(system.num_processes)]
+        for worker in workers:
+            worker.wait_until_ready()
+        for worker in workers:
+            worker.begin()
+        return [worker.answer() for worker in workers]
+
+
+class _Worker:
+    def __init__(self, process: "subprocess.Popen[str]", errors: IO[str]) -> None:
+        self._process, self._errors = process, errors
+
+    def wait_until_ready(self) -> None:
+        self._read(lambda line: line == "ready")
+
+    def begin(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._read(lambda line: line.startswith('{"epoch_s"')))
+        return answer
+
+    def _read(self, is_it: Callable[[str], bool]) -> str:
+        """The next line that is meant for us: frameworks print what they like."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if is_it(line.strip()):
+                return line.strip()
+        self._process.wait()
+        self._errors.seek(0)
+        raise PeerFailed((self._errors.read().strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
+
+
+def _start(stack: contextlib.ExitStack, system: System, request: Mapping[str, Any], i: int) -> _Worker:
+    variables = {**os.environ, "OMP_NUM_THREADS": str(system.num_threads),
+                 "TF_NUM_INTRAOP_THREADS": str(system.num_threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
+    if system.num_processes > 1 and environment.uses_gpu():
+        variables["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(
+            environment.num_gpus())))).split(",")[i]
+    asked = {**request, "seed": request["round"] * system.num_processes + i, "threads": system.num_threads}
+    errors = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115  the stack closes it
+    process = stack.enter_context(subprocess.Popen(
+        [sys.executable, "-m", "bench.peer_systems", system.worker, json.dumps(asked)], env=variables, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors))
+    stack.callback(process.kill)  # those that still run when another has failed
+    return _Worker(process, errors)
+
+
+def _not_here(system: System) -> str:
+    if system.package and importlib.util.find_spec(system.package) is None:
+        return "not installed"
+    return system.missing
+
+
+def _check(cell: CellConfig, options: argparse.Namespace) -> int:
+    """Images to train on. Raises ValueError for a cell that not every system could train alike."""
+    plain = TrainConfig(epochs=cell.train.epochs, global_batch_size=cell.train.global_batch_size,
+                        learning_rate=cell.train.learning_rate)
+    data = msgspec.structs.replace(cell.data, dataset="fashion-mnist", validation_size=10_000)
+    if cell.train != plain or data != type(data)() or cell.execution != ExecutionConfig():
+        raise ValueError(f"experiment {options.experiment}: its first cell asks for more than every system does alike; "
+                         "expected the defaults but for model, epochs, batch and learning rate")
+    available = len(load_arrays(cell.data.dataset, options.data_dir).train_labels_N) - cell.data.validation_size
+    if options.images and options.images > available:
+        raise ValueError(f"--images {options.images}: only {available} are there")
+    return options.images or available
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,238 @@
+"""Two sets of records, cell by cell: which may be compared, and what the comparison says. No torch.
+
+Cells match by what decides accuracy: model, data, training, processes that share a batch. Accuracies are compared where
+the arithmetic was the same, speeds where machine and everything observed were; the rest is refused, with the reason.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from bench import outcomes, stats
+from bench.environment import speed_identity
+from bench.experiment import flatten, known_keys, value_of
+from bench.formatting import estimate, points, significant
+from bench.record import Environment, Record, SpeedRecord, TrainRecord
+from bench.side_records import Calibration, Metric, ratio_text, record_ratio, resolvable_unpaired
+from fmnist_core.config import CellConfig
+
+NO_CALIBRATION = "not resolved: this machine has no calibration, see python -m bench.calibrate"
+IDENTITY = ("model", "data", "train")
+"""Sections of a configuration that decide what is learnt."""
+ACCURACY = "test accuracy (%)"
+
+Kind = TypeVar("Kind", TrainRecord, SpeedRecord)
+
+
+class Finding(NamedTuple):
+    """One row of a comparison, B against A."""
+
+    what: str
+    metric: str
+    a: str
+    b: str
+    change: str
+    verdict: str
+    """`faster`, `slower`, `better`, `worse`, `the same within ...`, or `not resolved` and why."""
+
+
+class Question(NamedTuple):
+    """A comparison before many of them are corrected together."""
+
+    what: str
+    metric: str
+    a: str
+    b: str
+    result: stats.Ratio | stats.Comparison | None
+    """Of a Ratio: A's time over B's, so that above 1 B is faster. None: nothing is known of the noise."""
+    change: str
+    words: tuple[str, str]
+    """If the result is greater; if it is less."""
+    minimum: float
+    equivalent: str
+    """If the whole interval lies within the minimum."""
+
+
+class Sets(NamedTuple):
+    findings: list[Finding]
+    refused: list[str]
+    only_a: int
+    only_b: int
+
+
+def compare(
+    a: Iterable[Record], b: Iterable[Record], *, calibration_for: Callable[[Environment], Calibration | None],
+    threshold: float, accuracy_threshold: float, allowed: Collection[str] = (),
+) -> Sets:
+    """`threshold`: the least change that counts of a speed, relative; `accuracy_threshold`: of a mean accuracy.
+
+    `allowed`: facts that may differ all the same, by the names that the refusals give.
+    """
+    trains_a, speeds_a = _grouped(a)
+    trains_b, speeds_b = _grouped(b)
+    identities_a, identities_b = dict.fromkeys([*trains_a, *speeds_a]), dict.fromkeys([*trains_b, *speeds_b])
+    names = _names([identity for identity in identities_a if identity in identities_b])
+    accuracies: list[Question] = []
+    speeds: list[Question] = []
+    refused: list[str] = []
+    for identity, name in names.items():
+        pairs, reason = _pairs(trains_a[identity], trains_b[identity], _numerics, allowed)
+        accuracies += [_accuracy(name, one, other, accuracy_threshold) for one, other in pairs]
+        refused += [f"{name}: accuracy: {reason}"] if reason else []
+        timings, reason = _pairs(speeds_a[identity], speeds_b[identity], _facts, allowed)
+        refused += [f"{name}: speed: {reason}"] if reason else []
+        for one, other in timings:
+            reason = _unfit(one[-1], allowed) or _unfit(other[-1], allowed)
+            if reason:
+                refused.append(f"{name}: speed: {reason}")
+            else:
+                speeds += _speeds(name, one[-1], other[-1], calibration_for(other[-1].environment), threshold)
+    return Sets([*judge(accuracies), *judge(speeds)], refused,
+                only_a=len(identities_a.keys() - identities_b), only_b=len(identities_b.keys() - identities_a))
+
+
+def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Finding]:
+    """Verdicts with Holm's correction over all questions that can be answered."""
+    p_values = [_p(question.result) for question in questions]
+    adjusted = iter(stats.holm(known) if (known := [p for p in p_values if p == p]) else [])
+    findings = []
+    for question, p in zip(questions, p_values, strict=True):
+        if question.result is None:
+            verdict = NO_CALIBRATION
+        elif p != p:
+            verdict = "not resolved: needs at least two of each"
+        else:
+            said = stats.verdict(question.result, question.minimum, alpha, p=next(adjusted))
+            verdict = {"greater": question.words[0], "less": question.words[1],
+                       "equivalent": question.equivalent}.get(said, said)
+        findings.append(Finding(question.what, question.metric, question.a, question.b, question.change, verdict))
+    return findings
+
+
+def _p(result: stats.Ratio | stats.Comparison | None) -> float:
+    """nan where the question has no answer."""
+    if result is None:
+        return float("nan")
+    return result.p if isinstance(result, stats.Ratio) else result.welch_p
+
+
+def medians(record: SpeedRecord) -> dict[Metric, float]:
+    """Median seconds of a record by metric, those that it has."""
+    by_size = {one.batch_size: one.batch_s for one in record.inference if one.batch_s}
+    samples: dict[Metric, Sequence[float]] = {
+        "train_step": record.step_s, "batch": record.batch_s, "evaluate": record.evaluate_s,
+        "inference": by_size.get(max(by_size, default=0), []), "latency": by_size.get(1, []),
+    }
+    return {metric: stats.summarize(values).median for metric, values in samples.items() if values}
+
+
+def _grouped(records: Iterable[Record]) -> tuple[dict[str, list[TrainRecord]], dict[str, list[SpeedRecord]]]:
+    """Finished records by cell."""
+    trains: dict[str, list[TrainRecord]] = defaultdict(list)
+    speeds: dict[str, list[SpeedRecord]] = defaultdict(list)
+    for record in records:
+        if record.status != "ok":
+            continue
+        if isinstance(record, TrainRecord):
+            trains[_identity(record)].append(record)
+        else:
+            speeds[_identity(record)].append(record)
+    return trains, speeds
+
+
+def _identity(record: Record) -> str:
+    """What decides accuracy but the seed, as canonical JSON."""
+    content = {section: record.cell.get(section, {}) for section in IDENTITY}
+    return msgspec.json.encode({**content, "num_processes": record.labels.num_processes}, order="sorted").decode()
+
+
+def _names(identities: Sequence[str]) -> dict[str, str]:
+    """Each cell by the settings in which the cells differ; by its model where they differ in none."""
+    settings = [_settings(identity) for identity in identities]
+    keys = list(dict.fromkeys(key for each in settings for key in each))
+    varied = [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1] or ["model.name"]
+    return {identity: ", ".join(f"{key.rpartition('.')[2]} {each[key]}" for key in varied if key in each)
+            for identity, each in zip(identities, settings, strict=True)}
+
+
+def _settings(identity: str) -> dict[str, Any]:
+    """All values by dotted key, defaults too; of a configuration that can no longer be read, those that it states."""
+    content = msgspec.json.decode(identity)
+    try:
+        cell = msgspec.convert({section: content[section] for section in IDENTITY}, CellConfig)
+    except msgspec.ValidationError:
+        return flatten(content)
+    return {key: value_of(cell, key) for key in known_keys(cell)}
+
+
+def _numerics(record: TrainRecord) -> dict[str, Any]:
+    """What must be equal for two accuracies to be compared."""
+    tf32 = record.environment.device != "cpu" and (record.labels.matmul_tf32 or record.labels.cudnn_tf32)
+    return {"precision": record.labels.precision, "tf32": tf32}
+
+
+def _facts(record: SpeedRecord) -> dict[str, Any]:
+    """What must be equal for two speeds to be compared."""
+    labels = msgspec.structs.asdict(record.labels)
+    if record.environment.device == "cpu":  # the flags are set there too, and mean nothing
+        labels = {key: value for key, value in labels.items() if "tf32" not in key}
+    return {"host": record.environment.host, **speed_identity(record.environment), **labels,
+            **{f"execution.{key}": value for key, value in record.cell.get("execution", {}).items()}}
+
+
+def _pairs(
+    a: Sequence[Kind], b: Sequence[Kind], facts_of: Callable[[Kind], Mapping[str, Any]], allowed: Collection[str]
+) -> tuple[list[tuple[list[Kind], list[Kind]]], str]:
+    """Those of A with those of B whose facts are equal; without any, what the nearest two differ in."""
+    relevant = lambda record: {key: value for key, value in facts_of(record).items() if key not in allowed}
+    groups = [[(relevant(record), record) for record in records] for records in (a, b)]
+    different = list({repr(facts): facts for facts, _ in groups[0]}.values())
+    pairs = [([record for facts, record in groups[0] if facts == chosen],
+              [record for facts, record in groups[1] if facts == chosen]) for chosen in different]
+    pairs = [pair for pair in pairs if pair[1]]
+    if pairs or not a or not b:
+        return pairs, ""
+    nearest = min((_differences(one, other) for one, _ in groups[0] for other, _ in groups[1]), key=len)
+    return [], "; ".join(nearest)
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return [f"{key}: {a.get(key)} against {b.get(key)}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+
+
+def _unfit(record: SpeedRecord, allowed: Collection[str]) -> str:
+    """Why this timing is no measurement of speed; empty where it is one."""
+    if record.labels.machine_shared and "machine_shared" not in allowed:
+        return "machine_shared: other work of the harness ran meanwhile"
+    return "" if "warnings" in allowed or not record.warnings else f"warnings: {record.warnings[0]}"
+
+
+def _accuracy(name: str, a: Sequence[TrainRecord], b: Sequence[TrainRecord], minimum: float) -> Question:
+    values_a, values_b = ([accuracy for record in records if (accuracy := outcomes.test_last(record)) is not None]
+                          for records in (a, b))
+    result = stats.compare(values_a, values_b)
+    interval = "" if math.isnan(result.low) else f" [{points(result.low)}, {points(result.high)}]"
+    detail = f"{points(result.difference)}{interval} points"
+    return Question(name, ACCURACY, estimate(values_a), estimate(values_b), result, detail, ("better", "worse"),
+                    minimum, f"the same within {100 * minimum:g} points")
+
+
+def _speeds(
+    name: str, a: SpeedRecord, b: SpeedRecord, calibration: Calibration | None, minimum: float
+) -> Iterator[Question]:
+    of_a, of_b = medians(a), medians(b)
+    for metric in [metric for metric in of_a if metric in of_b]:
+        result, detail = None, significant(of_a[metric] / of_b[metric])
+        if calibration and metric in calibration.metrics:
+            result = record_ratio(of_a[metric], of_b[metric], calibration.metrics[metric])
+            resolved = 100 * resolvable_unpaired(calibration.metrics[metric])
+            detail = f"{ratio_text(result)}, resolvable: {significant(resolved, 2)} %"
+        yield Question(name, metric.replace("_", " "), milliseconds(of_a[metric]), milliseconds(of_b[metric]), result,
+                       detail, ("faster", "slower"), minimum, f"the same within {100 * minimum:g} %")
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{significant(1000 * seconds)} ms"

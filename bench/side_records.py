@@ -1,0 +1,273 @@
+"""What is known of a machine beside the records of cells: its noise, Accelerate's price, its peers. No torch.
+
+Three JSON files in the store, one each per machine: `calibration-<host>.json`, `ledger-<host>.json` and
+`peers-<host>.json`. Each is written whole by the module of its name, holds raw samples in base units, and names the
+environment it holds for. `headers_and_rows` gives any of them as a table of finished strings.
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import msgspec
+from msgspec import Meta, Struct
+from scipy.stats import t as student
+
+from bench import stats
+from bench.environment import speed_identity
+from bench.formatting import NOTHING, significant
+from bench.record import Environment
+
+SIDE_SCHEMA_VERSION = 1
+PAIRS = 10
+"""Pairs of blocks, by default: of a calibration, and of a comparison of two revisions."""
+POWER = 0.9
+"""Chance with which an effect that is called resolvable is found."""
+
+Metric = Literal["train_step", "batch", "evaluate", "inference", "latency"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+"""One training step; its batch; one evaluation of the test set; one forward pass of the largest inference batch; one of
+a single image."""
+Seconds = list[Annotated[float, Meta(gt=0.0)]]
+
+
+class _Side(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", kw_only=True):
+    schema: Annotated[int, Meta(ge=1, le=SIDE_SCHEMA_VERSION)] = SIDE_SCHEMA_VERSION
+    environment: Environment
+    started_at: str
+    """UTC, ISO 8601."""
+    warnings: list[str] = []
+
+
+class Pairs(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One metric of a calibration: the same cell twice, block by block in turns."""
+
+    a_s: Seconds
+    """Median seconds of each block of the one."""
+    b_s: Seconds
+    """Of the other, taken next to it."""
+
+
+class Calibration(_Side, frozen=True, tag="calibration", kw_only=True):
+    """A cell timed against itself: every difference is noise."""
+
+    cell: dict[str, Any]
+    metrics: dict[Metric, Pairs]
+
+
+class LedgerLine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    what: str
+    """What this line has that the one it is compared with has not."""
+    step_s: Seconds = []
+    """Median seconds of a training step, one entry per block; the i-th blocks of all lines were taken in turns."""
+    skipped: str = ""
+    """Why there are no samples."""
+
+
+class Ledger(_Side, frozen=True, tag="ledger", kw_only=True):
+    """One training step, done in several ways; the first line is the reference."""
+
+    cell: dict[str, Any]
+    lines: list[LedgerLine]
+
+
+class PeerRun(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One round of one system, over all its processes."""
+
+    images: int
+    """Trained on in the timed epochs, over all processes."""
+    train_s: Annotated[float, Meta(gt=0.0)]
+    """Of the timed epochs in the slowest process; start-up, the first epoch where there are more, and evaluation
+    are not in it."""
+    num_steps: int
+    """Optimizer steps of one training, all epochs."""
+    test_accuracy: list[float]
+    """One fraction per training."""
+
+
+class Peer(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    name: str
+    what: str
+    num_processes: int = 1
+    num_threads: int = 1
+    """Of each process, as far as the system lets itself be told."""
+    num_parameters: int = 0
+    libraries: dict[str, str] = {}
+    """Name to version, of what the environment does not name."""
+    runs: list[PeerRun] = []
+    """One per round; the i-th runs of all systems were made in turns."""
+    skipped: str = ""
+
+
+class Peers(_Side, frozen=True, tag="peers", kw_only=True):
+    """The same work done by several systems; the first is the reference."""
+
+    cell: dict[str, Any]
+    epochs: int
+    images_per_epoch: int
+    systems: list[Peer]
+
+
+SideRecord = Calibration | Ledger | Peers
+Side = TypeVar("Side", Calibration, Ledger, Peers)
+
+
+def path_of(folder: str | Path, kind: type[SideRecord], host: str) -> Path:
+    return Path(folder) / f"{kind.__struct_config__.tag}-{host}.json"
+
+
+def save(folder: str | Path, record: SideRecord) -> Path:
+    """Replace the machine's file; whole or not at all."""
+    path = path_of(folder, type(record), record.environment.host)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    with draft.open("wb") as file:
+        file.write(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+    draft.replace(path)
+    return path
+
+
+def load(folder: str | Path, kind: type[Side], host: str) -> Side | None:
+    """The machine's record of this kind, None where there is none. Raises ValueError for one that cannot be read."""
+    path = path_of(folder, kind, host)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def load_all(folder: str | Path, kind: type[Side]) -> list[Side]:
+    """Of every machine, in the order of their hosts. Raises ValueError."""
+    start = f"{kind.__struct_config__.tag}-"
+    hosts = sorted(path.stem.removeprefix(start) for path in Path(folder).glob(f"{start}*.json"))
+    return [record for host in hosts if (record := load(folder, kind, host)) is not None]
+
+
+def calibration_for(folder: str | Path, environment: Environment) -> Calibration | None:
+    """The calibration that holds for this machine, device, library and number of threads."""
+    found = load(folder, Calibration, environment.host)
+    return found if found and speed_identity(found.environment) == speed_identity(environment) else None
+
+
+def paired_noise(pairs: Pairs) -> list[float]:
+    """log(a / b) of blocks taken in turns: what remains when slow drift cancels."""
+    return [math.log(a / b) for a, b in zip(pairs.a_s, pairs.b_s, strict=True)]
+
+
+def resolvable(pairs: Pairs, num_pairs: int = PAIRS) -> float:
+    """The smallest relative change that so many pairs find 9 times in 10, at a cautious reading of the noise."""
+    return stats.resolvable_ratio(stats.sd_upper_bound(paired_noise(pairs)), num_pairs, power=POWER)
+
+
+def record_ratio(a_s: float, b_s: float, pairs: Pairs) -> stats.Ratio:
+    """`a_s` over `b_s`, medians of two single blocks taken at different times: the calibration knows their noise.
+
+    Drift within the calibration is part of that noise; what changed since then is not.
+    """
+    sd, df = _unpaired_noise(pairs)
+    ratio, half = a_s / b_s, sd * float(student.ppf(0.975, df))
+    p = 2 * float(student.sf(abs(math.log(ratio)) / sd, df)) if sd else float(ratio == 1)
+    return stats.Ratio(ratio, ratio * math.exp(-half), ratio * math.exp(half), 1, p)
+
+
+def resolvable_unpaired(pairs: Pairs) -> float:
+    """The smallest relative change that `record_ratio` finds 9 times in 10."""
+    sd, df = _unpaired_noise(pairs)
+    return math.expm1(sd * float(student.ppf(0.975, df) + student.ppf(POWER, df)))
+
+
+def _unpaired_noise(pairs: Pairs) -> tuple[float, int]:
+    """Standard deviation of log(a / b) of any two blocks of the calibration, and its degrees of freedom."""
+    logs = [math.log(seconds) for seconds in [*pairs.a_s, *pairs.b_s]]
+    return math.sqrt(2) * stats.summarize(logs).sd, len(logs) - 1
+
+
+def headers_and_rows(record: SideRecord) -> tuple[list[str], list[list[str]]]:
+    """The record as a table: its first two columns are text."""
+    match record:
+        case Calibration():
+            return _calibration_table(record)
+        case Ledger():
+            return _ledger_table(record)
+        case Peers():
+            return _peers_table(record)
+
+
+def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[str]]]:
+    headers = ["metric", "pairs", "median (ms)", "same against same",
+               "noise of a pair (%)", f"resolved by {PAIRS} pairs (%)", "resolved by two records (%)"]
+    rows = []
+    for metric in [metric for metric in METRICS if metric in calibration.metrics]:
+        pairs = calibration.metrics[metric]
+        rows.append([metric.replace("_", " "), str(len(pairs.a_s)),
+                     significant(1000 * stats.summarize([*pairs.a_s, *pairs.b_s]).median),
+                     ratio_text(stats.paired_ratio(pairs.a_s, pairs.b_s)),
+                     significant(100 * stats.summarize(paired_noise(pairs)).sd),
+                     significant(100 * resolvable(pairs)), significant(100 * resolvable_unpaired(pairs))])
+    return headers, rows
+
+
+def _ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
+    reference = ledger.lines[0].step_s
+    headers = ["step", "what it adds", "microseconds", "more than raw (microseconds)", "times raw"]
+    rows = []
+    for each in ledger.lines:
+        if not each.step_s:
+            rows.append([each.name, f"skipped: {each.skipped}", *[NOTHING] * 3])
+            continue
+        compared = [NOTHING] * 2
+        if each is not ledger.lines[0]:
+            more = [1e6 * (mine - raw) for mine, raw in zip(each.step_s, reference, strict=True)]
+            compared = [_difference(more), ratio_text(stats.paired_ratio(each.step_s, reference))]
+        rows.append([each.name, each.what, _mean([1e6 * seconds for seconds in each.step_s]), *compared])
+    return headers, rows
+
+
+def _peers_table(peers: Peers) -> tuple[list[str], list[list[str]]]:
+    reference = rates(peers.systems[0])
+    headers = ["system", "what it is", "processes × threads", "images/s, whole machine",
+               f"times {peers.systems[0].name}", "parameters", "steps", "test accuracy (%)"]
+    rows = []
+    for peer in peers.systems:
+        if not peer.runs:
+            rows.append([peer.name, peer.skipped, *[NOTHING] * 6])
+            continue
+        accuracies = [accuracy for run in peer.runs for accuracy in run.test_accuracy]
+        versions = ", ".join(" ".join(each) for each in peer.libraries.items())
+        what = f"{peer.what} ({versions})" if versions else peer.what
+        rows.append([peer.name, what, f"{peer.num_processes} × {peer.num_threads}",
+                     _mean(rates(peer)),
+                     ratio_text(stats.paired_ratio(rates(peer), reference)) if reference else NOTHING,
+                     f"{peer.num_parameters:,}", f"{peer.runs[0].num_steps:,}",
+                     f"{100 * stats.summarize(accuracies).mean:.2f}"])
+    return headers, rows
+
+
+def rates(peer: Peer) -> list[float]:
+    """Images per second over the whole machine, one entry per round."""
+    return [run.images / run.train_s for run in peer.runs]
+
+
+def ratio_text(ratio: stats.Ratio) -> str:
+    """e.g. 1.023 [1.010, 1.036]; without the interval for a single pair."""
+    if math.isnan(ratio.low):
+        return f"{ratio.ratio:.3f}"
+    return f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def _mean(values: list[float]) -> str:
+    """Geometric, with its interval: of values above 0 that differ by factors."""
+    logs = [math.log(value) for value in values]
+    mean, low, high = (significant(math.exp(log)) for log in (stats.summarize(logs).mean, *stats.mean_interval(logs)))
+    return mean if len(values) == 1 else f"{mean} [{low}, {high}]"
+
+
+def _difference(values: list[float]) -> str:
+    mean, (low, high) = stats.summarize(values).mean, stats.mean_interval(values)
+    return f"{mean:+.0f}" if len(values) == 1 else f"{mean:+.0f} [{low:+.0f}, {high:+.0f}]"

@@ -1,0 +1,75 @@
+"""What `calibrate`, `compare`, `ledger` and `peers` have in common: which cell, where, alone. No torch."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench import environment, experiment
+from bench.formatting import table
+from bench.load import load_warning, usage
+from bench.side_records import SideRecord, headers_and_rows
+from bench.store import Store
+from fmnist_core.config import CellConfig
+
+OK, SLOWER, WRONG_INPUT = 0, 1, 2
+BLOCK_S = 1.5
+"""As in a record, see `bench.block.MIN_BLOCK_S`."""
+DEFAULT_EXPERIMENT, DEFAULT_STORE = "final", "runs"
+
+
+def parser(name: str, description: str | None, *, rounds: int) -> argparse.ArgumentParser:
+    """The options that all of them have."""
+    new = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description, allow_abbrev=False,
+                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    new.add_argument("--experiment", default=DEFAULT_EXPERIMENT, metavar="NAME",
+                     help=f"the first cell of this experiment is timed; default: {DEFAULT_EXPERIMENT}")
+    new.add_argument("--dataset", metavar="NAME", help="another data set, e.g. synthetic")
+    new.add_argument("--data-dir", metavar="DIR", help="folder of the four IDX files")
+    new.add_argument("--store", default=DEFAULT_STORE, metavar="DIR",
+                     help=f"folder of the records; default: {DEFAULT_STORE}")
+    new.add_argument("--rounds", type=positive, default=rounds, metavar="N", help=f"in turns; default: {rounds}")
+    new.add_argument("--threads", type=positive, default=environment.num_cpus(), metavar="N",
+                     help="of a process; default: one per processor")
+    new.add_argument("--block-s", type=float, default=BLOCK_S, metavar="S",
+                     help=f"seconds of training steps in a block; default: {BLOCK_S:g}")
+    return new
+
+
+def cell_of(options: argparse.Namespace) -> CellConfig:
+    """Raises ValueError for an unknown experiment or data set."""
+    overrides = {"data.dataset": options.dataset} if options.dataset else {}
+    return experiment.load(options.experiment, overrides).cells[0].config
+
+
+@contextlib.contextmanager
+def alone(folder: str | Path) -> Iterator[Callable[[], list[str]]]:
+    """Hold the machine against other runs of this harness that use the store; yields what tells of any other load.
+
+    Raises StoreError where the store cannot be written.
+    """
+    store = Store(folder)
+    store.check_writable()
+    with store.machine(environment.collect().host, alone=True):
+        before = usage()
+        yield lambda: load_warning(before, usage())
+
+
+def show(record: SideRecord, path: Path) -> None:
+    """Print the record as a table, what speaks against it, and where it is."""
+    headers, rows = headers_and_rows(record)
+    print(table(headers, rows, text_columns=2))
+    for warning in record.warnings:
+        print(f"WARNING: {warning}")
+    print(f"\nStored in {path}")
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def positive(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 1000000")
+    return int(text)

@@ -1,0 +1,164 @@
+"""A training in the middle of an epoch, on disk: there whole or not at all, checked when read, never unpickled.
+
+One safetensors file holds the tensors (`model.*`, `optimizer.<parameter>.*`, and per process the losses of the epoch so
+far and the states of the random generators); its metadata holds everything else as JSON, and the SHA-256 of both.
+A training that goes on from a file ends with the parameters of one that was never interrupted, bit by bit on a CPU.
+`_R` marks one entry per process.
+"""
+
+import hashlib
+import json
+import os
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from fmnist_core.config import quality_key
+from fmnist_core.train import History, Training
+
+
+def save(training: Training, path: Path, *, wall_s: float = 0.0) -> None:
+    """Write where `training` stands, after a step. All its processes call this; the main one writes.
+
+    `wall_s`: seconds since the training began, for the record. Raises OSError, and leaves the earlier file.
+    """
+    per_process = _tensors_per_process(training)
+    if not training.accelerator.is_main_process:
+        return
+    tensors = {**{f"model.{name}": value for name, value in _model(training).state_dict().items()},
+               **{f"optimizer.{i}.{name}": value for i, values in _optimizer(training).state_dict()["state"].items()
+                  for name, value in values.items() if value is not None},
+               **per_process}
+    # A copy for each name: tied parameters share memory, which the format refuses.
+    tensors = {name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+               for name, value in tensors.items()}
+    scaler = training.accelerator.scaler
+    about = json.dumps({
+        "key": _key(training), "epoch": training.epoch, "step_in_epoch": training.step_in_epoch,
+        "history": asdict(training.history), "scaler": scaler.state_dict() if scaler else None,
+        "epoch_s": time.perf_counter() - training.epoch_began, "wall_s": wall_s,
+    })
+    metadata = {"about": about, "sha256": _digest(tensors, about)}
+    _write(path, safetensors.torch.save(tensors, metadata))
+
+
+def load(training: Training, path: Path) -> float | None:
+    """Take a fresh `training` to where `save` left it; returns that call's `wall_s`.
+
+    None, and a fresh training, where there is no file; likewise, with a warning, where the file is damaged or is of
+    another training. All processes call this and read the same file.
+    """
+    try:
+        about, tensors = _read(path)
+        _check_fits(training, about, tensors)
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, ValueError) as error:
+        warnings.warn(f"checkpoint {path} is not used: {error}", stacklevel=2)
+        return None
+    _model(training).load_state_dict(_with_prefix(tensors, "model."))
+    _load_optimizer(training, _with_prefix(tensors, "optimizer."))
+    if about["scaler"]:
+        training.accelerator.scaler.load_state_dict(about["scaler"])
+    training.losses.copy_(tensors["losses_R"][training.rank])
+    training.bad.copy_(tensors["bad_R"][training.rank])
+    # Cloned: a generator takes its state from where the storage begins, whatever row is handed to it.
+    torch.set_rng_state(tensors["cpu_generator_R"][training.rank].clone())
+    if training.device.type == "cuda":
+        torch.cuda.set_rng_state(tensors["cuda_generator_R"][training.rank].clone(), training.device)
+    training.epoch, training.step_in_epoch = about["epoch"], about["step_in_epoch"]
+    training.history = History(**about["history"])
+    training.epoch_began = time.perf_counter() - about["epoch_s"]
+    return float(about["wall_s"])
+
+
+def _tensors_per_process(training: Training) -> dict[str, Tensor]:
+    """Gathered, one row per process."""
+    own = {"losses_R": training.losses, "bad_R": training.bad.to(torch.uint8), "cpu_generator_R": torch.get_rng_state()}
+    if training.device.type == "cuda":
+        own["cuda_generator_R"] = torch.cuda.get_rng_state(training.device)
+    return {name: training.accelerator.gather(value.to(training.device)[None]) for name, value in own.items()}
+
+
+def _load_optimizer(training: Training, tensors: dict[str, Tensor]) -> None:
+    """Moments get the memory layout of their parameter: fused optimizers walk both by address."""
+    optimizer = _optimizer(training)
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, _, key = name.partition(".")
+        parameter = parameters[int(number)]
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+        state.setdefault(int(number), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Raises ValueError, OSError or SafetensorError unless the file is as it was written."""
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
+    if metadata.get("sha256") != _digest(tensors, metadata.get("about", "")):
+        raise ValueError("it is damaged: its SHA-256 is not that of its content")
+    about: dict[str, Any] = json.loads(metadata["about"])
+    return about, tensors
+
+
+def _check_fits(training: Training, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    if about["key"] != _key(training):
+        raise ValueError("it is of another training")
+    shapes = {name: value.shape for name, value in _with_prefix(tensors, "model.").items()}
+    if shapes != {name: value.shape for name, value in _model(training).state_dict().items()}:
+        raise ValueError("its parameters are not those of this network")
+
+
+def _digest(tensors: dict[str, Tensor], about: str) -> str:
+    content = hashlib.sha256(about.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        content.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return content.hexdigest()
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def _key(training: Training) -> str:
+    """The processes count in any case: each has its own generators."""
+    return quality_key(training.cell, training.seed, num_processes=training.num_processes)
+
+
+def _model(training: Training) -> nn.Module:
+    model: nn.Module = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
+    return model
+
+
+def _optimizer(training: Training) -> torch.optim.Optimizer:
+    """The one that Accelerate wraps."""
+    optimizer: torch.optim.Optimizer = getattr(training.optimizer, "optimizer", training.optimizer)
+    return optimizer
+
+
+def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,112 @@
+"""How many seeds of a cell to train as one module on a device: from memory and a short timing."""
+
+import gc
+import math
+
+import torch
+from torch import nn
+
+from fmnist_core import fused
+from fmnist_core.clock import Clock, clock_for
+from fmnist_core.config import CellConfig, input_shape
+from fmnist_core.data import Dataset
+from fmnist_core.fused import FusedTraining
+from fmnist_core.models.build import build
+from fmnist_core.summary import LayerRow, num_parameters, summarize
+from fmnist_core.train import Training
+
+MEMORY_SHARE = 0.5
+"""Of the free memory, for what `replica_bytes` counts; the rest is for workspaces and for what it leaves out."""
+NUM_WARMUP, NUM_TIMED = 3, 10
+"""Replays or steps per timing."""
+
+
+def pays(cell: CellConfig, device: torch.device) -> bool:
+    """Whether seeds of this cell can be fused and may gain by it: no timing yet.
+
+    On a CPU they never do: a replica at a time fills a core and stays in its caches. Measured with one thread at R = 2
+    to 8, a fused step took 1.0 to 1.5 times the processor time of its seeds one by one for the report's networks, and
+    2.0 to 2.7 times for the family.
+    """
+    if device.type != "cuda":
+        return False
+    try:
+        fused.check(cell, _model(cell))
+    except ValueError:
+        return False
+    return True
+
+
+def choose_num_replicas(cell: CellConfig, dataset: Dataset, device: torch.device, num_seeds: int) -> int:
+    """R: the most replicas that fit the memory, in groups of nearly equal size, if a fused step is faster than R alone.
+
+    If it is not, half as many are tried, and so on; 1 says: one by one. Trains throw-away models for a few steps.
+    """
+    if num_seeds < 2 or not pays(cell, device):
+        return 1
+    most = _free_bytes(device) * MEMORY_SHARE / replica_bytes(cell)
+    num = balanced(num_seeds, max(1, math.floor(most)))
+    alone_s = seconds_per_step(Training(cell, 0, dataset))
+    while num > 1:
+        if _fused_seconds_per_step(cell, num, dataset) < num * alone_s:
+            return num
+        num = balanced(num_seeds, num // 2)
+    return 1
+
+
+def balanced(num_seeds: int, most: int) -> int:
+    """The size of equal groups, no larger than `most`, into which the seeds go with the fewest groups: 16, 12 -> 8."""
+    return math.ceil(num_seeds / math.ceil(num_seeds / most))
+
+
+def replica_bytes(cell: CellConfig) -> int:
+    """What a replica adds to the memory of a step: every layer's output, the patches of every convolution, and the
+    gradients of both; parameters, their gradients and two moments. In float32."""
+    model = _model(cell)
+    rows = summarize(model, input_shape(cell.data))
+    per_image = 2 * sum(math.prod(row.out_shape) + _patches(row) for row in rows)
+    batch_size = math.ceil(cell.train.global_batch_size / cell.train.gradient_accumulation)
+    return 4 * (per_image * batch_size + 4 * num_parameters(model))
+
+
+def seconds_per_step(training: Training | FusedTraining, clock: Clock | None = None) -> float:
+    """The median time of a step of a full batch, from index to optimizer. The training is spoilt by it."""
+    clock = clock or clock_for(training.device)
+    batches = training.order().split(training.batch_size)
+    training.model.train()
+    marks = []
+    for i in range(NUM_WARMUP + NUM_TIMED + 1):
+        if i >= NUM_WARMUP:
+            marks.append(clock.mark())
+        training.step_in_epoch = 0
+        if training.replay is not None:
+            training.replay.advance(training, batches)
+        else:
+            training.step_on(batches[0])
+            training.step_in_epoch = 1
+    return sorted(clock.seconds_between(marks))[NUM_TIMED // 2] / training.step_in_epoch
+
+
+def _fused_seconds_per_step(cell: CellConfig, num_replicas: int, dataset: Dataset) -> float:
+    """Infinite where the memory does not suffice after all."""
+    gc.collect()  # what Accelerate prepared is freed by the garbage collector alone
+    try:
+        return seconds_per_step(FusedTraining(cell, range(num_replicas), dataset))
+    except torch.OutOfMemoryError:
+        return math.inf
+
+
+def _model(cell: CellConfig) -> nn.Module:
+    """One of the cell's networks, without disturbing the generator of random numbers."""
+    with torch.random.fork_rng([]):
+        return build(cell.model, input_shape(cell.data))
+
+
+def _patches(row: LayerRow) -> int:
+    """Elements of an image's patches, of a convolution."""
+    return row.multiply_adds // row.out_shape[0] if row.kind == "Conv2d" else 0
+
+
+def _free_bytes(device: torch.device) -> int:
+    torch.cuda.empty_cache()
+    return torch.cuda.mem_get_info(device)[0]

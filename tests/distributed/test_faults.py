@@ -1,0 +1,181 @@
+"""Sweeps whose processes are stopped, killed, stalled or out of memory: real ones, on gloo."""
+
+import json
+import re
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import attempts, experiment, run
+from bench.attempts import Attempt
+from bench.record import TrainRecord
+from bench.store import Store
+from fmnist_core.config import quality_key
+from tests.distributed.launching import RUN, finish, start, torchrun
+
+pytestmark = [pytest.mark.distributed, pytest.mark.faults]
+
+HEAD = """question = "What happens?"
+measure = false
+seeds = { cpu = 1, cuda = 1 }
+[base]
+data = { dataset = "synthetic", validation_size = 59000 }
+train = { epochs = 2, global_batch_size = 64, learning_rate = 0.01 }
+"""
+
+
+@pytest.fixture
+def write(tmp_path) -> Callable[..., Path]:
+    """An experiment with a cell for each set of options of `tests.misbehaving`, labelled by how it misbehaves."""
+    def of(*cells: dict[str, object]) -> Path:
+        text = HEAD
+        for options in cells:
+            model = {"name": "tests.misbehaving:linear", **options}
+            pairs = ", ".join(f"{key} = {json.dumps(value)}" for key, value in model.items())
+            text += f"[[cells]]\nlabel = {json.dumps(options.get('how', 'fine'))}\nmodel = {{ {pairs} }}\n"
+        path = tmp_path / "trouble.toml"
+        path.write_text(text)
+        return path
+    return of
+
+
+def records(store: Path) -> dict[str, TrainRecord]:
+    """By label of the cell; each is there once, and nothing is left over of the attempts."""
+    lines = (store / "trouble.jsonl").read_bytes().splitlines()
+    latest = Store(store).latest()
+    assert len(lines) == len(latest)
+    left = [path.name for name in ("attempts", "checkpoints") for path in (store / name).glob("*")]
+    assert not left
+    return {record.cell["model"].get("options", {}).get("how", "fine"): record for record in latest.values()}
+
+
+def key_of_first_cell(path: Path, num_processes: int = 1) -> str:
+    return quality_key(experiment.load(str(path)).cells[0].config, 0, num_processes=num_processes)
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 120
+    while not path.exists():
+        assert time.monotonic() < end, f"no {path}"
+        time.sleep(0.05)
+
+
+def learnt(record: TrainRecord) -> object:
+    return msgspec.structs.replace(record.epochs, train_s=[]), record.test
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_sweep_goes_on_where_it_was(number, code, write, tmp_path, survived):
+    marker, store = tmp_path / "reached", tmp_path / "store"
+    path = write({"how": "pause", "after": 20, "once": str(marker)}, {})
+    process = start(RUN, path, "--store", store)
+    wait_for(marker)
+    process.send_signal(number)
+    ended, output = finish(process)
+    assert ended == code, output
+    last_line = output.strip().splitlines()[-1]
+    assert last_line.endswith(f"Finished records are in {store}; the same command goes on from there.")
+    assert "Traceback" not in output
+    checkpoint = Attempt(store, key_of_first_cell(path)).checkpoint
+    assert [each.name for each in (store / "checkpoints").iterdir()] == [checkpoint.name]
+    assert run.main([str(path), "--store", str(store)]) == 0
+    assert run.main([str(path), "--store", str(tmp_path / "alone")]) == 0
+    resumed, alone = records(store), records(tmp_path / "alone")
+    assert learnt(resumed["pause"]) == learnt(alone["pause"])
+    # 16 steps an epoch: the pause was in the second, which the second call did not begin anew.
+    assert resumed["pause"].epochs.train_s[1] > 2
+    survived("notices obeyed within a cell, and gone on from")
+
+
+def test_what_a_dead_process_was_at_returns_to_the_pool(write, tmp_path, survived):
+    """Two sweeps on one store; the one that gets the bad cell is killed by it, the other takes it over."""
+    store = tmp_path / "store"
+    path = write({"how": "kill", "once": str(tmp_path / "done")}, {}, {"how": "slow"}, {"how": "raise"})
+    both = [start(RUN, path, "--store", store) for _ in range(2)]
+    ends = [finish(process) for process in both]
+    assert sorted(code for code, _ in ends) == [-signal.SIGKILL, 1], ends
+    assert {how: record.status for how, record in records(store).items()} == {
+        "kill": "ok", "fine": "ok", "slow": "ok", "raise": "error"}
+    survived("processes killed by their cell")
+
+
+def test_a_cell_that_kills_its_process_every_time_is_given_up(write, tmp_path, capfd, survived):
+    store = tmp_path / "store"
+    path = write({"how": "kill"}, {})
+    for _ in range(attempts.MAX_DEATHS - 1):
+        store.mkdir(exist_ok=True)
+        Attempt(store, key_of_first_cell(path)).begin()
+    code, output = finish(start(RUN, path, "--store", store))
+    assert code == -signal.SIGKILL, output
+    assert not (store / "trouble.jsonl").exists()
+    assert run.main([str(path), "--store", str(store)]) == 1
+    given_up = records(store)["kill"]
+    assert (given_up.status, given_up.reason) == ("error", "its process died without a word, 3 times")
+    assert records(store)["fine"].status == "ok"
+    assert given_up.environment.host
+    assert "[1/2] trouble: kill, seed 0: error: its process died" in capfd.readouterr().out
+    survived("processes killed by their cell")
+
+
+def test_a_rank_that_fails_ends_its_cell_and_not_the_sweep(write, tmp_path, survived):
+    """torchrun starts the processes again; those that fail alike, or diverge, go on without."""
+    store = tmp_path / "store"
+    path = write({"how": "cuda-oom", "rank": 1}, {"how": "kill", "rank": 1}, {"how": "nan", "rank": 1},
+                 {"how": "raise", "rank": 0, "after": 0}, {"how": "unknown", "no": 1}, {"rank": 1})
+    code, output = finish(torchrun("--nproc-per-node", 2, "--max-restarts", 3, RUN, path, "--store", store,
+                                   "--set", "launch.mode=ddp", FMNIST_DDP_TIMEOUT_S="20"))
+    assert code == 1, output
+    found = records(store)
+    reasons = {how: (record.status, record.reason) for how, record in found.items()}
+    assert reasons["cuda-oom"] == ("oom", "rank 1 of 2: OutOfMemoryError: CUDA out of memory. Tried to allocate "
+                                          "20.00 MiB (train.global_batch_size = 64)")
+    status, reason = reasons["kill"]
+    assert status == "error"
+    assert re.match(r"rank 1 of 2 died; rank 0 saw: (Connection closed by peer|Read error|Write error)", reason), reason
+    assert reasons["nan"] == ("diverged", "the loss was nan at step 4 of 32")
+    assert re.fullmatch(r"rank 0 of 2: RuntimeError: a fault of its own \(_misbehave, line \d+\)", reasons["raise"][1])
+    assert "cannot be built" in reasons["unknown"][1]
+    assert "rank" not in reasons["unknown"][1]
+    assert found["fine"].status == "ok"
+    assert found["fine"].labels.num_processes == 2
+    assert found["fine"].epochs.test_accuracy[-1] > 0.9
+    survived("ranks that raised, were killed or had no memory", 3)
+
+
+def test_stop_and_stall_of_processes_that_share_a_cell(write, tmp_path, survived):
+    """Stopped, called again, stalled, called again: without restarts by torchrun."""
+    marker, store = tmp_path / "reached", tmp_path / "store"
+    path = write({"how": "pause", "rank": 1, "after": 20, "once": str(marker)}, {"how": "stall", "rank": 1}, {})
+    timeout_s = 6
+    call = lambda: torchrun("--nproc-per-node", 2, RUN, path, "--store", store, "--set", "launch.mode=ddp",
+                            FMNIST_DDP_TIMEOUT_S=str(timeout_s))
+    first = call()
+    wait_for(marker)
+    first.send_signal(signal.SIGTERM)
+    code, output = finish(first)
+    assert code != 0
+    assert output.count("the same command goes on from there.") == 1, output
+    assert list((store / "attempts").iterdir()) == []
+    assert len(list((store / "checkpoints").iterdir())) == 1
+
+    code, output = finish(call())
+    assert code != 0
+    assert "[1/3] trouble: pause, seed 0: test accuracy" in output
+    [report] = (store / "attempts").glob("*.rank*.json")
+    assert report.name.endswith(".rank0.json")
+    note = report.with_name(report.name.split(".")[0] + ".json")
+    assert 0 < report.stat().st_mtime - note.stat().st_mtime < 2 * timeout_s
+
+    code, output = finish(call())
+    assert code == 1, output
+    found = records(store)
+    assert found["pause"].epochs.train_s[1] > 2  # the pause was before the stop, the record after it
+    assert found["stall"].status == "error"
+    assert found["stall"].reason.startswith("rank 1 of 2 stalled; rank 0 saw: ")
+    assert found["fine"].status == "ok"
+    survived("notices obeyed within a cell, and gone on from")
+    survived("ranks that stalled")

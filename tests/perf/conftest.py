@@ -1,0 +1,103 @@
+"""Timed checks: `make perf`. Each round times the reference and then the check; the verdict is on their ratio."""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from bench import environment
+from bench.record import Environment
+from fmnist_core.clock import synchronize
+from tests.perf import gate
+
+JUDGED = pytest.StashKey[list[gate.Judged]]()
+WARMUP_ROUNDS = 3
+
+Check = Callable[[Callable[[], Any], Callable[[], Any], torch.device], None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--perf-rounds", type=int, default=30, help="timed rounds of each check; default: 30")
+    parser.addoption("--perf-baseline", type=Path, default=gate.BASELINES, help="the file of baselines")
+    parser.addoption("--write-baseline", action="store_true", help="make what is measured now the baseline here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[JUDGED] = []
+
+
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    """The plugin's own identity has neither processor nor GPU in it."""
+    machine_info["id"] = gate.machine_id(here())
+    machine_info["environment"] = msgspec.to_builtins(here())
+
+
+def here() -> Environment:
+    return environment.collect(torch.get_num_threads())
+
+
+@pytest.fixture
+def check(benchmark: Any, request: pytest.FixtureRequest) -> Check:
+    """`check(work, reference, device)`: fails if `work` has become slower, or faster than anyone has said."""
+    option = request.config.getoption
+
+    def run(work: Callable[[], Any], reference: Callable[[], Any], device: torch.device) -> None:
+        reference_s: list[float] = []
+
+        def time_reference() -> None:
+            synchronize(device)
+            start = time.perf_counter()
+            reference()
+            synchronize(device)
+            reference_s.append(time.perf_counter() - start)
+
+        def timed() -> None:
+            work()
+            synchronize(device)
+
+        benchmark.pedantic(timed, setup=time_reference, rounds=option("--perf-rounds", 1), warmup_rounds=WARMUP_ROUNDS)
+        if benchmark.disabled:
+            return
+        known = gate.load(option("--perf-baseline")).get(gate.machine_id(here()))
+        judged = gate.judge(request.node.name, benchmark.stats.stats.data, reference_s[WARMUP_ROUNDS:],
+                            known.checks.get(request.node.name) if known else None)
+        request.config.stash[JUDGED].append(judged)
+        benchmark.extra_info.update(verdict=judged.verdict, change=judged.change,
+                                    reference_s=reference_s[WARMUP_ROUNDS:])
+        if option("--write-baseline"):
+            return
+        if judged.verdict == gate.NO_BASELINE:
+            pytest.skip("measured, but this machine has no baseline to judge it by; the lines to commit are below")
+        if judged.verdict in ("slower", "faster"):
+            pytest.fail(f"{judged.verdict}: {judged.change}, as a multiple of the reference; if that is meant, commit "
+                        "the lines below", pytrace=False)
+
+    return run
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    judged = config.stash.get(JUDGED, [])
+    if not judged:
+        return
+    terminalreporter.section("timed checks against their baseline")
+    for one in judged:
+        terminalreporter.write_line(f"{one.check}: {one.verdict} ({one.change}); here {one.rounds_needed} rounds find "
+                                    f"a change of {100 * gate.MUST_FIND:g} %")
+    path = config.getoption("--perf-baseline")
+    if config.getoption("--write-baseline"):
+        path.write_text(gate.lines(gate.merged(gate.load(path), here(), judged)))
+        terminalreporter.write_line(f"written to {path}")
+        return
+    news = [one for one in judged if one.verdict in (gate.NO_BASELINE, "faster", "slower")]
+    if any(one.verdict == gate.NO_BASELINE for one in news):
+        terminalreporter.write_line("WARNING: NO BASELINE on this machine: no verdict was given on these checks",
+                                    yellow=True, bold=True)
+    if news:
+        terminalreporter.write_line(f"The lines to commit to {os.path.relpath(path)} (--write-baseline writes them):")
+        merged = gate.merged(gate.load(path), here(), news)
+        terminalreporter.write_line(gate.lines({gate.machine_id(here()): merged[gate.machine_id(here())]}))

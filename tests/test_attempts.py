@@ -1,0 +1,166 @@
+"""What whoever comes after a dead process makes of its notes."""
+
+import pytest
+
+from bench import experiment, run, trial
+from bench.attempts import MAX_DEATHS, Attempt, Report, blame
+from bench.launch import Stopped
+from bench.store import StoreError
+from fmnist_core.config import quality_key
+from fmnist_core.files import Arrays
+from tests.small import small_dataset
+
+KEY = "0123456789abcdef"
+
+
+def test_a_cell_is_given_up_after_its_process_died_so_often(tmp_path):
+    verdicts = [Attempt(tmp_path, KEY).begin() for _ in range(MAX_DEATHS + 1)]
+    assert verdicts[:-1] == [None] * MAX_DEATHS
+    assert verdicts[-1] == ("error", f"its process died without a word, {MAX_DEATHS} times")
+
+
+def test_deaths_before_a_new_checkpoint_do_not_count(tmp_path):
+    for _ in range(3 * MAX_DEATHS):
+        attempt = Attempt(tmp_path, KEY)
+        assert attempt.begin() is None
+        attempt.progressed()
+
+
+@pytest.mark.parametrize("end", ["stop", "finish"])
+def test_an_end_that_was_meant_is_no_death(end, tmp_path):
+    for _ in range(3 * MAX_DEATHS):
+        attempt = Attempt(tmp_path, KEY, 2)
+        assert attempt.begin() is None
+        attempt.report(Report(1, "error", "x"))
+        getattr(attempt, end)()
+    assert list((tmp_path / "attempts").iterdir()) == []
+
+
+def test_a_stop_keeps_the_checkpoint_and_a_record_removes_it(tmp_path):
+    attempt = Attempt(tmp_path, KEY)
+    attempt.begin()
+    attempt.checkpoint.parent.mkdir()
+    attempt.checkpoint.touch()
+    with pytest.raises(Stopped), attempt:
+        raise Stopped(15)
+    assert attempt.checkpoint.exists()
+    assert list((tmp_path / "attempts").iterdir()) == []
+    attempt.finish()
+    assert not attempt.checkpoint.exists()
+
+
+def test_who_stops_alone_while_others_share_the_cell_leaves_the_note(tmp_path):
+    attempt = Attempt(tmp_path, KEY, 2)
+    attempt.begin()
+    with pytest.raises(Stopped), attempt:
+        raise Stopped(15)
+    assert len(list((tmp_path / "attempts").iterdir())) == 1
+
+
+def test_a_report_becomes_the_record_at_the_first_death(tmp_path):
+    first = Attempt(tmp_path, KEY, 2)
+    assert first.begin() is None
+    first.report(Report(1, "oom", "no room"))
+    assert Attempt(tmp_path, KEY, 2).begin() == ("oom", "rank 1 of 2: no room")
+
+
+def test_keys_do_not_meddle_with_each_other(tmp_path):
+    Attempt(tmp_path, KEY, 2).begin()
+    Attempt(tmp_path, KEY, 2).report(Report(0, "error", "x"))
+    assert Attempt(tmp_path, "f" * 16, 2).begin() is None
+    Attempt(tmp_path, "f" * 16, 2).finish()
+    assert Attempt(tmp_path, KEY, 2).begin() == ("error", "rank 0 of 2: x")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"num_deaths":"many"}', b'{"num_deaths":1,"more":2}',
+                                     b"\xff\xfe"])
+def test_a_note_that_cannot_be_read_says_nothing(content, tmp_path):
+    (tmp_path / "attempts").mkdir()
+    (tmp_path / "attempts" / f"{KEY}.json").write_bytes(content)
+    (tmp_path / "attempts" / f"{KEY}.rank0.json").write_bytes(content)
+    assert Attempt(tmp_path, KEY, 2).begin() is None
+
+
+def test_a_note_that_cannot_be_written_is_an_error_of_the_store(tmp_path):
+    (tmp_path / "attempts").write_text("in the way")
+    with pytest.raises(StoreError, match="attempts"):
+        Attempt(tmp_path, KEY).begin()
+
+
+LOST = "Connection closed by peer"
+BLAMES = {
+    "its own error goes before what others saw of it": (
+        [Report(0, "error", LOST, "died"), Report(2, "oom", "no room"), Report(1, "error", LOST, "died")], 3,
+        ("oom", "rank 2 of 3: no room")),
+    "two failed": (
+        [Report(0, "oom", "a"), Report(3, "error", "b"), Report(2, "error", LOST, "died")], 4,
+        ("oom", "rank 0 of 4: a; rank 3 of 4: b")),
+    "who says nothing is the one": (
+        [Report(0, "error", LOST, "died"), Report(2, "error", LOST, "died")], 3,
+        ("error", f"rank 1 of 3 died; rank 0 saw: {LOST}")),
+    "the first witness of a stall saw it, the second saw the first leave": (
+        [Report(0, "error", LOST, "died"), Report(2, "error", "Timed out", "stalled")], 3,
+        ("error", "rank 1 of 3 stalled; rank 2 saw: Timed out")),
+    "all still there": (
+        [Report(0, "error", LOST, "died"), Report(1, "error", LOST, "died")], 2,
+        ("error", f"the ranks lost each other; rank 0 saw: {LOST}")),
+}
+
+
+@pytest.mark.parametrize("case", BLAMES)
+def test_blame(case):
+    reports, num_processes, expected = BLAMES[case]
+    assert blame(reports, num_processes) == expected
+
+
+EXPERIMENT = """
+question = "What is left of an earlier attempt?"
+measure = false
+seeds = { cpu = 1, cuda = 1 }
+[base]
+model = { name = "tests.misbehaving:linear" }
+data = { dataset = "synthetic", validation_size = 59000 }
+train = { epochs = 1, global_batch_size = 100 }
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch):
+    """A sweep of one cell in this process; its arguments, an attempt at the cell, and its file of records."""
+    dataset = small_dataset()
+    monkeypatch.setattr(run, "load_arrays", lambda *arguments: Arrays(*[bytes(60_000)] * 4))  # type: ignore[list-item]
+    monkeypatch.setattr(trial, "_dataset", lambda task, data_dir: dataset)
+    path, store = tmp_path / "one.toml", tmp_path / "store"
+    path.write_text(EXPERIMENT)
+    key = quality_key(experiment.load(str(path)).cells[0].config, 0)
+    return [str(path), "--store", str(store)], Attempt(store, key, 2), store / "one.jsonl"
+
+
+def test_what_an_attempt_left_decides_and_a_second_wish_begins_anew(sweep):
+    arguments, attempt, records = sweep
+    attempt.begin()
+    attempt.report(Report(1, "oom", "no room"))
+    assert run.main(arguments) == 1
+    assert '"reason":"rank 1 of 1: no room"' in records.read_text()
+    attempt.begin()  # as after a kill between the record and the end of its attempt
+    attempt.report(Report(1, "oom", "no room"))
+    attempt.checkpoint.parent.mkdir()
+    attempt.checkpoint.write_bytes(b"old")  # would be a warning, and so an error
+    assert run.main(arguments) == 1
+    assert len(records.read_text().splitlines()) == 1
+    assert run.main([*arguments, "--retry-failed"]) == 0
+    assert len(records.read_text().splitlines()) == 2
+    assert not attempt.checkpoint.exists()
+
+
+def test_processes_that_the_launcher_started_again_do_not_run_again_what_they_did(sweep, monkeypatch, capsys):
+    arguments, _, records = sweep
+    assert run.main(arguments) == 0
+    capsys.readouterr()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert run.main([*arguments, "--rerun"]) == 0
+    assert len(records.read_text().splitlines()) == 1
+    assert capsys.readouterr().out == ""  # the summary was shown before
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    assert run.main([*arguments, "--rerun"]) == 0
+    assert len(records.read_text().splitlines()) == 2

@@ -1,0 +1,166 @@
+"""Wrong requests: each gets one message that names key, value and what is allowed, exit 2, and nothing is written."""
+
+import gzip
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fmnist_core import files
+
+ROOT = Path(__file__).resolve().parent.parent
+SYNTHETIC = ("--dataset", "synthetic")
+
+
+@pytest.fixture
+def refused(call_run, bare_folder):
+    """Call the command with a wrong request; gives its one message."""
+
+    def message(*arguments):
+        before = sorted(bare_folder.rglob("*"))
+        code, out, err = call_run(*arguments)
+        assert code == 2
+        assert out == ""
+        assert sorted(bare_folder.rglob("*")) == before, "something was written"
+        if err.startswith("usage:"):
+            err = err[err.index("bench/run.py: error: "):]
+        assert err.startswith("bench/run.py: ")
+        assert err.count("\n") == 1
+        return err.strip()
+
+    return message
+
+
+def written(bare_folder, text):
+    path = bare_folder / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["quik"], ["unknown experiment 'quik'", "did you mean 'quick'?", "kernel_depth", ".toml file"]),
+        (["nowhere.toml"], ["nowhere.toml", "No such file"]),
+        (["quick", "kernel_dept"], ["unknown experiment 'kernel_dept'"]),
+        (["--set", "train.epoch=1"], ["unknown key 'train.epoch'", "did you mean 'epochs'?"]),
+        (["--set", "train.epochs=0"], ["train.epochs = 0", ">= 1"]),
+        (["--set", "train.epochs=many"], ["train.epochs = 'many'", "expected `int`"]),
+        (["--set", "train.epochs=1e400"], ["train.epochs = inf", "expected `int`"]),
+        (["--set", "train.learning_rate=NaN"], ["train.learning_rate = nan", "> 0.0"]),
+        (["--set", "train.epochs=" + "9" * 5000], ["train.epochs"]),
+        (["--set", "train.optimizer=adm"], ["train.optimizer = 'adm'", "allowed: adam, adamw, sgd, rmsprop"]),
+        (["--set", "launch=3"], ["launch = 3", "expected `object`"]),
+        (["--set", "launch.mode=dpp"], ["launch.mode = 'dpp'", "allowed: cells, ddp"]),
+        (["--set", "model.depth=1"], ["same cell"]),  # makes the cells of the grid equal
+        (["--set", "train.epochs"], ["--set train.epochs", "expected KEY=VALUE"]),
+        (["--set", "=1"], ["--set =1", "expected KEY=VALUE"]),
+        (["--set", "train..epochs=1"], ["train..epochs"]),
+        (["--set", ""], ["--set", "expected KEY=VALUE"]),
+        (["--only", "model.depht=1"], ["unknown key 'model.depht'", "did you mean 'model.depth'?"]),
+        (["--only", "model.depth=7"], ["quick", "no cell has model.depth=7"]),
+        (["--only", "model.depth"], ["--only model.depth", "expected KEY=VALUE"]),
+        (["--seeds", "0"], ["--seeds", "'0'", "from 1 to 10000"]),
+        (["--seeds", "-1"], ["--seeds"]),
+        (["--seeds", "10001"], ["--seeds", "'10001'", "from 1 to 10000"]),
+        (["--seeds", "two"], ["--seeds", "'two'", "from 1 to 10000"]),
+        (["--seed", "1"], ["--seed"]),
+        (["--dataset", "mnst"], ["data.dataset = 'mnst'", "allowed: fashion-mnist, synthetic"]),
+        ([*SYNTHETIC, "--set", "train.precision=fp16"], ["train.precision = 'fp16'", "GPU", "'no', 'bf16'"]),
+        ([*SYNTHETIC, "--set", "execution.capture=true"], ["execution.capture = true", "GPU"]),
+        ([*SYNTHETIC, "--set", "launch.device=cuda"], ["launch.device = 'cuda'", "no CUDA device", "allowed"]),
+        ([*SYNTHETIC, "--set", "launch.num_processes=4"],
+         ["launch.num_processes = 4", "1 started", "torchrun --nproc-per-node 4 bench/run.py quick"]),
+        ([*SYNTHETIC, "--set", "data.validation_size=60000"], ["data.validation_size = 60000", "60000"]),
+        (["--data-dir", "nowhere"], ["nowhere", "--data-dir", "--dataset synthetic"]),
+        ([], ["Fashion-MNIST was not found", "--data-dir", "--dataset synthetic"]),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
+)
+def test_a_wrong_request_is_refused(refused, arguments, parts):
+    message = refused(*arguments)
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("grid.model.depth = []", ["[grid] model.depth = []", "no cell"]),
+        ("grid.model.depth = [2, 2]", ["same cell"]),
+        ("grid.model.kernel_size = [3, 12]", ["model.kernel_size = 12", "<= 11"]),
+        ("base.model.depth = 4\nbase.model.num_pools = 4\nbase.data.input_size = 8", ["does not fit a map of 1 x 1"]),
+        ("base.model.kernel = 3", ["unknown key 'model.kernel'", "did you mean 'kernel_size'?"]),
+        ("grid = 3", ["grid = 3", "expected `object`"]),
+        ("base.model.depth = ", ["not TOML"]),
+    ],
+)
+def test_a_wrong_experiment_is_refused(refused, bare_folder, text, parts):
+    message = refused(written(bare_folder, f'question = "?"\nbase.model.name = "cnn"\n{text}'))
+    for part in ["mine.toml", *parts]:
+        assert part in message
+
+
+def test_an_experiment_whose_name_could_leave_the_store_is_refused(refused, bare_folder):
+    for name in ("..toml", "-x.toml", "a\nb.toml", "a" * 120 + ".toml"):
+        path = bare_folder / name
+        path.write_text('question = "?"\nbase = { model.name = "cnn", data.dataset = "synthetic" }')
+        assert "cannot name a file" in refused(str(path))
+        path.unlink()
+
+
+@pytest.mark.parametrize("damage", ["old release", "truncated", "no gzip", "cut gzip"])
+def test_data_that_is_not_the_current_release_is_refused(refused, bare_folder, monkeypatch, damage):
+    content = b"\0\0\x08\x01\0\0\0\x01\x07"
+    monkeypatch.setattr(files, "SHA256", dict.fromkeys(files.SHA256, hashlib.sha256(content).hexdigest()))
+    (bare_folder / "mine").mkdir()
+    for name in files.SHA256:
+        (bare_folder / "mine" / name).write_bytes(content)
+    path = bare_folder / "mine" / "train-images-idx3-ubyte"
+    path.write_bytes(content[:-1] + (b"\x08" if damage == "old release" else b""))
+    if "gzip" in damage:
+        path.unlink()
+        path = path.with_name(f"{path.name}.gz")
+        path.write_bytes(content if damage == "no gzip" else gzip.compress(content)[:-3])
+    message = refused("--data-dir", "mine")
+    assert str(path.relative_to(bare_folder)) in message
+    assert ("cannot be read" if "gzip" in damage else "SHA-256 differs") in message
+
+
+def test_a_store_that_cannot_be_written_is_refused(refused, bare_folder):
+    (bare_folder / "file").write_text("")
+    for store in ("file", "file/below", "x" * 300):
+        assert f"store {store} cannot be" in refused(*SYNTHETIC, "--store", store)
+        refused("--list", "--store", store)
+
+
+def test_a_store_of_a_newer_version_is_refused(refused, bare_folder):
+    (bare_folder / "runs").mkdir()
+    (bare_folder / "runs" / "quick.jsonl").write_text('{"kind":"train","schema":999}\n')
+    for arguments in (SYNTHETIC, ["--list"]):
+        message = refused(*arguments)
+        assert "quick.jsonl, line 1" in message
+        assert "schema 999 is newer than" in message
+
+
+def test_experiments_of_both_modes_do_not_share_a_launch(refused, bare_folder):
+    path = written(bare_folder, 'question = "?"\nbase.model.name = "cnn"\nlaunch.mode = "ddp"')
+    assert "cannot share one launch" in refused("quick", path)
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "1.5"])
+def test_a_launcher_that_talks_nonsense_is_refused(refused, monkeypatch, value):
+    monkeypatch.setenv("WORLD_SIZE", value)
+    assert f"WORLD_SIZE = '{value}'" in refused(*SYNTHETIC)
+
+
+def test_the_command_itself_ends_with_the_same_code_and_message(tmp_path):
+    script = [sys.executable, str(ROOT / "bench" / "run.py")]
+    answer = subprocess.run([*script, "quik"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert answer.returncode == 2
+    assert answer.stdout == ""
+    assert re.fullmatch(r"bench/run\.py: unknown experiment 'quik'.*\n", answer.stderr)
+    assert list(tmp_path.iterdir()) == []

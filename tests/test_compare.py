@@ -1,0 +1,260 @@
+"""Comparisons of records and of revisions: what is compared, what is refused and why, and the verdicts."""
+
+import contextlib
+import json
+import subprocess
+
+import msgspec
+import numpy as np
+import pytest
+
+from bench import compare, record_sets, revisions
+from bench.block import main as time_block
+from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord, encode
+from bench.side_records import METRICS, Calibration, Pairs, save
+from fmnist_core import data
+from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, quality_key, speed_key, to_dict
+from tests.small import small_dataset
+
+HERE = Environment(host="abc", cpu="x", num_cpus=2, num_threads=2, libraries={"torch": "2.14.1"})
+LABELS = Labels(precision="float32", weight_memory_format="contiguous", activation_memory_format="contiguous")
+
+
+def cell_of(depth=2, **execution):
+    return CellConfig(model=KernelDepthCNN(depth=depth), execution=ExecutionConfig(**execution))
+
+
+def timing(step_s=0.010, depth=2, warnings=(), environment=HERE, execution=None, **labels):
+    cell = cell_of(depth, **(execution or {}))
+    return SpeedRecord(
+        experiment="e", speed_key=speed_key(cell, {}), cell=to_dict(cell), step_s=[step_s] * 3, batch_s=[0.001] * 3,
+        evaluate_s=[0.5] * 3, inference=[Inference(batch_size=n, batch_s=[0.002 * n] * 3) for n in (1, 128, 1000)],
+        labels=msgspec.structs.replace(LABELS, **labels), environment=environment, warnings=list(warnings))
+
+
+def trainings(accuracies, depth=2, **labels):
+    cell = cell_of(depth)
+    return [TrainRecord(experiment="e", quality_key=quality_key(cell, seed), seed=seed, cell=to_dict(cell),
+                        epochs=Epochs(test_accuracy=[0.1, accuracy]), labels=msgspec.structs.replace(LABELS, **labels),
+                        environment=HERE) for seed, accuracy in enumerate(accuracies)]
+
+
+def calibration(noise=0.005):
+    rng = np.random.default_rng(0)
+    pairs = lambda: Pairs(a_s=np.exp(noise * rng.standard_normal(10)).tolist(),
+                          b_s=np.exp(noise * rng.standard_normal(10)).tolist())
+    return Calibration(environment=HERE, started_at="", cell={}, metrics={metric: pairs() for metric in METRICS})
+
+
+def sets(a, b, *, known=calibration, **options):
+    return record_sets.compare(a, b, calibration_for=lambda environment: known() if known else None,
+                               **{"threshold": 0.025, "accuracy_threshold": 0.001} | options)
+
+
+def verdict(a, b, metric="train step", **options):
+    return {finding.metric: finding.verdict for finding in sets(a, b, **options).findings}[metric]
+
+
+# Speeds
+
+
+@pytest.mark.parametrize(("step_s", "said"), [
+    (0.010, "the same within 2.5 %"), (0.008, "faster"), (0.012, "slower"), (0.0102, "not resolved")])
+def test_verdicts_of_two_timings(step_s, said):
+    assert verdict([timing(0.010)], [timing(step_s)]) == said
+
+
+def test_a_noisy_machine_resolves_less():
+    assert verdict([timing(0.010)], [timing(0.012)], known=lambda: calibration(noise=0.2)) == "not resolved"
+
+
+def test_without_a_calibration_nothing_is_resolved():
+    assert "no calibration" in verdict([timing(0.010)], [timing(0.012)], known=None)
+
+
+def test_medians_of_a_record():
+    assert record_sets.medians(timing()) == {"train_step": 0.010, "batch": 0.001, "evaluate": 0.5, "inference": 2.0,
+                                             "latency": 0.002}
+
+
+@pytest.mark.parametrize(("change", "fact"), [
+    ({"environment": msgspec.structs.replace(HERE, libraries={"torch": "2.15.0"})}, "torch: 2.14.1 against 2.15.0"),
+    ({"environment": msgspec.structs.replace(HERE, num_threads=1)}, "num_threads: 2 against 1"),
+    ({"environment": msgspec.structs.replace(HERE, host="other")}, "host: abc against other"),
+    ({"precision": "bfloat16"}, "precision: float32 against bfloat16"),
+    ({"weight_memory_format": "channels_last"}, "weight_memory_format: contiguous against channels_last"),
+    ({"fused_seeds": 16}, "fused_seeds: 1 against 16"),
+    ({"recompiles": 3}, "recompiles: 0 against 3"),
+    ({"execution": {"deterministic": True}}, "execution.deterministic: None against True"),
+])
+def test_timings_that_differ_in_a_label_are_refused_with_the_reason(change, fact):
+    found = sets([timing()], [timing(0.02, **change)])
+    assert not found.findings
+    assert found.refused == [f"kernel_depth: speed: {fact}".replace("kernel_depth", "name cnn")]
+    allowed = fact.partition(":")[0]
+    assert verdict([timing()], [timing(0.02, **change)], allowed=[allowed]) == "slower"
+
+
+@pytest.mark.parametrize(("change", "allowed"), [
+    ({"machine_shared": True}, "machine_shared"),
+    ({"warnings": ["other processes used 1.2 CPUs meanwhile"]}, "warnings")])
+def test_timings_under_load_are_refused(change, allowed):
+    found = sets([timing(**change)], [timing(0.02, **change)])
+    assert not found.findings
+    assert allowed in found.refused[0]
+    assert verdict([timing(**change)], [timing(0.02, **change)], allowed=[allowed]) == "slower"
+
+
+def test_tf32_flags_mean_nothing_on_a_cpu():
+    assert verdict([timing()], [timing(0.02, cudnn_tf32=True)]) == "slower"
+    gpu = msgspec.structs.replace(HERE, device="GPU")
+    found = sets([timing(environment=gpu)], [timing(environment=gpu, cudnn_tf32=True)])
+    assert found.refused == ["name cnn: speed: cudnn_tf32: False against True"]
+
+
+def test_each_timing_meets_the_one_with_its_labels():
+    last = {"memory_format": "contiguous"}
+    found = sets([timing(0.010), timing(0.020, execution=last)], [timing(0.030, execution=last), timing(0.010)])
+    steps = {(finding.a, finding.b): finding.verdict for finding in found.findings if finding.metric == "train step"}
+    assert steps == {("10.0 ms", "10.0 ms"): "the same within 2.5 %", ("20.0 ms", "30.0 ms"): "slower"}
+
+
+# Accuracies
+
+
+def test_accuracies_by_welch_over_seeds():
+    better = verdict(trainings([0.90, 0.901, 0.899]), trainings([0.91, 0.911, 0.909]), "test accuracy (%)")
+    worse = verdict(trainings([0.91, 0.911, 0.909]), trainings([0.90, 0.901, 0.899]), "test accuracy (%)")
+    unknown = verdict(trainings([0.90, 0.92]), trainings([0.91, 0.93]), "test accuracy (%)")
+    assert (better, worse, unknown) == ("better", "worse", "not resolved")
+    assert "two of each" in verdict(trainings([0.9]), trainings([0.95]), "test accuracy (%)")
+
+
+def test_accuracies_of_another_arithmetic_are_refused():
+    found = sets(trainings([0.9, 0.91]), trainings([0.9, 0.91], precision="bfloat16"))
+    assert found.refused == ["name cnn: accuracy: precision: float32 against bfloat16"]
+
+
+def test_holm_over_many_cells_keeps_chance_from_speaking():
+    # p of a single cell is 0.02 to 0.03: one of eight such is no discovery
+    a = [record for depth in range(1, 9) for record in trainings([0.900, 0.902, 0.901], depth)]
+    b = trainings([0.9045, 0.9025, 0.9035], 1) + [r for d in range(2, 9) for r in trainings([0.900, 0.902, 0.901], d)]
+    alone = verdict(a[:3], b[:3], "test accuracy (%)")
+    assert alone == "better"
+    assert "better" not in {finding.verdict for finding in sets(a, b).findings}
+
+
+def test_cells_are_named_by_what_differs():
+    found = sets([timing(depth=1), timing(depth=3)], [timing(depth=3), timing(depth=1), timing(depth=4)])
+    assert list(dict.fromkeys(finding.what for finding in found.findings)) == ["depth 1", "depth 3"]
+    assert (found.only_a, found.only_b) == (0, 1)
+
+
+def test_failed_records_are_no_measurements():
+    failed = msgspec.structs.replace(timing(0.001), status="error")
+    assert sets([timing(), failed], [failed]).findings == []
+
+
+# The command
+
+
+def write(folder, records):
+    folder.mkdir(exist_ok=True)
+    (folder / "e.jsonl").write_bytes(b"".join(encode(record) for record in records))
+    return str(folder)
+
+
+@pytest.mark.parametrize(("b", "code"), [
+    ([*trainings([0.901, 0.902, 0.903])], 0), ([*trainings([0.801, 0.802, 0.803])], 1)])
+def test_the_exit_code_tells_a_loss(tmp_path, capsys, b, code):
+    a, b = write(tmp_path / "a", trainings([0.90, 0.901, 0.899])), write(tmp_path / "b", b)
+    assert compare.main([a, b, "--store", str(tmp_path)]) == code
+    assert compare.main([f"{a}/e.jsonl", f"{b}/e.jsonl", "--store", str(tmp_path)]) == code
+    assert ("worse" in capsys.readouterr().out) == bool(code)
+
+
+def test_what_cannot_be_compared_is_wrong_input(tmp_path, capsys):
+    a, b = write(tmp_path / "a", [timing(depth=1)]), write(tmp_path / "b", [timing(depth=2)])
+    for sides, said in [([a, b], "no cell in common"), ([a, "no-such-thing"], "'no-such-thing' is neither"),
+                        (["HEAD", a], "compare records with records")]:
+        assert compare.main([*sides, "--store", str(tmp_path)]) == 2
+        assert said in capsys.readouterr().err
+    (tmp_path / "broken.jsonl").write_text("{}")
+    assert compare.main([a, str(tmp_path / "broken.jsonl")]) == 2
+
+
+def test_refusals_are_printed(tmp_path, capsys):
+    a, b = write(tmp_path / "a", [timing()]), write(tmp_path / "b", [timing(0.02, precision="bfloat16")])
+    assert compare.main([a, b, "--store", str(tmp_path)]) == 0
+    assert "not compared: name cnn: speed: precision: float32 against bfloat16" in capsys.readouterr().out
+
+
+def test_a_calibration_under_load_is_told(tmp_path, capsys):
+    a, b = write(tmp_path / "a", [timing()]), write(tmp_path / "b", [timing(0.02)])
+    save(tmp_path / "a", msgspec.structs.replace(calibration(), warnings=["other processes used 1.00 CPUs meanwhile"]))
+    assert compare.main([a, b, "--store", str(tmp_path)]) == 1
+    assert capsys.readouterr().out.count("WARNING: the calibration of") == 1
+
+
+# Revisions
+
+
+@pytest.fixture
+def stub_blocks(monkeypatch):
+    """No process is started: revision B takes `factor` times as long, both with 1 % noise."""
+    rng = np.random.default_rng(0)
+
+    def stub(factor):
+        def block(tree, commit, request):
+            slower = factor if commit == "b" else 1.0
+            return {metric: float(slower * np.exp(0.01 * rng.standard_normal())) for metric in METRICS}
+
+        monkeypatch.setattr(revisions, "commit_of", lambda revision: revision)
+        monkeypatch.setattr(revisions, "_block", block)
+        monkeypatch.setattr(revisions, "_tree", lambda commit: contextlib.nullcontext(commit))
+
+    return stub
+
+
+@pytest.mark.parametrize(("factor", "code", "said"), [(1.05, 1, "slower"), (0.95, 0, "faster"), (1.0, 0, "the same")])
+def test_a_revision_that_is_slower_is_found(tmp_path, capsys, stub_blocks, factor, code, said):
+    stub_blocks(factor)
+    assert compare.main(["a", "b", "--store", str(tmp_path)]) == code
+    out = capsys.readouterr().out
+    assert out.count(said) >= 4
+    assert "10 pairs find 90 times in 100" in out
+    assert "no calibration" in out
+
+
+def test_revisions_are_commits_or_the_working_tree():
+    head = subprocess.run(["git", "-C", str(revisions.ROOT), "rev-parse", "HEAD"], capture_output=True, text=True,
+                          check=False).stdout.strip()
+    if not head:
+        pytest.skip("no git checkout")
+    assert revisions.commit_of("HEAD") == head
+    assert revisions.commit_of("no-such-revision") is None
+    assert revisions.commit_of("--all") is None
+    with revisions._tree(head) as tree:
+        assert (tree / "fmnist_core" / "train.py").is_file()
+        assert not (tree / "bench").exists()
+    assert not tree.exists()
+    with revisions._tree(revisions.WORKING_TREE) as tree:
+        assert tree == revisions.ROOT
+
+
+def test_the_process_of_a_block_takes_the_revisions_core(tmp_path):
+    (tmp_path / "fmnist_core").mkdir()
+    (tmp_path / "fmnist_core" / "__init__.py").write_text("raise RuntimeError('the core of that revision')")
+    with pytest.raises(ValueError, match=r"abcdef cannot be timed.*the core of that revision"):
+        revisions._block(tmp_path, "abcdef", {"threads": 1})
+
+
+def test_a_block_as_json(monkeypatch, capsys):
+    monkeypatch.setattr("bench.block.load", lambda *arguments: small_dataset())
+    monkeypatch.setattr("bench.block.NUM_SINGLE_PASSES", 3)
+    cell = CellConfig(model=KernelDepthCNN(depth=1), data=data.DataConfig(dataset="synthetic", validation_size=40))
+    time_block(json.dumps({"cell": to_dict(cell), "threads": 1, "data_dir": None, "min_block_s": 0.0}))
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer["seconds"]) == set(METRICS)
+    assert all(seconds > 0 for seconds in answer["seconds"].values())
+    assert answer["core"].startswith(str(revisions.ROOT))

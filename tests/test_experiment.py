@@ -1,0 +1,233 @@
+"""Experiments: what a TOML file means, and what is said about a wrong one."""
+
+import tomllib
+
+import pytest
+
+from bench import experiment
+from bench.experiment import load, parse, select, value_of
+from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, Network1, Network2, TrainConfig
+
+CNN = {"model": {"name": "cnn"}}
+
+
+def cells_of(text, **overrides):
+    overrides = {key.replace("__", "."): value for key, value in overrides.items()}
+    return parse(tomllib.loads('question = "Why?"\n' + text), name="mine", overrides=overrides).cells
+
+
+def error_of(text, **overrides):
+    with pytest.raises(ValueError, match=r".") as error:
+        cells_of(text, **overrides)
+    return str(error.value)
+
+
+# What a file means
+
+
+def test_a_grid_is_the_product_in_the_order_of_the_file():
+    cells = cells_of("""
+        base.model.name = "cnn"
+        [grid]
+        model.kernel_size = [5, 2]
+        train.epochs = [1, 7]
+    """)
+    values = [(cell.config.model.kernel_size, cell.config.train.epochs) for cell in cells]
+    assert values == [(5, 1), (5, 7), (2, 1), (2, 7)]
+    assert cells[1].label == "kernel_size 5, epochs 7"
+    assert cells[1].axes == {"model.kernel_size": 5, "train.epochs": 7}
+    assert cells[1].config == CellConfig(model=KernelDepthCNN(kernel_size=5), train=TrainConfig(epochs=7))
+
+
+def test_cells_written_out_stand_on_top_of_the_base():
+    cells = cells_of("""
+        [base]
+        model = { name = "network1", dropout = 0.5 }
+        train = { epochs = 3, optimizer = "sgd" }
+        [[cells]]
+        label = "Trial-1"
+        note = "as printed"
+        reported = { test_accuracy = 0.9, source = "Table 1" }
+        train.epochs = 4
+        [[cells]]
+        model = { dropout = 0.25, fc_sizes = [9, 8] }
+        train.optimizer = "adam"
+    """)
+    assert cells[0].config == CellConfig(model=Network1(dropout=0.5), train=TrainConfig(epochs=4, optimizer="sgd"))
+    assert (cells[0].label, cells[0].note, cells[0].reported.test_accuracy) == ("Trial-1", "as printed", 0.9)
+    assert cells[0].reported.validation_accuracy is None
+    assert cells[1].config == CellConfig(model=Network1(fc_sizes=(9, 8)), train=TrainConfig(epochs=3))
+
+
+def test_overrides_come_last_and_may_be_of_the_launch():
+    chosen = parse({"question": "?", "base": CNN, "grid": {"train": {"epochs": [1]}}}, name="mine",
+                   overrides={"train.epochs": 9, "data.dataset": "synthetic", "launch.num_processes": 2})
+    assert chosen.cells[0].config.train.epochs == 9
+    assert chosen.cells[0].config.data == DataConfig(dataset="synthetic")
+    assert (chosen.launch.num_processes, chosen.launch.mode) == (2, "cells")
+
+
+def test_without_a_grid_the_base_is_the_one_cell():
+    chosen = parse({"question": "?", "base": {"model": {"name": "network2"}}}, name="mine")
+    assert [cell.config for cell in chosen.cells] == [CellConfig(model=Network2())]
+    assert (chosen.name, chosen.title, chosen.measure) == ("mine", "mine", True)
+    assert (chosen.seeds.cpu, chosen.seeds.cuda) == (3, 16)
+
+
+def test_a_network_of_ones_own_is_named_by_its_factory():
+    (cell,) = cells_of('base.model = { name = "my.nets:tiny", width = 3 }')
+    assert (cell.config.model.factory, cell.config.model.options) == ("my.nets:tiny", {"width": 3})
+
+
+def test_every_experiment_that_comes_along_can_be_read():
+    assert {"quick", "kernel_depth"} <= set(experiment.names())
+    for name in experiment.names():
+        chosen = load(name)
+        assert chosen.name == name
+        assert chosen.cells
+
+
+def test_the_default_experiment_is_the_sweep_in_small():
+    values = [(value_of(cell.config, "model.kernel_size"), value_of(cell.config, "model.depth"))
+              for cell in load("quick").cells]
+    assert values == [(kernel_size, depth) for kernel_size in (2, 3, 4, 5) for depth in (1, 2, 3)]
+    assert load("quick").seeds.cpu == 1
+    assert {cell.config.train.epochs for cell in load("quick").cells} == {1}
+    assert load("kernel_depth").seeds.cuda == 16
+
+
+def test_selecting_cells():
+    cells = load("quick").cells
+    chosen = select(cells, {"model.kernel_size": 4, "model.depth": 2})
+    assert [cell.label for cell in chosen] == ["kernel_size 4, depth 2"]
+    assert select(cells, {"label": "kernel_size 4, depth 2"}) == chosen
+    assert select(cells, {"model.name": "network1"}) == []
+    assert select(cells, {}) == cells
+    with pytest.raises(ValueError, match=r"unknown key 'model.kernel'; did you mean 'model.kernel_size'\?"):
+        select(cells, {"model.kernel": 4})
+
+
+def test_a_key_of_some_cells_selects_among_those():
+    cells = [*cells_of('base.model.name = "cnn"'), *cells_of('base.model.name = "network1"')]
+    names = lambda **filters: [value_of(each.config, "model.name") for each in select(cells, filters)]
+    assert names(**{"model.num_pools": 2}) == ["cnn", "network1"]
+    assert names(**{"model.depth": 2}) == ["cnn"]
+
+
+def test_the_value_at_an_unknown_key():
+    with pytest.raises(ValueError, match=r"unknown key 'train.epoch'; did you mean 'train.epochs'\?"):
+        value_of(CellConfig(model=Network2()), "train.epoch")
+
+
+# What is said about a wrong one: key, value, what is allowed
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("seed = 3", ["unknown key 'seed'", "did you mean 'seeds'?"]),
+        ("seeds = { gpu = 3 }", ["unknown key 'seeds.gpu'"]),
+        ("seeds = { cpu = 0 }", ["seeds.cpu = 0", ">= 1"]),
+        ("seeds = 3", ["seeds = 3", "expected `object`"]),
+        ('launch.mode = "dpp"', ["launch.mode = 'dpp'", "allowed: cells, ddp"]),
+        ("launch.timeout_s = -1.0", ["launch.timeout_s = -1.0", ">= 0.0"]),
+        ("grid.train.epochs = []", ["[grid] train.epochs = []", "an empty list leaves no cell"]),
+        ("grid.train.epochs = 3", ["[grid] train.epochs = 3", "expected a list"]),
+        ("grid.train.epochs = [3, 3]", ["'epochs 3' and 'epochs 3'", "same cell"]),
+        ("grid.train.epochs = [1, 10]\ncells = [{}]", ["[grid]", "[[cells]]", "only one of them"]),
+        ("grid.train.epochs = [1, 0]", ["cell 'epochs 0'", "train.epochs = 0", ">= 1"]),
+        ("cells = [{}, {}]", ["same cell"]),
+        ("cells = [{ train.epochs = 10 }, {}]", ["same cell"]),  # 10 is the default
+        ("cells = [{ label = 3 }]", ["cells[0].label = 3", "expected a string"]),
+        ("cells = [{ reported = { accuracy = 0.9 } }]", ["unknown key 'cells[0].reported.accuracy'"]),
+        ("cells = [{ reported = 3 }]", ["cells[0].reported"]),
+        ("base.train.epoch = 3", ["unknown key 'train.epoch'", "did you mean 'epochs'?"]),
+        ("base.trane.epochs = 3", ["unknown key 'trane'", "did you mean 'train'?"]),
+        ("base.train.epochs = 3.5", ["train.epochs = 3.5", "expected `int`"]),
+        ("base.train.epochs = true", ["train.epochs = True", "expected `int`"]),
+        ("base.train.learning_rate = nan", ["train.learning_rate = nan", "> 0.0"]),
+        ("base.train.learning_rate = inf", ["train.learning_rate = inf", "<= 1000000.0"]),
+        ('base.train.optimizer = "adm"', ["train.optimizer = 'adm'", "allowed: adam, adamw, sgd, rmsprop"]),
+        ('base.model.name = "cnnn"', ["model.name = 'cnnn'", "allowed: ", "cnn", "network1", "package.module:factory"]),
+        ("base.model.kernel_sise = 3", ["unknown key 'model.kernel_sise'", "did you mean 'kernel_size'?"]),
+        ("base.model.kernel_size = 12", ["model.kernel_size = 12", "<= 11"]),
+        ("base.model.fc_sizes = [3, 0]", ["model.fc_sizes[1] = 0", ">= 1"]),
+        ("base.model = 3", ["model = 3", "expected `object`"]),
+        ("base = { data.input_size = 8, model = { name = 'cnn', num_pools = 4, depth = 4 } }",
+         ["maxpool4: a 2 x 2 pool does not fit a map of 1 x 1"]),
+        ("base.train.momentum = 0.9", ["train.momentum = 0.9", "no effect", "'adam'", "allowed with 'sgd'"]),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(text, parts):
+    has_model = "base.model.name" in text or "model = " in text
+    message = error_of(text if has_model else f'base.model.name = "cnn"\n{text}')
+    for part in parts:
+        assert part in message
+
+
+def test_a_kernel_that_does_not_fit_is_named_with_its_layer_and_map():
+    message = error_of('base.model = { name = "network1", conv1_kernel_size = 11, conv2_kernel_size = 11 }')
+    assert message == "conv2: a kernel of 11 does not fit a map of 9 x 9"  # (28 - 11 + 1) / 2 = 9
+
+
+def test_a_missing_question_or_model():
+    with pytest.raises(ValueError, match="missing key 'question'"):
+        parse({}, name="mine")
+    assert error_of("base.train.epochs = 1") == "missing key 'model'"
+    assert error_of("base.model.depth = 1") == "missing key 'model.name'"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"train__epochs": "x"}, "train.epochs = 'x': expected `int`"),
+        ({"train": 3}, "train = 3: expected `object`"),
+        ({"launch": 3}, "launch = 3: expected `object`"),
+        ({"launch__mode": 3}, "launch.mode = 3"),
+        ({"launch__modes": "ddp"}, "unknown key 'launch.modes'; did you mean 'mode"),
+        ({"title": "x"}, "unknown key 'title'"),
+        ({"": 1}, "key '': expected names"),
+        ({"train__": 1}, "key 'train.': expected names with single dots between them, e.g. train.epochs"),
+        ({"train": 1, "train__epochs": 1}, "key 'train.epochs': 'train' is a value, not a table"),
+    ],
+)
+def test_a_wrong_override(overrides, message):
+    assert message in error_of('base.model.name = "cnn"', **overrides)
+
+
+def test_a_grid_that_would_never_end_is_refused():
+    axes = [f"{key} = {list(range(1, 101))}" for key in ("train.epochs", "train.global_batch_size", "model.width")]
+    message = error_of('base.model.name = "cnn"\n[grid]\n' + "\n".join(axes))
+    assert message == "[grid] makes 1000000 cells; allowed: up to 100000"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"question = ", "not TOML"),
+        (b"\xff", "not TOML"),
+        (b"question = " + b"[" * 5000, "not TOML"),
+        (b'question = "?"\n[base.train]\nepochs = 0\n[base.model]\nname = "cnn"', "train.epochs = 0"),
+    ],
+)
+def test_an_error_names_the_file(tmp_path, content, message):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"experiment .*mine\.toml: ") as error:
+        load(str(path))
+    assert message in str(error.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere\.toml: No such file or directory"):
+        load(str(tmp_path / "nowhere.toml"))
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(ValueError, match=r"folder\.toml: Is a directory"):
+        load(str(tmp_path / "folder.toml"))
+
+
+def test_an_unknown_name_tells_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown experiment 'quik'; did you mean 'quick'\?; .*kernel_depth"):
+        load("quik")
+    with pytest.raises(ValueError, match=r"or the path of a \.toml file"):
+        load("../quick")

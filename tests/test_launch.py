@@ -1,0 +1,179 @@
+"""What the launcher says, and when a request to stop is obeyed."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from bench import experiment, launch
+from bench.launch import Notice, Stopped, World
+
+QUESTION = {"question": "?"}
+
+
+@pytest.fixture
+def handlers():
+    """A notice that was obeyed leaves the process deaf; the tests go on."""
+    before = {number: signal.getsignal(number) for number in (*launch.SIGNALS, signal.SIGALRM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def asked(**content):
+    return [experiment.parse({**QUESTION, "base": {"model": {"name": "network1"}}, **content}, name="e")]
+
+
+def test_world_is_that_of_the_launcher(monkeypatch):
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    assert launch.world() == World(0, 1, 0, 1, 0)
+    for number, name in enumerate(names):
+        monkeypatch.setenv(name, str(number + 3))
+    assert launch.world() == World(3, 4, 5, 6, 7)
+    monkeypatch.setenv("LOCAL_RANK", "first")
+    with pytest.raises(ValueError, match="LOCAL_RANK = 'first'"):
+        launch.world()
+
+
+@pytest.mark.parametrize(("content", "world", "gpu", "message"), [
+    ({"launch": {"device": "cuda"}}, World(), False, "no CUDA device is visible"),
+    ({"launch": {"device": "cpu"}}, World(), True, "ACCELERATE_USE_CPU=true python bench/run.py e"),
+    ({"launch": {"num_processes": 4}}, World(0, 2, 0, 2), False, "torchrun --nproc-per-node 4 bench/run.py e"),
+    ({"base": {"model": {"name": "network1"}, "train": {"precision": "fp16"}}}, World(), False, "needs a GPU"),
+    ({"base": {"model": {"name": "network1"}, "execution": {"capture": True}}}, World(), False, "needs a GPU"),
+], ids=lambda value: None)
+def test_what_an_experiment_asks_for_is_checked(content, world, gpu, message):
+    with pytest.raises(ValueError, match=message):
+        launch.check(asked(**content), world, gpu=gpu)
+    launch.check(asked(), world, gpu=gpu)
+
+
+def test_shared_cells_on_several_machines_cannot_restart_with_a_store_that_keeps_old_addresses(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    shared, two_machines = asked(launch={"mode": "ddp"}), World(0, 4, 0, 2)
+    with pytest.raises(ValueError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun"):
+        launch.check(shared, two_machines, gpu=False)
+    launch.check(shared, World(0, 2, 0, 2), gpu=False)
+    launch.check(asked(), two_machines, gpu=False)
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    launch.check(shared, two_machines, gpu=False)
+
+
+def test_the_timeout_of_a_group_can_be_set(monkeypatch):
+    monkeypatch.delenv("FMNIST_DDP_TIMEOUT_S", raising=False)
+    assert launch.ddp_timeout_s() == launch.DDP_TIMEOUT_S
+    monkeypatch.setenv("FMNIST_DDP_TIMEOUT_S", "7.5")
+    assert launch.ddp_timeout_s() == 7.5
+    for text in ("0", "-1", "nan", "inf", "soon", ""):
+        monkeypatch.setenv("FMNIST_DDP_TIMEOUT_S", text)
+        with pytest.raises(ValueError, match="FMNIST_DDP_TIMEOUT_S"):
+            launch.check(asked(), World(), gpu=False)
+
+
+def test_stand_alone_gives_each_process_a_device_and_hides_the_others(monkeypatch):
+    monkeypatch.setattr(launch.environment, "uses_gpu", lambda: True)
+    monkeypatch.setattr(launch.environment, "num_gpus", lambda: 2)
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "1")
+    seen = []
+    for visible in (None, "4,7"):
+        for local_rank in range(3):
+            monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+            if visible:
+                monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+            launch.stand_alone(World(local_rank, 3, local_rank, 3))
+            seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
+    assert seen == ["0", "1", "0", "4", "7", "4"]
+    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} & os.environ.keys()
+
+
+def signal_that_stopped(work) -> int:
+    """0: none did."""
+    try:
+        with Notice() as notice:
+            work(notice)
+    except Stopped as stop:
+        return stop.number
+    return 0
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", launch.SIGNALS)
+def test_a_notice_stops_at_once(number, handlers):
+    reached = []
+
+    def work(notice):
+        send(number)
+        reached.append("too far")
+
+    assert signal_that_stopped(work) == number
+    assert not reached
+
+
+def test_a_held_notice_waits_for_its_moment(handlers):
+    reached = []
+
+    def work(notice):
+        with notice.held():
+            notice.obey()
+            send(signal.SIGTERM)
+            send(signal.SIGINT)  # does not change what came first
+            reached.append("here")
+            notice.obey()
+            reached.append("too far")
+
+    assert signal_that_stopped(work) == signal.SIGTERM
+    assert reached == ["here"]
+
+
+def test_a_held_notice_is_obeyed_at_the_end_of_the_block(handlers):
+    reached = []
+
+    def work(notice):
+        with notice.held():
+            send(signal.SIGUSR1)
+            reached.append("here")
+        reached.append("too far")
+
+    assert signal_that_stopped(work) == signal.SIGUSR1
+    assert reached == ["here"]
+
+
+def test_a_held_notice_does_not_wait_for_ever(handlers, monkeypatch):
+    monkeypatch.setattr(launch, "GRACE_S", 0.1)
+
+    def work(notice):
+        with notice.held():
+            send(signal.SIGTERM)
+            time.sleep(5)
+
+    start = time.monotonic()
+    assert signal_that_stopped(work) == signal.SIGTERM
+    assert 0.1 <= time.monotonic() - start < 4
+
+
+def test_who_is_stopping_is_deaf_to_more(handlers):
+    def work(notice):
+        try:
+            send(signal.SIGINT)
+        finally:
+            send(signal.SIGTERM)
+            send(signal.SIGINT)
+
+    assert signal_that_stopped(work) == signal.SIGINT
+    send(signal.SIGTERM)
+
+
+def test_without_a_notice_all_is_as_before(handlers):
+    before = signal.getsignal(signal.SIGTERM)
+    with Notice() as notice, notice.held():
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)

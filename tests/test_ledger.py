@@ -1,0 +1,98 @@
+"""The ledger of a step: that its ways train alike, and what its table says of known times."""
+
+import pytest
+import torch
+
+from bench import environment, ledger, side_records, ways
+from bench.record import Environment
+from bench.side_records import Ledger, LedgerLine
+from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
+from fmnist_core.train import Training, train_step
+from tests.small import small_dataset
+
+CELL = CellConfig(model=Network2(dropout=0.0), data=DataConfig(dataset="synthetic", validation_size=40),
+                  train=TrainConfig(global_batch_size=30, learning_rate=0.01))
+
+
+def weights(model):
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize("way", [ways.raw_step, ways.accelerated_step])
+def test_every_way_takes_the_same_step(way, monkeypatch):
+    ours, other = (Training(CELL, 0, small_dataset()) for _ in range(2))
+    built = []
+    original = ways.build
+
+    def build(*arguments):
+        built.append(original(*arguments))
+        built[0].load_state_dict(ours.model.state_dict())
+        return built[0]
+
+    monkeypatch.setattr(ways, "build", build)
+    step = way(other)
+    trained = built[0] if built else other.model
+    before = weights(ours.model)
+    for index_N in ours.order().split(30)[:3]:
+        train_step(ours, *ours.batch(index_N), 30)
+        step(other, *other.batch(index_N), 30)
+    for start, mine, theirs in zip(before, weights(ours.model), weights(trained), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+        assert not torch.equal(start, theirs)
+
+
+def test_lines_that_are_not_possible_here_say_why():
+    def prepare():
+        raise ways.NotHere("no compiler")
+
+    lines = ways.keep_books([ways.Way("raw", "all", lambda: lambda: 0.5), ways.Way("more", "x", prepare)], rounds=3)
+    assert lines == [LedgerLine(name="raw", what="all", step_s=[0.5] * 3),
+                     LedgerLine(name="more", what="x", skipped="no compiler")]
+
+
+def test_the_table_by_hand():
+    lines = [LedgerLine(name="raw", what="all", step_s=[0.001, 0.001]),
+             LedgerLine(name="more", what="x", step_s=[0.0011, 0.0011]),
+             LedgerLine(name="none", what="y", skipped="no compiler")]
+    record = Ledger(environment=Environment(), started_at="", cell={}, lines=lines)
+    _, rows = side_records.headers_and_rows(record)
+    assert rows == [["raw", "all", "1,000 [1,000, 1,000]", "-", "-"],
+                    ["more", "x", "1,100 [1,100, 1,100]", "+100 [+100, +100]", "1.100 [1.100, 1.100]"],
+                    ["none", "skipped: no compiler", "-", "-", "-"]]
+
+
+def test_all_ways_on_this_machine():
+    dataset = small_dataset()
+    with ways.world_of_one(torch.device("cpu")):
+        lines = ways.keep_books(ways.all_ways(CELL, dataset, 0.0, compiler=False), rounds=2)
+    assert not torch.distributed.is_initialized()
+    skipped = {line.name: line.skipped for line in lines if line.skipped}
+    assert skipped == {"+ compile": "--no-compile", "+ graph": "CUDA only"}
+    assert all(len(line.step_s) == 2 for line in lines if not line.skipped)
+
+
+def test_the_model_of_the_ddp_line_is_distributed():
+    with ways.world_of_one(torch.device("cpu")):
+        training = Training(CELL, 0, small_dataset())
+        ways._distribute(training)
+        train_step(training, *training.batch(torch.arange(30)), 30)
+        assert isinstance(training.model, torch.nn.parallel.DistributedDataParallel)
+
+
+def test_markdown_without_a_ledger_is_wrong_input(tmp_path, capsys):
+    assert ledger.main(["--markdown", "--store", str(tmp_path)]) == 2
+    assert "no ledger of this machine" in capsys.readouterr().err
+
+
+def test_markdown_prints_what_is_stored(tmp_path, capsys):
+    lines = [LedgerLine(name="raw", what="all", step_s=[0.001, 0.001])]
+    side_records.save(tmp_path, Ledger(environment=environment.collect(), started_at="", cell={}, lines=lines))
+    assert ledger.main(["--markdown", "--store", str(tmp_path)]) == 0
+    assert "| raw" in capsys.readouterr().out
+
+
+def test_a_cell_that_raw_pytorch_would_not_run_alike_is_refused(tmp_path, capsys):
+    toml = tmp_path / "half.toml"
+    toml.write_text('question = "?"\n[[cells]]\nmodel.name = "network2"\ntrain.precision = "bf16"\n')
+    assert ledger.main(["--experiment", str(toml), "--store", str(tmp_path)]) == 2
+    assert "float32" in capsys.readouterr().err

@@ -1,0 +1,278 @@
+"""Figures of a speed record, each against what a clock that is known gives; and what a record says against itself."""
+
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+from bench import block, counters, load, measure, stats
+from bench.load import Usage
+from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, Network2, TrainConfig
+from fmnist_core.models.networks import layers_of
+from fmnist_core.summary import LayerRow, least_bytes, summarize
+from fmnist_core.train import Training
+from tests.small import small_dataset
+
+BATCH_S, STEP_S = 0.01, 0.04
+MATMUL, COPY = 1e9, 1e8
+
+
+class FakeClock:
+    """Each reading is later than the one before by the next of `durations`, over and over."""
+
+    def __init__(self, *durations):
+        self.durations, self.now, self.readings = durations, 0.0, 0
+
+    def mark(self):
+        self.readings += 1
+        self.now += self.durations[(self.readings - 2) % len(self.durations)] if self.readings > 1 else 0.0
+        return self.now
+
+    def seconds_between(self, marks):
+        return [later - earlier for earlier, later in pairwise(marks)]
+
+
+class StepClock(FakeClock):
+    """A batch takes 10 ms and a step 40 ms, wherever the readings begin: it knows which of them `time_steps` makes."""
+
+    def __init__(self, monkeypatch):
+        super().__init__(0.0)
+        original = block.train_step
+        self.next_s = BATCH_S
+
+        def step(*arguments):
+            self.next_s = STEP_S
+            return original(*arguments)
+
+        monkeypatch.setattr(block, "train_step", step)
+
+    def mark(self):
+        self.now, self.next_s = self.now + self.next_s, BATCH_S
+        return self.now
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Fewer repetitions, and ceilings that are known."""
+    monkeypatch.setattr(measure, "matmul_flops_per_s", lambda device, precision: MATMUL)
+    monkeypatch.setattr(measure, "copy_bytes_per_s", lambda device: COPY)
+    monkeypatch.setattr(block, "NUM_SINGLE_PASSES", 5)
+    monkeypatch.setattr(block, "NUM_BATCH_PASSES", 3)
+    monkeypatch.setattr(measure, "load_warning", lambda *usages: [])
+
+
+def cell(batch_size=30, accumulation=1, **execution):
+    return CellConfig(model=Network2(), data=DataConfig(dataset="synthetic", validation_size=40),
+                      train=TrainConfig(global_batch_size=batch_size, gradient_accumulation=accumulation),
+                      execution=ExecutionConfig(**execution))
+
+
+def record_of(cell, clock, **sizes):
+    return measure.measure(cell, small_dataset(**sizes), experiment="test", speed_key="0" * 16, clock=clock)
+
+
+@pytest.mark.parametrize("batch_size", [10, 30, 64])
+@pytest.mark.parametrize("accumulation", [1, 5])
+def test_throughput_counts_each_image_of_a_step_once(quick, monkeypatch, batch_size, accumulation):
+    record = record_of(cell(batch_size, accumulation), StepClock(monkeypatch))
+    assert record.images_per_step == batch_size
+    assert record.step_s == pytest.approx([STEP_S] * block.MIN_STEPS)
+    assert record.batch_s == pytest.approx([BATCH_S] * block.MIN_STEPS)
+    assert record.first_step_s == pytest.approx(STEP_S)
+    rate = stats.throughput(record.images_per_step, record.step_s)
+    assert rate.images_per_s == pytest.approx(batch_size / 0.04)
+
+
+def test_a_batch_larger_than_the_training_set_is_the_training_set(quick, monkeypatch):
+    assert record_of(cell(512), StepClock(monkeypatch), num_train=50).images_per_step == 50
+
+
+def test_the_block_is_the_sum_of_its_samples_or_says_so(quick, monkeypatch):
+    record = record_of(cell(), StepClock(monkeypatch))
+    assert record.block_s == pytest.approx(40 * 0.05 + 2 * BATCH_S)  # two readings around the block
+    assert not record.warnings
+    assert measure.disagreement([1.0, 1.0], 2.09) == []
+    assert measure.disagreement([1.0, 1.0], 2.2) == ["samples add up to 2 s, their block took 2.2 s"]
+    assert measure.disagreement([1.0, 1.0], 1.8) == ["samples add up to 2 s, their block took 1.8 s"]
+
+
+@pytest.mark.parametrize(("step_s", "expected"), [(1e-4, 1000), (0.01, 150), (0.5, 40)])
+def test_a_block_has_forty_steps_and_one_and_a_half_seconds_and_at_most_a_thousand(step_s, expected):
+    training = Training(cell(), 0, small_dataset())
+    assert block.num_steps_to_fill(training, FakeClock(step_s / 2)) == expected
+
+
+def test_evaluation_and_inference_have_a_sample_per_pass(quick):
+    record = record_of(cell(), FakeClock(0.01), num_test=200)
+    assert record.evaluate_s == pytest.approx([0.01] * 3)
+    assert record.images_per_evaluation == 200
+    assert {one.batch_size: len(one.batch_s) for one in record.inference} == {1: 5, 128: 3}  # 1000 are not there
+
+
+def test_the_floor_by_hand():
+    # 2 layers of 100 and 50 multiply-adds: forward 150, weights 150, inputs 50 (nobody needs those of the first)
+    rows = [LayerRow("a", "Conv2d", (1, 2, 2), (1, 5, 5), 1, 1, "", 1, 100),
+            LayerRow("b", "ReLU", (1, 5, 5), (1, 5, 5), None, None, "", 0, 0),
+            LayerRow("c", "Linear", (25,), (2,), None, None, "", 50, 50)]
+    assert measure.step_multiply_adds(rows) == 350
+    # 10 images, two operations each, 1,000 a second; against 100 bytes, 50 a second
+    assert measure.floor_s(350, 100, 10, 1000.0, 50.0) == pytest.approx(7.0)
+    assert measure.floor_s(350, 1000, 10, 1000.0, 50.0) == pytest.approx(20.0)
+
+
+def test_the_floor_of_a_record_is_that_of_its_layers(quick, monkeypatch):
+    record = record_of(cell(30), StepClock(monkeypatch))
+    rows = summarize(Training(cell(30), 0, small_dataset()).model, (1, 28, 28))
+    num_bytes = least_bytes(rows, record.num_parameters, 30)
+    conv1 = 28 * 28 * 4 * 9
+    assert record.floor_s == pytest.approx(max(2 * (3 * record.multiply_adds - conv1) * 30 / MATMUL, num_bytes / COPY))
+    assert sum(layer.multiply_adds for layer in record.layers) == record.multiply_adds
+    assert [layer.kind for layer in record.layers if layer.multiply_adds] == ["Conv2d", "Conv2d", "Linear", "Linear"]
+    assert layers_of(cell().model) is not None
+
+
+def test_the_ceilings_by_hand(monkeypatch):
+    monkeypatch.setattr(measure, "_best", lambda work, device: 2.0)
+    device = torch.device("cpu")
+    assert measure.matmul_flops_per_s.__wrapped__(device, "no") == 2048**3  # times two operations, over two seconds
+    assert measure.copy_bytes_per_s.__wrapped__(device) == 2**28  # read and written
+
+
+def test_the_best_is_the_shortest(monkeypatch):
+    monkeypatch.setattr(measure, "clock_for", lambda device: FakeClock(0.3, 0.1, 0.2))
+    assert measure._best(lambda: None, torch.device("cpu")) == pytest.approx(0.1)
+
+
+def test_operators_and_waits_of_a_step(quick, monkeypatch):
+    record = record_of(cell(), StepClock(monkeypatch))
+    assert record.host_syncs_per_step == 0
+    counted = counters.count(cell())
+    assert record.operators_per_step == counted.versions[counters.version_key(torch.device("cpu"))].operators
+
+
+def test_peak_memory_is_the_cells_own(quick, monkeypatch):
+    hog = torch.ones(400_000_000, dtype=torch.uint8)
+    del hog
+    record = record_of(cell(), StepClock(monkeypatch))
+    assert 0 <= record.peak_memory_bytes < 300_000_000
+
+
+def test_recompiles_are_counted(quick, monkeypatch):
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_(model, backend="eager", dynamic=False))
+    record = record_of(cell(30, compile="default"), StepClock(monkeypatch), num_test=200)
+    assert record.labels.compiled
+    assert record.labels.graph_breaks == 0
+    assert record.labels.recompiles == 3  # evaluation of 200; inference of 1 and of 128, the first shape was training
+    assert record.operators_per_step == 0
+
+
+# Captured steps
+
+
+class FakeReplay:
+    """Takes two steps at once where two are left."""
+
+    def advance(self, training, batches):
+        training.step_in_epoch = min(training.step_in_epoch + 2, len(batches))
+
+
+def test_a_replay_of_several_steps_is_shared_among_them():
+    training = Training(cell(30), 0, small_dataset(num_train=100))
+    training.replay = FakeReplay()
+    batch_s, step_s = block.time_steps(training, FakeClock(0.006), 6)
+    assert batch_s == []
+    assert step_s == pytest.approx([0.003, 0.003, 0.006] * 2)  # three full batches an epoch
+    assert training.step_in_epoch == 0
+
+
+# Other processes
+
+
+def test_what_others_used_by_hand():
+    before, after = Usage(10.0, 100.0, 50.0), Usage(20.0, 118.0, 60.0)
+    assert load.other_cpus(before, after) == pytest.approx(0.8)
+    assert load.load_warning(before, after) == ["other processes used 0.80 CPUs meanwhile"]
+    assert load.load_warning(before, after, own_s=18.0) == []
+    assert load.other_cpus(before, after._replace(machine_s=105.0)) == 0.0  # clocks that disagree
+    assert load.other_cpus(before._replace(machine_s=None), after) is None
+    assert load.load_warning(before._replace(machine_s=None), after) == []
+
+
+def test_a_short_block_proves_only_a_large_load():
+    ticks = 2 * load.TICK_S
+    before, after = Usage(0.0, 0.0, 0.0), Usage(0.1, ticks, 0.0)
+    assert load.load_warning(before, after) == []
+    assert load.load_warning(before, after._replace(wall_s=10.0, machine_s=ticks + 1.0))
+
+
+def test_the_machines_processor_time_is_read_off_its_first_line(tmp_path):
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 20 30 4000 500 6 7 8 9 10\ncpu0 1 1 1 1 1 1 1 1 1 1\n")
+    assert load.usage(stat).machine_s == pytest.approx((100 + 20 + 30 + 6 + 7 + 8) * load.TICK_S)
+    assert load.usage(tmp_path / "missing").machine_s is None
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="needs /proc/stat")
+def test_a_busy_neighbour_is_seen():
+    busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        before = load.usage()
+        while load.usage().wall_s - before.wall_s < 1.5:
+            pass
+        others = load.other_cpus(before, load.usage())
+    finally:
+        busy.kill()
+        busy.wait()
+    assert others is not None
+    assert others > 0.2
+
+
+def test_a_warning_comes_into_the_record(quick, monkeypatch):
+    monkeypatch.setattr(measure, "load_warning", lambda before, after, own_s: [f"own {own_s:.0f}"])
+    usages = iter([Usage(0.0, 0.0, 1.0), Usage(1.0, 1.0, 4.0)])
+    monkeypatch.setattr(measure, "usage", lambda: next(usages))
+    assert record_of(cell(), StepClock(monkeypatch)).warnings == ["own 3"]
+
+
+# Several processes
+
+
+TWO = """
+import json, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from bench import block, measure
+from tests.test_measure import FakeClock, cell
+from tests.small import small_dataset
+from fmnist_core.train import Training, accelerator_for
+measure.matmul_flops_per_s = lambda device, precision: 1e9
+measure.copy_bytes_per_s = lambda device: 1e8
+measure.load_warning = lambda before, after, own_s: []
+block.NUM_SINGLE_PASSES = block.NUM_BATCH_PASSES = 3
+rank = accelerator_for("no").process_index
+clock = FakeClock(0.005 if rank else 0.0025)
+record = measure.measure(cell(30), small_dataset(), experiment="test", speed_key="0" * 16, clock=clock)
+said = [rank, record.images_per_step, record.step_s[0], len(record.step_s), record.labels.num_processes]
+(Path(__file__).parent / f"{rank}.json").write_text(json.dumps(said))
+"""
+
+
+@pytest.mark.distributed
+def test_two_processes_count_the_global_batch_and_the_slower_one(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO)
+    run = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)],
+        capture_output=True, text=True, check=False, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent), "OMP_NUM_THREADS": "1"})
+    assert run.returncode == 0, run.stderr
+    answers = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    # a step with its batch takes 10 ms in the slower process: 1.5 s are 150 of them, in both
+    assert answers == [[rank, 30, pytest.approx(0.005), 150, 2] for rank in (0, 1)]

@@ -1,0 +1,151 @@
+"""Which tasks there are, in which order, and which are left; and the keys by which records are found again."""
+
+import msgspec
+import pytest
+
+from bench.experiment import Experiment, parse
+from bench.plan import Task, missing, tasks
+from bench.record import SpeedRecord, TrainRecord, key_of
+from fmnist_core.config import (
+    CellConfig,
+    DataConfig,
+    ExecutionConfig,
+    KernelDepthCNN,
+    Network2,
+    TrainConfig,
+    quality_key,
+    speed_key,
+)
+
+MACHINE = {"device": "cpu", "driver": "", "cpu": "a cpu", "num_cpus": 2, "num_threads": 2, "torch": "2.11.0"}
+CELL = CellConfig(model=Network2())
+
+
+def made(name: str = "one", depths: tuple[int, ...] = (1, 2), **fields: object) -> Experiment:
+    content = {"question": "?", "base": {"model": {"name": "cnn"}}, "grid": {"model.depth": list(depths)}, **fields}
+    return parse(content, name=name)
+
+
+def planned(*experiments: Experiment, num_seeds: int | None = 1, gpu: bool = False, processes: int = 1) -> list[Task]:
+    return tasks(experiments, num_seeds=num_seeds, gpu=gpu, machine=MACHINE, num_processes=processes)
+
+
+def outline(chosen: list[Task]) -> list[tuple[str, int, int | None]]:
+    return [(task.experiment, task.cell.config.model.depth, task.seed) for task in chosen]  # type: ignore[union-attr]
+
+
+def done(task: Task, **fields: object) -> TrainRecord | SpeedRecord:
+    if task.seed is None:
+        return SpeedRecord(experiment="one", speed_key=task.key, cell={}, **fields)  # type: ignore[arg-type]
+    return TrainRecord(experiment="one", quality_key=task.key, seed=task.seed, cell={}, **fields)  # type: ignore[arg-type]
+
+
+# Tasks
+
+
+def test_trainings_come_seed_by_seed_and_then_the_timings():
+    assert outline(planned(made(), num_seeds=2)) == [("one", 1, 0), ("one", 2, 0), ("one", 1, 1), ("one", 2, 1),
+                                                     ("one", 1, None), ("one", 2, None)]
+
+
+def test_the_number_of_seeds_is_the_experiments_own_for_the_device_unless_given():
+    chosen = made(depths=(1,), seeds={"cpu": 2, "cuda": 5}, measure=False)
+    assert [task.seed for task in planned(chosen, num_seeds=None)] == [0, 1]
+    assert [task.seed for task in planned(chosen, num_seeds=None, gpu=True)] == [0, 1, 2, 3, 4]
+    assert [task.seed for task in planned(chosen, num_seeds=3, gpu=True)] == [0, 1, 2]
+
+
+def test_a_cell_of_several_experiments_is_one_task_of_the_first():
+    chosen = planned(made("one", (1, 2)), made("two", (2, 3)))
+    assert outline(chosen) == [("one", 1, 0), ("one", 2, 0), ("two", 3, 0),
+                               ("one", 1, None), ("one", 2, None), ("two", 3, None)]
+    assert len({task.key for task in chosen}) == 6
+
+
+def test_nothing_is_timed_where_the_experiment_does_not_ask():
+    assert [task.seed for task in planned(made(measure=False))] == [0, 0]
+
+
+def test_a_task_says_its_name_and_time_limit():
+    (training, timing) = planned(made(depths=(1,), launch={"timeout_s": 2.5}))
+    assert (training.name, timing.name) == ("one: depth 1, seed 0", "one: depth 1, speed")
+    assert training.timeout_s == timing.timeout_s == 2.5
+
+
+def test_processes_count_for_the_key_only_where_they_share_a_cell():
+    alone, cells = planned(made()), planned(made(), processes=2)
+    ddp = planned(made(launch={"mode": "ddp"}), processes=2)
+    assert [task.key for task in cells] == [task.key for task in alone]
+    assert not {task.key for task in ddp} & {task.key for task in alone}
+
+
+def test_what_is_left_is_what_has_no_record():
+    first, second, timing, other_timing = chosen = planned(made())
+    records = [done(first), done(second, status="oom"), done(timing, status="timeout")]
+    latest = {key_of(record): record for record in records}
+    assert missing(chosen, {}) == chosen
+    assert missing(chosen, latest) == [other_timing]
+    assert missing(chosen, latest, retry_failed=True) == [second, timing, other_timing]
+    assert missing(chosen, latest, rerun=True) == chosen
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("key", "pinned"),
+    [
+        (quality_key(CELL, 0), "d638151bcf8e0fb0"),
+        (speed_key(CELL, MACHINE), "e13912d31337724f"),
+    ],
+    ids=["quality", "speed"],
+)
+def test_the_keys_of_the_default_cell_are_pinned(key, pinned):
+    assert key == pinned, (
+        "The default cell has another key than before, so every record there is would be run again. If a default "
+        "changed by mistake, or an option was added whose default does not mean 'as before', mend that. If the "
+        "training code now learns something else, that is what fmnist_core.config.TRAINING_VERSION is for: raise it, "
+        "pin the new keys here, and say in the commit that the published records have to be made again."
+    )
+
+
+def test_defaults_written_out_change_no_key():
+    explicit = CellConfig(
+        model=Network2(conv1_channels=4, fc_sizes=(392,), dropout=0.25), data=DataConfig(normalize=False),
+        train=TrainConfig(epochs=10, learning_rate=0.001, optimizer="adam"), execution=ExecutionConfig(capture=False))
+    as_in_a_file = msgspec.convert({"model": {"name": "network2", "fc_sizes": [392], "dropout": 0.25}, "data": {},
+                                    "train": {"learning_rate": 1e-3, "momentum": 0.0}}, CellConfig)
+    for cell in (explicit, as_in_a_file):
+        assert quality_key(cell, 0) == quality_key(CELL, 0)
+        assert speed_key(cell, MACHINE) == speed_key(CELL, MACHINE)
+
+
+def test_what_decides_accuracy_decides_the_quality_key_and_nothing_else_does():
+    others = [
+        quality_key(CELL, 1),
+        quality_key(CELL, 0, num_processes=2),
+        quality_key(CellConfig(model=Network2(dropout=0.5)), 0),
+        quality_key(CellConfig(model=KernelDepthCNN()), 0),
+        quality_key(CellConfig(model=Network2(), data=DataConfig(dataset="synthetic")), 0),
+        quality_key(CellConfig(model=Network2(), train=TrainConfig(precision="bf16")), 0),
+    ]
+    assert len({quality_key(CELL, 0), *others}) == 7
+    compiled = CellConfig(model=Network2(), execution=ExecutionConfig(compile="default"))
+    assert quality_key(compiled, 0) == quality_key(CELL, 0)
+
+
+def test_what_decides_speed_decides_the_speed_key():
+    others = [
+        speed_key(CELL, {**MACHINE, "torch": "2.12.0"}),
+        speed_key(CELL, MACHINE, num_processes=2),
+        speed_key(CellConfig(model=Network2(dropout=0.5)), MACHINE),
+        speed_key(CellConfig(model=Network2(), execution=ExecutionConfig(compile="default")), MACHINE),
+    ]
+    assert len({speed_key(CELL, MACHINE), *others}) == 5
+    assert speed_key(CELL, dict(reversed(MACHINE.items()))) == speed_key(CELL, MACHINE)
+
+
+def test_a_version_of_the_training_code_is_part_of_every_key(monkeypatch):
+    before = quality_key(CELL, 0), speed_key(CELL, MACHINE)
+    monkeypatch.setattr("fmnist_core.config.TRAINING_VERSION", 1_000)
+    assert not {quality_key(CELL, 0), speed_key(CELL, MACHINE)} & set(before)

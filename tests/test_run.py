@@ -1,0 +1,132 @@
+"""The command line: what it does, and how it ends. Wrong requests are in `test_bad_input`, kills in `test_kills`."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from bench.record import Epochs, TrainRecord, decode
+from bench.store import Store, StoreError
+
+ROOT = Path(__file__).resolve().parent.parent
+EXPERIMENT = """
+question = "?"
+measure = false
+seeds = { cpu = 1, cuda = 1 }
+base.data.dataset = "synthetic"
+base.model.name = "cnn"
+grid.model.depth = [1, 2]
+"""
+
+
+def written(bare_folder, text):
+    path = bare_folder / "mine.toml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_listing_needs_neither_data_nor_torch_and_writes_nothing(call_run, bare_folder):
+    code, out, err = call_run("kernel_depth", "--list", "--seeds", "2")
+    assert (code, err) == (0, "")
+    assert "48 tasks, 48 without a record" in out  # 16 cells, 2 seeds and a timing each
+    assert out.count("0/2") == 16
+    assert list(bare_folder.iterdir()) == []
+
+
+def test_what_is_done_is_not_done_again(call_run, bare_folder, monkeypatch):
+    path = written(bare_folder, EXPERIMENT)
+    monkeypatch.setenv("PRETEND_LOG", str(bare_folder / "log"))
+    assert "2 tasks, 2 without a record" in call_run(path, "--list")[1]
+    assert [call_run(path)[0], call_run(path)[0]] == [0, 0]
+    assert "2 tasks, 0 without a record" in call_run(path, "--list")[1]
+    keys = (bare_folder / "log").read_text().split()
+    assert len(set(keys)) == len(keys) == 2
+    lines = (bare_folder / "runs" / "mine.jsonl").read_bytes().splitlines()
+    assert [decode(line).quality_key for line in lines] == keys
+
+
+def test_the_work_beside_a_cell_does_not_grow_with_the_number_of_cells(call_run, bare_folder, monkeypatch):
+    looks, latest = [], Store.latest
+    monkeypatch.setattr(Store, "latest", lambda store: looks.append(1) or latest(store))
+    monkeypatch.setenv("PRETEND_S", "0")
+    assert call_run(written(bare_folder, EXPERIMENT), "--seeds", "20")[0] == 0
+    assert len(looks) < 5 * 40
+
+
+def test_failed_cells_are_kept_and_tried_again_when_asked(call_run, bare_folder, monkeypatch):
+    path = written(bare_folder, EXPERIMENT)
+    assert call_run(path)[0] == 0
+    done, other = Store("runs").latest()
+    Store("runs").append(TrainRecord(experiment="mine", quality_key=done, seed=0, cell={}, status="oom"))
+    monkeypatch.setenv("PRETEND_LOG", str(bare_folder / "log"))
+    code, out, _ = call_run(path)
+    assert code == 1  # nothing to do, and a failure among the results
+    assert re.search(r"^depth 1 .* oom$", out, re.MULTILINE)
+    assert not (bare_folder / "log").exists()
+    assert call_run(path, "--retry-failed")[0] == 0
+    assert (bare_folder / "log").read_text().split() == [done]
+    assert call_run(path, "--rerun")[0] == 0
+    assert (bare_folder / "log").read_text().split() == [done, done, other]
+    assert len((bare_folder / "runs" / "mine.jsonl").read_bytes().splitlines()) == 6
+
+
+def test_only_and_set_choose_and_change_cells(call_run, bare_folder):
+    path = written(bare_folder, EXPERIMENT)
+    assert call_run(path, "--only", "model.depth=2", "--set", "train.epochs=3", "--seeds", "2")[0] == 0
+    assert call_run(path, "--only", "model.depth=2")[0] == 0
+    assert sorted(each.seed for each in Store("runs").latest().values()) == [0, 0, 1]
+    assert call_run(path)[1].count("test accuracy") == 1 + 1  # the cell of depth 1, and the head of the table
+
+
+def test_a_full_disk_ends_the_sweep_with_a_message_and_what_is_finished(call_run, bare_folder, monkeypatch):
+    path, append, asked = written(bare_folder, EXPERIMENT), Store.append, []
+
+    def refuse_the_second(store, each):
+        asked.append(each)
+        if len(asked) == 2:
+            raise StoreError("store runs/mine.jsonl cannot be written: No space left on device")
+        append(store, each)
+
+    monkeypatch.setattr(Store, "append", refuse_the_second)
+    code, _, err = call_run(path)
+    assert (code, err) == (1, "bench/run.py: store runs/mine.jsonl cannot be written: No space left on device\n")
+    assert len(Store("runs").latest()) == 1
+    assert call_run(path)[0] == 0
+    assert len(asked) == 3
+
+
+def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(call_run, bare_folder, monkeypatch):
+    arguments = (written(bare_folder, EXPERIMENT), "--seeds", "50", "--store", "mine")
+    command = [sys.executable, "-m", "tests.pretend_sweep", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PRETEND_S": "0.1"}
+    with subprocess.Popen(command, env=environ, **pipes) as process:
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.strip() == "Interrupted. Finished records are in mine; the same command goes on from there."
+    num_finished = len(Store("mine").latest())
+    assert (first + rest).count("\n") <= num_finished < 100
+    monkeypatch.setenv("PRETEND_S", "0")
+    assert call_run(*arguments)[0] == 0
+    assert len((bare_folder / "mine" / "mine.jsonl").read_bytes().splitlines()) == len(Store("mine").latest()) == 100
+
+
+def test_a_cell_that_another_sweep_has_just_finished_is_not_done_again(call_run, bare_folder, monkeypatch):
+    claim, taken = Store.claim, []
+
+    def claim_a_moment_too_late(store, key):
+        if not taken:
+            taken.append(key)
+            theirs = Epochs(test_accuracy=[0.75])
+            Store("runs").append(TrainRecord(experiment="mine", quality_key=key, seed=0, cell={}, epochs=theirs))
+        return claim(store, key)
+
+    monkeypatch.setattr(Store, "claim", claim_a_moment_too_late)
+    monkeypatch.setenv("PRETEND_LOG", str(bare_folder / "log"))
+    assert call_run(written(bare_folder, EXPERIMENT), "--untimed")[0] == 0
+    assert len((bare_folder / "log").read_text().split()) == 1
+    assert Store("runs").latest()[taken[0]].epochs.test_accuracy == [0.75]

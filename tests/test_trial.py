@@ -1,0 +1,231 @@
+"""Whatever happens to a cell, its record says so: failures, time-outs, divergence, interruption and resume."""
+
+import os
+import re
+import signal
+import warnings
+
+import msgspec
+import pytest
+import torch
+
+from bench import experiment, trial
+from bench.attempts import Attempt
+from bench.launch import Notice, Stopped
+from bench.plan import Task
+from bench.record import SpeedRecord, TrainRecord
+from fmnist_core import checkpoint
+from fmnist_core.config import CellConfig, CustomModel, ExecutionConfig, TrainConfig, quality_key
+from fmnist_core.train import Diverged, Training, fit, train_epoch
+from tests.small import small_dataset
+
+
+@pytest.fixture(autouse=True)
+def small_data(monkeypatch):
+    torch.set_num_threads(1)
+    dataset = small_dataset()
+    monkeypatch.setattr(trial, "_dataset", lambda task, data_dir: dataset)
+    return dataset
+
+
+def misbehaving(how="", after=3, timeout_s=0.0, seed=0, optimizer="adam", **train) -> Task:
+    config = CellConfig(model=CustomModel(factory="tests.misbehaving:linear", options={"how": how, "after": after}),
+                        train=TrainConfig(epochs=2, global_batch_size=48, optimizer=optimizer, **train),
+                        data=small_dataset().config, execution=ExecutionConfig(memory_format="contiguous"))
+    return Task("e", experiment.Cell(config=config), quality_key(config, 0), seed, timeout_s)
+
+
+def run(task, store, notice=None, **options):
+    attempt = Attempt(store, task.key)
+    attempt.begin()
+    return trial.run(task, attempt, data_dir=None, num_threads=1, shared=False, notice=notice or Notice(), **options)
+
+
+@pytest.mark.parametrize(("how", "seed", "status", "reason"), [
+    ("raise", 0, "error", r"RuntimeError: a fault of its own \(_misbehave, line \d+\)"),
+    ("raise", None, "error", r"RuntimeError: a fault of its own \(_misbehave, line \d+\)"),
+    ("oom", 0, "oom", r"MemoryError: no room \(train.global_batch_size = 48\)"),
+    ("oom", None, "oom", r"MemoryError: no room \(train.global_batch_size = 48\)"),
+    ("cuda-oom", 0, "oom", r"OutOfMemoryError: CUDA out of memory. Tried .* MiB \(train.global_batch_size = 48\)"),
+    ("nan", 0, "diverged", r"the loss was nan at step 4 of 10"),
+])
+def test_a_failure_is_a_record_with_its_reason(how, seed, status, reason, tmp_path):
+    task = misbehaving(how, seed=seed)
+    record = run(task, tmp_path)
+    assert isinstance(record, SpeedRecord if seed is None else TrainRecord)
+    assert record.status == status
+    assert msgspec.structs.asdict(record)["speed_key" if seed is None else "quality_key"] == task.key
+    assert re.fullmatch(reason, record.reason), record.reason
+    assert record.environment.num_threads == 1
+    assert record.started_at
+
+
+@pytest.mark.parametrize(("text", "status"), [
+    ("CUDA error: out of memory", "oom"),
+    ("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory: you tried to get 9 bytes", "oom"),
+    ("index out of range", "error"),
+])
+def test_memory_that_cannot_be_had_goes_by_several_names(text, status, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(trial, "Training", fail)
+    assert run(misbehaving(), tmp_path).status == status
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+@pytest.mark.parametrize("after", [1, 4])
+def test_parameters_are_those_before_the_step_that_diverged(optimizer, after, small_data):
+    options = {"optimizer": optimizer, "momentum": 0.9 if optimizer == "sgd" else 0.0, "weight_decay": 0.1}
+    bad = Training(misbehaving("nan", after, **options).cell.config, 0, small_data)
+    with pytest.raises(Diverged, match=rf"the loss was nan at step {after + 1} of 10"):
+        train_epoch(bad)
+
+    class Enough(Exception):
+        pass
+
+    def stop(training: Training) -> None:
+        if training.step == after:
+            raise Enough
+
+    good = Training(misbehaving("", **options).cell.config, 0, small_data)
+    initial = [parameter.clone() for parameter in good.model.parameters()]
+    with pytest.raises(Enough):
+        train_epoch(good, stop)
+    for start, one, other in zip(initial, bad.model.parameters(), good.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+        assert not torch.equal(one, start)
+
+
+def test_a_cell_stops_when_its_time_is_up(tmp_path):
+    record = run(misbehaving("slow", after=0, timeout_s=0.2), tmp_path)
+    assert record.status == "timeout"
+    step = int(record.reason.split()[3])
+    assert record.reason == f"stopped at step {step} of 10 after 0.2 s"
+    assert 1 <= step <= 6  # 0.05 s each, on a machine that may be busy
+    assert 0.2 < record.wall_s < 10
+    assert run(misbehaving("slow", after=0, timeout_s=60.0), tmp_path).status == "ok"
+
+
+def stop_at(step: int, notice: Notice):
+    """An `on_step` of `fit` that hears a notice while the given step is taken."""
+    def hear(training: Training) -> None:
+        if training.step == step:
+            notice.number = signal.SIGTERM
+    return hear
+
+
+@pytest.fixture
+def at_step(monkeypatch):
+    """`at_step(3, notice)`: the notice comes during that step."""
+    def arrange(step: int, notice: Notice) -> None:
+        hear, watch = stop_at(step, notice), trial._Watch.__call__
+
+        def call(self, training: Training) -> None:
+            hear(training)
+            watch(self, training)
+
+        monkeypatch.setattr(trial._Watch, "__call__", call)
+    return arrange
+
+
+@pytest.fixture
+def handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def learnt(record: TrainRecord):
+    return msgspec.structs.replace(record.epochs, train_s=[]), record.test, record.num_parameters
+
+
+@pytest.mark.parametrize("step", [2, 5, 7])
+def test_a_notice_leaves_a_checkpoint_and_the_next_attempt_the_same_record(step, tmp_path, at_step, handlers):
+    task, notice = misbehaving(), Notice()
+    alone = run(task, tmp_path / "alone")
+    at_step(step, notice)
+    with pytest.raises(Stopped):
+        run(task, tmp_path, notice)
+    assert list((tmp_path / "attempts").iterdir()) == []
+    assert Attempt(tmp_path, task.key).checkpoint.exists()
+    steps = []
+    resumed = run(task, tmp_path, on_epoch=lambda training: steps.append(training.step))
+    assert steps == ([5, 10] if step <= 5 else [10])
+    assert resumed.status == "ok"
+    assert learnt(resumed) == learnt(alone)
+    assert resumed.wall_s > 0
+
+
+def test_a_damaged_checkpoint_is_reported_and_the_record_is_the_same(tmp_path, at_step, handlers):
+    task, notice = misbehaving(), Notice()
+    alone = run(task, tmp_path / "alone")
+    at_step(7, notice)
+    with pytest.raises(Stopped):
+        run(task, tmp_path, notice)
+    path = Attempt(tmp_path, task.key).checkpoint
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match="is not used"):
+        again = run(task, tmp_path)
+    assert learnt(again) == learnt(alone)
+
+
+def test_time_before_a_resume_counts(tmp_path):
+    task = misbehaving(timeout_s=50.0)
+    training = Training(task.cell.config, 0, small_dataset())
+    with pytest.raises(ZeroDivisionError):
+        fit(training, on_step=lambda training: 1 / (training.step - 2))
+    path = Attempt(tmp_path, task.key).checkpoint
+    checkpoint.save(training, path, wall_s=40.0)
+    assert run(task, tmp_path).wall_s > 40
+    checkpoint.save(training, path, wall_s=60.0)
+    record = run(task, tmp_path)
+    assert (record.status, record.reason) == ("timeout", "stopped at step 3 of 10 after 50 s")
+
+
+def test_checkpoints_are_made_by_the_clock_and_off_the_clock_of_training(tmp_path, monkeypatch):
+    task = misbehaving()
+    made, now = [], [0.0]
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
+    watch = trial._Watch.__call__
+
+    def one_step(self, training: Training) -> None:
+        now[0] += 25.0
+        watch(self, training)
+
+    def save(training: Training, path, *, wall_s: float) -> None:
+        made.append((training.step, wall_s))
+        now[0] += 1000.0
+
+    monkeypatch.setattr(trial._Watch, "__call__", one_step)
+    monkeypatch.setattr(checkpoint, "save", save)
+    record = run(task, tmp_path)
+    assert trial.CHECKPOINT_EVERY_S == 60.0
+    assert made == [(3, 75.0), (6, 1150.0), (9, 2225.0)]
+    assert record.epochs.train_s == [125.0, 125.0]
+
+
+def test_a_full_disk_stops_no_training(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(trial, "CHECKPOINT_EVERY_S", -1.0)
+    monkeypatch.setattr(os, "fsync", full)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        record = run(misbehaving(), tmp_path)
+    assert record.status == "ok"
+    expected = "no checkpoint could be written: [Errno 28] No space left on device"
+    assert {str(each.message) for each in caught} == {expected}
+
+
+def test_a_new_checkpoint_clears_the_deaths_before_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "CHECKPOINT_EVERY_S", -1.0)
+    task = misbehaving()
+    for _ in range(2):
+        Attempt(tmp_path, task.key).begin()
+    seen = []
+    note = tmp_path / "attempts" / f"{task.key}.json"
+    run(task, tmp_path, on_epoch=lambda training: seen.append(note.read_text()))
+    assert '"num_deaths":0' in seen[0]
