@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -131,7 +132,8 @@ class Sweep:
                     with self._patience(alone):
                         record = trial.run(task, attempt, data_dir=self.options.data_dir, notice=self.notice,
                                            num_threads=self._num_threads(alone), on_epoch=self.bar.epoch,
-                                           shared=not alone and self._shares_machine())
+                                           shared=not alone and self._shares_machine(),
+                                           keep_weights=self._weights_folder())
                         if self.leads:
                             self._keep(task, record)
 
@@ -200,6 +202,9 @@ class Sweep:
         sharing = 1 if alone and not self.ddp else self.world.local_num_processes
         return max(1, environment.num_cpus() // sharing)
 
+    def _weights_folder(self) -> Path | None:
+        return self.store.folder / "weights" if self.options.keep_weights else None
+
     def _shares_machine(self) -> bool:
         return not self.ddp and self.world.local_num_processes > 1
 
@@ -235,6 +240,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value in every cell")
     add("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
     add("--untimed", action="store_true", help="train only; leave the timings for when the machine is quiet")
+    add("--keep-weights", action="store_true", help="keep trained weights, in the store's folder weights/")
     add("--rerun", action="store_true", help="run again what already has a record")
     add("--retry-failed", action="store_true", help="run again what has failed")
     add("--store", default=DEFAULT_STORE, metavar="DIR", help=f"folder of the records; default: {DEFAULT_STORE}")

@@ -6,6 +6,7 @@ import warnings
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import IntEnum
+from pathlib import Path
 from signal import SIGTERM
 from typing import Any
 
@@ -18,9 +19,10 @@ from bench.measure import measure
 from bench.plan import Task
 from bench.record import Epochs, Labels, Record, SpeedRecord, Status, TestDetail, TrainRecord
 from bench.store import StoreError
-from fmnist_core import baselines, checkpoint, data
+from fmnist_core import baselines, checkpoint, data, weights
 from fmnist_core.clock import synchronize
 from fmnist_core.config import Baseline, to_dict
+from fmnist_core.objective import sign_argmax_accuracy
 from fmnist_core.observe import observe
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
 from fmnist_core.train import Diverged, OnStep, Training, accelerator_for, evaluate, fit
@@ -38,8 +40,10 @@ class TimeoutExceeded(Exception):
 
 
 def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int, shared: bool,
-        notice: launch.Notice, on_epoch: OnStep | None = None) -> Record:
+        notice: launch.Notice, on_epoch: OnStep | None = None, keep_weights: Path | None = None) -> Record:
     """Train, from the attempt's checkpoint if there is one, or time the task's cell.
+
+    `keep_weights`: the folder for the trained weights, named by their quality key.
 
     Every failure becomes a record. Raises Stopped on notice, and GroupBroken where processes share the cell and one of
     them failed: then the record is made of what they reported, when they have been started again.
@@ -51,7 +55,7 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
         if task.seed is None:
             record: Record = measure(task.cell.config, dataset, experiment=task.experiment, speed_key=task.key)
         else:
-            record = _train(task, dataset, watch, on_epoch)
+            record = _train(task, dataset, watch, on_epoch, keep_weights)
     except Exception as error:
         record = failed(task, *_explain(error, task))
         if attempt.num_processes > 1:
@@ -79,7 +83,8 @@ def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep | None) -> TrainRecord:
+def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep | None,
+           keep_weights: Path | None) -> TrainRecord:
     assert task.seed is not None
     if isinstance(task.cell.config.model, Baseline):
         return _fit_baseline(task, task.seed, dataset)
@@ -89,9 +94,12 @@ def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep 
     rows = summarize(model, dataset.input_shape)
     watch.resume(training)
     history = fit(training, on_step=watch, on_epoch=on_epoch)
+    if keep_weights is not None and training.rank == 0:
+        weights.save(keep_weights / f"{task.key}.safetensors", training)
+    detail, extra = _test_detail(training)
     return TrainRecord(
         experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
-        epochs=Epochs(**asdict(history)), test=_test_detail(training), num_parameters=num_parameters(model),
+        epochs=Epochs(**asdict(history)), test=detail, extra=extra, num_parameters=num_parameters(model),
         multiply_adds=multiply_adds(rows), num_train=len(dataset.train), num_validation=len(dataset.validation),
         num_test=len(dataset.test), labels=labels,
     )
@@ -169,10 +177,10 @@ class _Watch:
         training.epoch_began += self._saved - start
 
 
-def _test_detail(training: Training) -> TestDetail:
-    """Confusion and worst mistakes; left out under DDP, where no process has all logits."""
+def _test_detail(training: Training) -> tuple[TestDetail, dict[str, float]]:
+    """Confusion, worst mistakes, and what else the logits give; nothing under DDP: no process has all of them."""
     if training.num_processes > 1:
-        return TestDetail()
+        return TestDetail(), {}
     test = training.dataset.test
     logits_NK = evaluate(training, test, keep_logits=True).logits_NK
     assert logits_NK is not None
@@ -182,7 +190,9 @@ def _test_detail(training: Training) -> TestDetail:
     wrong = (predicted_N != labels_N).nonzero().flatten()
     worst = wrong[confidence_N[wrong].argsort(descending=True, stable=True)][:NUM_MISTAKES]
     mistakes = [(int(i), int(labels_N[i]), int(predicted_N[i]), round(float(confidence_N[i]), 4)) for i in worst]
-    return TestDetail(confusion=confusion.tolist(), mistakes=mistakes)
+    is_svm = training.cell.train.loss == "squared_hinge"
+    extra = {"sign_argmax_accuracy": sign_argmax_accuracy(logits_NK, labels_N)} if is_svm else {}
+    return TestDetail(confusion=confusion.tolist(), mistakes=mistakes), extra
 
 
 _datasets: dict[Any, data.Dataset] = {}

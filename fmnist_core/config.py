@@ -254,7 +254,8 @@ def check(cell: CellConfig) -> None:
         raise ValueError("train.early_stopping_patience needs data.validation_size above 0")
     num_images = DATASETS[data.dataset].num_train
     if data.validation_size >= num_images:
-        raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of {num_images} training images")
+        raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of "
+                         f"{num_images} training images")
     if data.sha256 and data.dataset != "idx":
         raise ValueError(f"data.sha256 has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
     if data.erasing and data.erasing_size > data.input_size:

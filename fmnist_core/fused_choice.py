@@ -8,7 +8,7 @@ from torch import nn
 
 from fmnist_core import fused
 from fmnist_core.clock import Clock, clock_for
-from fmnist_core.config import CellConfig, input_shape
+from fmnist_core.config import Baseline, CellConfig, input_shape
 from fmnist_core.data import Dataset
 from fmnist_core.fused import FusedTraining
 from fmnist_core.models.build import build
@@ -28,7 +28,7 @@ def pays(cell: CellConfig, device: torch.device) -> bool:
     to 8, a fused step took 1.0 to 1.5 times the processor time of its seeds one by one for the report's networks, and
     2.0 to 2.7 times for the family.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or isinstance(cell.model, Baseline):
         return False
     try:
         fused.check(cell, _model(cell))

@@ -8,7 +8,16 @@ import pytest
 import torch
 
 from fmnist_core import fused, fused_choice
-from fmnist_core.config import CellConfig, CitedModel, KernelDepthCNN, ModelConfig, Network1, Network2, TrainConfig
+from fmnist_core.config import (
+    Baseline,
+    CellConfig,
+    CitedModel,
+    KernelDepthCNN,
+    ModelConfig,
+    Network1,
+    Network2,
+    TrainConfig,
+)
 from fmnist_core.fused import FusedTraining
 from fmnist_core.fused_choice import balanced, choose_num_replicas, pays, replica_bytes, seconds_per_step
 from fmnist_core.models.build import build
@@ -40,6 +49,7 @@ def test_pays_on_a_gpu_at_most() -> None:
     assert pays(cell_of(), torch.device("cuda"))
     assert pays(cell_of(CitedModel(system="bhatnagar_cnn2")), torch.device("cuda"))
     assert not pays(cell_of(), torch.device("cpu"))
+    assert not pays(CellConfig(model=Baseline(estimator="GaussianNB")), torch.device("cuda"))
     assert choose_num_replicas(cell_of(), small_dataset(), torch.device("cpu"), 16) == 1
 
 
