@@ -49,7 +49,7 @@ def test_pays_on_a_gpu_at_most() -> None:
     assert pays(cell_of(), torch.device("cuda"))
     assert pays(cell_of(CitedModel(system="bhatnagar_cnn2")), torch.device("cuda"))
     assert not pays(cell_of(), torch.device("cpu"))
-    assert not pays(CellConfig(model=Baseline(estimator="GaussianNB")), torch.device("cuda"))
+    assert not pays(CellConfig(model=Baseline(estimator="gaussian_nb")), torch.device("cuda"))
     assert choose_num_replicas(cell_of(), small_dataset(), torch.device("cpu"), 16) == 1
 
 

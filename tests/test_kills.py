@@ -57,22 +57,26 @@ def start(kind, path, **environ):
             process.kill()
 
 
-def until_a_record(process):
-    said = ""
-    while "test accuracy" not in said:
+def until_two_records(process):
+    """What it said so far, and the seconds from the first record to the second."""
+    said, times = "", []
+    while len(times) < 2:
         line = process.stdout.readline()
         assert line, said
         said += line
-    return said
+        if "test accuracy" in line:
+            times.append(time.monotonic())
+    return said, times[1] - times[0]
 
 
-def kill_again_and_again(kind, path, num_cells, num_kills, most_s, survived):
-    """Start the sweep, kill it up to `most_s` after its first record, `num_kills` times; then let it end."""
-    rng, folder, num_said = random.Random(0), path.parent / "store", 0
+def kill_again_and_again(kind, folder, num_kills, survived):
+    """Start the sweep and kill it in the two cells after its second, `num_kills` times; then let it end."""
+    num_cells, num_said, rng = 8 * num_kills, 0, random.Random(0)
+    path, folder = experiment_of(folder, num_cells), folder / "store"
     for number in range(num_kills):
         with start(kind, path) as process:
-            said = until_a_record(process)
-            time.sleep(rng.uniform(0, most_s))
+            said, cell_s = until_two_records(process)
+            time.sleep(rng.uniform(0, 2 * cell_s))
             assert process.poll() is None, f"it ended before kill {number + 1}: {said}{process.stdout.read()}"
             process.send_signal(signal.SIGKILL)
             said += process.stdout.read()
@@ -89,15 +93,11 @@ def kill_again_and_again(kind, path, num_cells, num_kills, most_s, survived):
 
 
 def test_a_sweep_is_killed_again_and_again(tmp_path, survived, long_faults):
-    num_kills = 50 if long_faults else 3
-    path = experiment_of(tmp_path, 25 * num_kills)
-    kill_again_and_again(PRETENDED, path, 25 * num_kills, num_kills, 0.1, survived)
+    kill_again_and_again(PRETENDED, tmp_path, 50 if long_faults else 3, survived)
 
 
 def test_a_sweep_that_really_trains_is_killed_again_and_again(tmp_path, survived, long_faults):
-    num_kills = 50 if long_faults else 2
-    path = experiment_of(tmp_path, 4 * num_kills)
-    kill_again_and_again(REAL, path, 4 * num_kills, num_kills, 1.0, survived)
+    kill_again_and_again(REAL, tmp_path, 50 if long_faults else 2, survived)
 
 
 # Several sweeps on one store
