@@ -96,7 +96,7 @@ def pareto(results: Results) -> Figure | None:
              title=f"Numbers: depth. {_machine_title(machine)}")
     axes.title.set_fontsize(8)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.legend()
+    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import scipy.optimize
 from scipy import stats
 
+Floats = npt.NDArray[np.float64]
 MAX_NEEDED = 10**9
 """A question that needs more samples than this is refused."""
 
@@ -65,25 +66,28 @@ def resolvable_ratio(
     return float(np.expm1(_smallest_effect(power, gate, log_ratio_sd / n**0.5, width)))
 
 
-def _variances(n: int) -> npt.NDArray[np.float64]:
+def _variances(n: int) -> Floats:
     """The sample variances of n normal values of variance 1, at 100 evenly spaced probabilities."""
     if n < 2:
         raise ValueError(f"n = {n}: expected at least 2")
-    return stats.chi2.ppf((np.arange(100) + 0.5) / 100, n - 1) / (n - 1)
+    variances: Floats = stats.chi2.ppf((np.arange(100) + 0.5) / 100, n - 1) / (n - 1)
+    return variances
 
 
-def _paired_width(n: int, alpha: float) -> npt.NDArray[np.float64]:
+def _paired_width(n: int, alpha: float) -> Floats:
     """Half widths of the t interval of n values, in sds of one value, over the sample variances that may occur."""
-    return np.sqrt(_variances(n) / n) * stats.t.ppf(1 - alpha / 2, n - 1)
+    width: Floats = np.sqrt(_variances(n) / n) * stats.t.ppf(1 - alpha / 2, n - 1)
+    return width
 
 
-def _welch_width(n: int, alpha: float) -> npt.NDArray[np.float64]:
+def _welch_width(n: int, alpha: float) -> Floats:
     """The same for Welch's interval, n values in each arm."""
     a, b = _variances(n)[:, None], _variances(n)[None, :]
-    return np.sqrt((a + b) / n) * stats.t.ppf(1 - alpha / 2, (n - 1) * (a + b) ** 2 / (a**2 + b**2))
+    width: Floats = np.sqrt((a + b) / n) * stats.t.ppf(1 - alpha / 2, (n - 1) * (a + b) ** 2 / (a**2 + b**2))
+    return width
 
 
-def _power(effect: float, minimum: float, standard_error: float, widths: npt.NDArray[np.float64]) -> float:
+def _power(effect: float, minimum: float, standard_error: float, widths: Floats) -> float:
     """The chance that the estimate passes both gates: half the interval's width, and the minimum effect.
 
     Normal samples have independent means and variances, so it is the mean over the variances of a normal tail.
@@ -102,7 +106,7 @@ def _smallest_n(power: float, power_at: Callable[[int], float]) -> int:
     return bisect.bisect_left(range(high + 1), power, lo=max(2, high // 2), hi=high, key=power_at)
 
 
-def _smallest_effect(power: float, minimum: float, standard_error: float, widths: npt.NDArray[np.float64]) -> float:
+def _smallest_effect(power: float, minimum: float, standard_error: float, widths: Floats) -> float:
     if standard_error == 0:
         return minimum
     surely_found = max(minimum, float(widths.max())) + 10 * standard_error

@@ -24,9 +24,9 @@ NUM_WARMUP, NUM_TIMED = 3, 10
 def pays(cell: CellConfig, device: torch.device) -> bool:
     """Whether seeds of this cell can be fused and may gain by it: no timing yet.
 
-    On a CPU they never do: a replica at a time fills a core and stays in its caches. Measured with one thread at R = 2
-    to 8, a fused step took 1.0 to 1.5 times the processor time of its seeds one by one for the report's networks, and
-    2.0 to 2.7 times for the family.
+    On a CPU they never do: a replica at a time fills a core and stays in its caches. Measured with one thread at R = 2,
+    4 and 8, a fused step took 1.1 to 1.5 times as long as its seeds one by one for the report's networks, and 2 to 4
+    times for the family.
     """
     if device.type != "cuda" or isinstance(cell.model, Baseline):
         return False
