@@ -96,7 +96,7 @@ def pareto(results: Results) -> Figure | None:
              title=f"Numbers: depth. {_machine_title(machine)}")
     axes.title.set_fontsize(8)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    axes.legend()
     return figure
 
 
@@ -197,7 +197,7 @@ def _lines(
                           linestyle=LINES[i % 7], capsize=2, markersize=4, linewidth=1)
     axes.set_xticks(list(depths))
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the lines, never on them
 
 
 def _error_bars(points: Sequence[Point]) -> tuple[list[float], list[list[float]]]:
