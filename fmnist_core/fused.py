@@ -29,6 +29,7 @@ from fmnist_core.train import (
     Evaluation,
     History,
     accelerator_for,
+    be_deterministic,
     optimizer_for,
 )
 
@@ -48,6 +49,7 @@ class FusedTraining:
         self.steps_per_epoch = math.ceil(len(dataset.train) / self.batch_size)
         self.num_steps = cell.train.epochs * self.steps_per_epoch
         self.captured = cell.execution.capture
+        be_deterministic(cell.execution.deterministic)
         singles = [_single(cell, seed, dataset) for seed in self.seeds]
         check(cell, singles[0], self.num_processes)
         if self.captured:

@@ -90,6 +90,7 @@ class Training:
         self.num_steps = cell.train.epochs * self.steps_per_epoch
         _check_batches(len(dataset.train), self.batch_size, self.num_processes)
 
+        be_deterministic(cell.execution.deterministic)
         torch.manual_seed(stream(seed, "init"))
         model = build(cell.model, dataset.input_shape).to(self.device)
         model = model.to(memory_format=_memory_format(cell))
@@ -266,6 +267,14 @@ def fit(training: Training, *, on_step: OnStep | None = None, on_epoch: OnStep |
         if patience and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience:
             break
     return history
+
+
+def be_deterministic(wanted: bool) -> None:
+    """Deterministic algorithms only, or any. On CUDA cuBLAS must be told before its first use, by the environment."""
+    if wanted:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(wanted)
+    torch.backends.cudnn.benchmark = False
 
 
 def optimizer_for(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

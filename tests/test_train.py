@@ -281,3 +281,18 @@ def test_train_step_returns_the_mean_loss():
     images, labels = training.batch(torch.arange(32))
     expected = F.cross_entropy(copy.deepcopy(training.model)(images), labels).item()
     assert train_step(training, images, labels, 32).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_deterministic_mode_is_on_for_the_cell_that_asks_and_off_for_the_next():
+    """Every augmentation and layer of the project has deterministic algorithms; the same run twice is equal."""
+    augmentation = {"flip": "random", "shift": 2, "rotation": 10.0, "erasing": 0.5}
+    data = DataConfig(dataset="synthetic", validation_size=40, **augmentation)
+    execution = ExecutionConfig(deterministic=True)
+    runs = []
+    for _ in range(2):
+        training = Training(cell(Network2(), execution, data), 0, small_dataset(**augmentation))
+        assert torch.are_deterministic_algorithms_enabled()
+        runs.append(fit(training).train_loss)
+    assert runs[0] == runs[1]
+    Training(cell(), 0, small_dataset())
+    assert not torch.are_deterministic_algorithms_enabled()
