@@ -33,6 +33,12 @@ def tasks(experiments: Iterable[Experiment], *, num_seeds: int | None, gpu: bool
     return list({task.key: task for task in reversed(planned)}.values())[::-1]
 
 
+def siblings(task: Task, left: Iterable[Task]) -> list[Task]:
+    """The trainings of other seeds of the task's cell: what could be trained as one module with it."""
+    return [other for other in left if task.seed is not None and other.seed not in (None, task.seed)
+            and other.cell.config == task.cell.config and other.timeout_s == task.timeout_s]
+
+
 def missing(planned: Iterable[Task], latest: Mapping[str, Record], *, rerun: bool = False,
             retry_failed: bool = False) -> list[Task]:
     """The tasks without a record; with `retry_failed`, also those whose record is a failure; with `rerun`, all."""

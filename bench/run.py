@@ -22,7 +22,7 @@ import msgspec
 
 from bench import environment, experiment, launch, progress
 from bench.attempts import Attempt
-from bench.plan import Task, missing, tasks
+from bench.plan import Task, missing, siblings, tasks
 from bench.record import Record
 from bench.store import Store, StoreError
 from fmnist_core.files import load_arrays
@@ -126,6 +126,10 @@ class Sweep:
         with progress.Progress(len(self.planned), num_done, quiet=self.world.rank != 0) as self.bar:
             while task := ranks.agree(self._next() if self.leads else None, ddp=self.ddp):
                 self.bar.start(task.name)
+                group = self._gather(task)
+                if len(group) > 1:
+                    self._run_together(group)
+                    continue
                 alone = task.seed is None
                 with self._attempt(task) as attempt, self._machine(alone):
                     ranks.agree(task, ddp=self.ddp)  # the others wait for rank 0, which may wait for the machine
@@ -149,6 +153,40 @@ class Sweep:
     def leads(self) -> bool:
         """Whether this process decides and writes: under DDP, rank 0 alone."""
         return not self.ddp or self.world.rank == 0
+
+    def _gather(self, task: Task) -> list[Task]:
+        """The task and, where their seeds are to be trained as one module, others of its cell: each of them claimed."""
+        fusible = self.gpu and not self.ddp and task.seed is not None and not self.options.keep_weights
+        if not fusible or self._attempt(task).checkpoint.exists():
+            return [task]
+        from bench import together
+
+        group = [task]
+        for other in siblings(task, self.left):
+            if not self._attempt(other).checkpoint.exists() and self.store.claim(other.key):
+                if self._is_done(other, self.store.latest()) or self._is_given_up(other):
+                    self.store.release(other.key)
+                else:
+                    group.append(other)
+        num = together.num_replicas(group, data_dir=self.options.data_dir) if len(group) > 1 else 1
+        for other in group[num:]:
+            self._attempt(other).stop()
+            self.store.release(other.key)
+        return group[:num]
+
+    def _run_together(self, group: list[Task]) -> None:
+        from bench import together
+
+        self.bar.start(f"{group[0].name} and {len(group) - 1} more as one module")
+        with contextlib.ExitStack() as stack:
+            for task in group:
+                stack.enter_context(self._attempt(task))
+            stack.enter_context(self._machine(alone=False))
+            stack.enter_context(self._patience(alone=False))
+            records = together.run(group, data_dir=self.options.data_dir, num_threads=self._num_threads(alone=False),
+                                   shared=self._shares_machine(), notice=self.notice, on_epoch=self.bar.epoch)
+            for task, record in zip(group, records, strict=True):
+                self._keep(task, record)
 
     def _next(self) -> Task | None:
         """Claim the first free task, waiting while other processes hold all that are left; None: all are done."""

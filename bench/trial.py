@@ -21,7 +21,7 @@ from bench.record import Epochs, Labels, Record, SpeedRecord, Status, TestDetail
 from bench.store import StoreError
 from fmnist_core import baselines, checkpoint, data, weights
 from fmnist_core.clock import synchronize
-from fmnist_core.config import Baseline, to_dict
+from fmnist_core.config import Baseline, TrainConfig, to_dict
 from fmnist_core.objective import sign_argmax_accuracy
 from fmnist_core.observe import observe
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
@@ -48,16 +48,16 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
     Every failure becomes a record. Raises Stopped on notice, and GroupBroken where processes share the cell and one of
     them failed: then the record is made of what they reported, when they have been started again.
     """
-    started_at, watch = _now(), _Watch(task, attempt, notice)
+    started_at, watch = now(), _Watch(task, attempt, notice)
     torch.set_num_threads(num_threads)
     try:
-        dataset = _dataset(task, data_dir)
+        dataset = dataset_of(task, data_dir)
         if task.seed is None:
             record: Record = measure(task.cell.config, dataset, experiment=task.experiment, speed_key=task.key)
         else:
             record = _train(task, dataset, watch, on_epoch, keep_weights)
     except Exception as error:
-        record = failed(task, *_explain(error, task))
+        record = failed(task, *explain(error, task))
         if attempt.num_processes > 1:
             ranks.fail(attempt, error, record.status, record.reason)
     finally:
@@ -73,13 +73,13 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
 def failed(task: Task, status: Status, reason: str) -> Record:
     """The record of a task that gave no result, found out now and here."""
     about: dict[str, Any] = {"cell": to_dict(task.cell.config), "status": status, "reason": reason,
-                             "started_at": _now(), "environment": environment.collect()}
+                             "started_at": now(), "environment": environment.collect()}
     if task.seed is None:
         return SpeedRecord(experiment=task.experiment, speed_key=task.key, **about)
     return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, **about)
 
 
-def _now() -> str:
+def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -96,7 +96,7 @@ def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep 
     history = fit(training, on_step=watch, on_epoch=on_epoch)
     if keep_weights is not None and training.rank == 0:
         weights.save(keep_weights / f"{task.key}.safetensors", training)
-    detail, extra = _test_detail(training)
+    detail, extra = _details(training)
     return TrainRecord(
         experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
         epochs=Epochs(**asdict(history)), test=detail, extra=extra, num_parameters=num_parameters(model),
@@ -177,20 +177,26 @@ class _Watch:
         training.epoch_began += self._saved - start
 
 
-def _test_detail(training: Training) -> tuple[TestDetail, dict[str, float]]:
-    """Confusion, worst mistakes, and what else the logits give; nothing under DDP: no process has all of them."""
+def _details(training: Training) -> tuple[TestDetail, dict[str, float]]:
+    """Nothing under DDP: no process has all logits."""
     if training.num_processes > 1:
         return TestDetail(), {}
     test = training.dataset.test
     logits_NK = evaluate(training, test, keep_logits=True).logits_NK
     assert logits_NK is not None
-    labels_N, num_classes = test.labels_N.cpu(), logits_NK.shape[1]
+    return details(logits_NK, test.labels_N.cpu(), training.cell.train)
+
+
+def details(logits_NK: torch.Tensor, labels_N: torch.Tensor,
+            config: TrainConfig) -> tuple[TestDetail, dict[str, float]]:
+    """Confusion, worst mistakes, and what else the logits of the test set give; logits and labels on the CPU."""
+    num_classes = logits_NK.shape[1]
     confidence_N, predicted_N = logits_NK.softmax(1).max(1)
     confusion = torch.bincount(labels_N * num_classes + predicted_N, minlength=num_classes**2).view(num_classes, -1)
     wrong = (predicted_N != labels_N).nonzero().flatten()
     worst = wrong[confidence_N[wrong].argsort(descending=True, stable=True)][:NUM_MISTAKES]
     mistakes = [(int(i), int(labels_N[i]), int(predicted_N[i]), round(float(confidence_N[i]), 4)) for i in worst]
-    is_svm = training.cell.train.loss == "squared_hinge"
+    is_svm = config.loss == "squared_hinge"
     extra = {"sign_argmax_accuracy": sign_argmax_accuracy(logits_NK, labels_N)} if is_svm else {}
     return TestDetail(confusion=confusion.tolist(), mistakes=mistakes), extra
 
@@ -198,7 +204,7 @@ def _test_detail(training: Training) -> tuple[TestDetail, dict[str, float]]:
 _datasets: dict[Any, data.Dataset] = {}
 
 
-def _dataset(task: Task, data_dir: str | None) -> data.Dataset:
+def dataset_of(task: Task, data_dir: str | None) -> data.Dataset:
     """The last data set is kept on the device: most sweeps have one for all cells."""
     config = task.cell.config.data
     device = accelerator_for(task.cell.config.train.precision).device
@@ -208,7 +214,7 @@ def _dataset(task: Task, data_dir: str | None) -> data.Dataset:
     return _datasets[config, device]
 
 
-def _explain(error: Exception, task: Task) -> tuple[Status, str]:
+def explain(error: Exception, task: Task) -> tuple[Status, str]:
     text = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, Diverged):
         return "diverged", str(error)

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fmnist_core.fused import FusedTraining
+from fmnist_core.fused_layers import FusedConv, FusedLinear
 from fmnist_core.train import Training, train_step
 
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
@@ -32,7 +34,7 @@ class Observed:
     num_processes: int
 
 
-def observe(training: Training) -> Observed:
+def observe(training: Training | FusedTraining) -> Observed:
     """Look at one forward pass of up to 8 training images, in evaluation mode: nothing of the run changes."""
     model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
     outputs: list[Tensor] = []
@@ -40,7 +42,8 @@ def observe(training: Training) -> Observed:
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
         outputs.append(output.detach())
 
-    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    kinds = nn.Conv2d | nn.Linear | FusedConv | FusedLinear
+    layers = [module for module in model.modules() if isinstance(module, kinds)]
     handles = [layer.register_forward_hook(keep) for layer in layers]
     index_N = torch.arange(min(8, len(training.dataset.train)), device=training.device)
     was_training = model.training

@@ -129,7 +129,7 @@ def sweep(tmp_path, monkeypatch):
     """A sweep of one cell in this process; its arguments, an attempt at the cell, and its file of records."""
     dataset = small_dataset()
     monkeypatch.setattr(run, "load_arrays", lambda *arguments: Arrays(*[bytes(60_000)] * 4))  # type: ignore[list-item]
-    monkeypatch.setattr(trial, "_dataset", lambda task, data_dir: dataset)
+    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
     path, store = tmp_path / "one.toml", tmp_path / "store"
     path.write_text(EXPERIMENT)
     key = quality_key(experiment.load(str(path)).cells[0].config, 0)

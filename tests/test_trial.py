@@ -24,7 +24,7 @@ from tests.small import small_dataset
 def small_data(monkeypatch):
     torch.set_num_threads(1)
     dataset = small_dataset()
-    monkeypatch.setattr(trial, "_dataset", lambda task, data_dir: dataset)
+    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
     return dataset
 
 

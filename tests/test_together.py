@@ -1,0 +1,44 @@
+"""Seeds trained as one module: a record per seed, as if each had run alone."""
+
+import pytest
+
+from bench import experiment, launch, together, trial
+from bench.attempts import Attempt
+from bench.plan import siblings, tasks
+from tests.small import small_dataset
+
+CONTENT = {"question": "Which?", "seeds": {"cpu": 3, "cuda": 3}, "measure": False,
+           "base": {"model": {"name": "cnn"}, "train": {"epochs": 2, "global_batch_size": 32},
+                    "data": {"dataset": "synthetic", "validation_size": 40}},
+           "grid": {"model.depth": [1, 2]}}
+
+
+@pytest.fixture
+def planned(monkeypatch):
+    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: small_dataset())
+    return tasks([experiment.parse(CONTENT, name="mine")], num_seeds=None, gpu=False, machine={})
+
+
+def test_siblings_are_the_other_seeds_of_the_cell(planned):
+    found = siblings(planned[0], planned)
+    assert [task.seed for task in found] == [1, 2]
+    assert {task.cell.label for task in found} == {planned[0].cell.label}
+
+
+def test_a_record_per_seed_that_says_it_was_fused_and_agrees_with_the_seed_alone(planned, tmp_path):
+    group = [planned[0], *siblings(planned[0], planned)]
+    records = together.run(group, data_dir=None, num_threads=1, shared=False, notice=launch.Notice())
+    assert [record.seed for record in records] == [0, 1, 2]
+    assert [record.quality_key for record in records] == [task.key for task in group]
+    assert {record.labels.fused_seeds for record in records} == {3}
+    assert len({record.epochs.train_loss[-1] for record in records}) == 3
+    alone = trial.run(group[1], Attempt(tmp_path, group[1].key, 1), data_dir=None, num_threads=1, shared=False,
+                      notice=launch.Notice())
+    assert alone.labels.fused_seeds == 1
+    assert records[1].epochs.train_loss == pytest.approx(alone.epochs.train_loss, rel=1e-3)
+    assert sum(map(sum, records[1].test.confusion)) == 70
+    assert records[1].num_parameters == alone.num_parameters
+
+
+def test_on_a_cpu_seeds_run_one_by_one(planned):
+    assert together.num_replicas(planned[:2], data_dir=None) == 1
