@@ -18,6 +18,7 @@ import msgspec
 from bench.record import Environment
 
 LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "pandas", "msgspec", "scikit-learn")
+ROOT = Path(__file__).resolve().parent.parent
 _GPU_FIELDS = ("name", "driver_version", "power.limit", "clocks.sm")
 
 
@@ -97,7 +98,7 @@ def _libraries() -> dict[str, str]:
 @lru_cache(maxsize=1)
 def _commit() -> tuple[str, bool]:
     """Commit of the source tree and whether it differs from it; ("", False) outside a checkout."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent)]
+    git = ["git", "-C", str(ROOT)]
     try:
         head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
         status = subprocess.run([*git, "status", "--porcelain", "--", "*.py", "*.toml"], capture_output=True, text=True,

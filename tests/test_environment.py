@@ -67,6 +67,22 @@ def test_the_speed_identity_holds_what_decides_speed_and_not_when_it_was():
     assert set(environment.speed_identity(before)) == {"device", "driver", "cpu", "num_cpus", "num_threads", "torch"}
 
 
+@pytest.mark.parametrize("changed", ["fmnist_core/train.py", "bench/run.py", "experiments/new.toml"])
+def test_a_change_anywhere_in_the_source_is_seen(tmp_path, monkeypatch, changed):
+    for name in ("fmnist_core/train.py", "bench/run.py"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("1\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@t"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    assert environment._commit()[1] is False
+    (tmp_path / changed).parent.mkdir(exist_ok=True)
+    (tmp_path / changed).write_text("2\n")
+    environment._commit.cache_clear()
+    assert environment._commit()[1] is True
+
+
 def test_the_command_prints_what_a_bug_report_needs(capsys):
     environment.main()
     printed = capsys.readouterr().out
