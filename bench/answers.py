@@ -12,7 +12,8 @@ ALPHA = 0.05
 MINIMUM_EFFECT = 0.001
 """Differences of accuracy below 0.1 points, 10 of the 10,000 test images, are never called an effect."""
 MAX_PERMUTED = 2_000
-"""Values that a permutation test is given at most: its memory and time grow with them."""
+"""Values that a permutation test is given at most: its time grows with them, the memory of a slope with their square.
+"""
 
 
 def answer(rows: Sequence[Row]) -> str:

@@ -79,7 +79,7 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
 
     Supported if any reading's interval holds it, contradicted if none does.
     """
-    intervals = [(f"{row.label}, {name}", len(values), *prediction_interval(values))
+    intervals = [(f"{row.label}, {name}", len(values), *stats.prediction_interval(values))
                  for row in rows for name, outcome in readings if (values := row.values(outcome))]
     if not intervals:
         return WAITING
@@ -94,13 +94,6 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
         return Finding("contradicted", evidence)
     sds = [stats.summarize(values).sd for row in rows for _, outcome in readings if (values := row.values(outcome))]
     return Finding("not resolved", evidence, _seeds_to_predict(max(sds)))
-
-
-def prediction_interval(values: Sequence[float]) -> stats.Interval:
-    """Where the next seed falls, 95 times in 100: the mean's interval, widened from the mean of n to a single value."""
-    mean, (low, high) = stats.summarize(values).mean, stats.mean_interval(values)
-    widening = math.sqrt(len(values) + 1)
-    return stats.Interval(mean - (mean - low) * widening, mean + (high - mean) * widening)
 
 
 def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:

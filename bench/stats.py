@@ -5,25 +5,25 @@ two-sided. `confidence` is a fraction in (0, 1). Every function refuses empty, N
 What too few samples cannot give is nan. Samples count as independent: the steps of one run speak for that run only.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
+from bench.rank_tests import Trend as Trend
+from bench.rank_tests import one_way as one_way
+from bench.rank_tests import trend as trend
 from bench.sample_size import pairs_needed as pairs_needed
 from bench.sample_size import resolvable_difference as resolvable_difference
 from bench.sample_size import resolvable_ratio as resolvable_ratio
 from bench.sample_size import seeds_needed as seeds_needed
+from bench.samples import Samples, checked, fraction
 
-Samples = Sequence[float] | npt.NDArray[Any]
 Verdict = Literal["greater", "less", "equivalent", "not resolved"]
 
 NOISY = 0.10
 """IQR / median above which a measurement is marked as noisy."""
-NUM_PERMUTATIONS = 9_999
-"""Random permutations of a permutation test: the smallest p is 1e-4, the error of a p near 0.05 is 0.002 (1 sd)."""
 
 
 class Interval(NamedTuple):
@@ -91,14 +91,8 @@ class Ratio(NamedTuple):
     p: float
 
 
-class Trend(NamedTuple):
-    slope: float
-    """Units of y per unit of x."""
-    p: float
-
-
 def summarize(samples: Samples) -> Summary:
-    values = _checked("samples", samples)
+    values = checked("samples", samples)
     q1, median, q3, p99 = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75, 0.99]))
     return Summary(n=len(values), mean=float(values.mean()), sd=_sd(values), median=median, q1=q1, q3=q3, iqr=q3 - q1,
                    minimum=float(values.min()), maximum=float(values.max()), p99=p99)
@@ -106,10 +100,20 @@ def summarize(samples: Samples) -> Summary:
 
 def mean_interval(samples: Samples, confidence: float = 0.95) -> Interval:
     """Student's t interval for the mean, exact for normal samples: accuracy over seeds. (nan, nan) for one sample."""
-    values = _checked("samples", samples)
-    _fraction("confidence", confidence)
+    values = checked("samples", samples)
+    fraction("confidence", confidence)
     mean, half = float(values.mean()), _half_width(_sd(values) / len(values) ** 0.5, len(values) - 1, confidence)
     return Interval(mean - half, mean + half)
+
+
+def prediction_interval(samples: Samples, confidence: float = 0.95) -> Interval:
+    """Where the next sample falls: the mean's interval, widened from the mean of n to a single value. Normal samples.
+
+    (nan, nan) for one sample.
+    """
+    mean, (low, high) = summarize(samples).mean, mean_interval(samples, confidence)
+    widening = (len(samples) + 1) ** 0.5
+    return Interval(mean - (mean - low) * widening, mean + (high - mean) * widening)
 
 
 def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
@@ -118,8 +122,8 @@ def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
     Covers the median with at least `confidence`, whatever the distribution: the number of samples below it is
     Binomial(n, 1/2). (nan, nan) where even the extremes do not reach it: n below 6 at 0.95. Thompson 1936.
     """
-    values = np.sort(_checked("samples", samples))
-    _fraction("confidence", confidence)
+    values = np.sort(checked("samples", samples))
+    fraction("confidence", confidence)
     tail = stats.binom.cdf(np.arange(len(values) // 2), len(values), 0.5)
     k = int(np.searchsorted(tail, (1 - confidence) / 2, side="right"))
     return Interval(float(values[k - 1]), float(values[-k])) if k else Interval(float("nan"), float("nan"))
@@ -132,7 +136,7 @@ def throughput(images_per_step: int, step_s: Samples, confidence: float = 0.95) 
     """
     if images_per_step < 1:
         raise ValueError(f"images_per_step = {images_per_step}: expected at least 1")
-    steps = summarize(_checked("step_s", step_s, positive=True))
+    steps = summarize(checked("step_s", step_s, positive=True))
     slow, fast = (images_per_step / bound for bound in reversed(median_interval(step_s, confidence)))
     return Throughput(images_per_step / steps.median, low=slow, high=fast, iqr_ratio=steps.iqr / steps.median)
 
@@ -142,8 +146,8 @@ def compare(a: Samples, b: Samples, confidence: float = 0.95) -> Comparison:
 
     The Mann-Whitney p is exact without ties where one sample has 8 values or fewer, else asymptotic.
     """
-    a, b = _checked("a", a), _checked("b", b)
-    _fraction("confidence", confidence)
+    a, b = checked("a", a), checked("b", b)
+    fraction("confidence", confidence)
     difference = float(b.mean() - a.mean())
     variance_a, variance_b = _sd(a) ** 2 / len(a), _sd(b) ** 2 / len(b)
     total = variance_a + variance_b
@@ -161,8 +165,8 @@ def paired_ratio(a: Samples, b: Samples, confidence: float = 0.95) -> Ratio:
     Geometric mean, with Student's t interval and test on the logarithms: make each value the median of a block, which
     is near enough to normal. Raises ValueError unless both have one length and all values are above 0.
     """
-    a, b = _checked("a", a, positive=True), _checked("b", b, positive=True)
-    _fraction("confidence", confidence)
+    a, b = checked("a", a, positive=True), checked("b", b, positive=True)
+    fraction("confidence", confidence)
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} values and b has {len(b)}: expected pairs")
     logs = np.log(a) - np.log(b)
@@ -183,7 +187,7 @@ def verdict(result: Comparison | Ratio, minimum_effect: float, alpha: float = 0.
     Comparison, of a against b for a Ratio.
     "equivalent": the whole interval lies within the minimum effect on either side. "not resolved": anything else.
     """
-    _fraction("alpha", alpha)
+    fraction("alpha", alpha)
     if not 0 <= minimum_effect < float("inf"):
         raise ValueError(f"minimum_effect = {minimum_effect}: expected 0 or more")
     if isinstance(result, Ratio):
@@ -201,7 +205,7 @@ def holm(p_values: Samples) -> list[float]:
 
     Holm 1979, step down: the i-th smallest of m times m + 1 - i, never below the one before, at most 1.
     """
-    p = _checked("p_values", p_values)
+    p = checked("p_values", p_values)
     if p.min() < 0 or p.max() > 1:
         raise ValueError(f"p_values from {p.min()} to {p.max()}: expected 0 to 1")
     order = np.argsort(p)
@@ -212,46 +216,11 @@ def holm(p_values: Samples) -> list[float]:
 
 def proportion_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval (1927) for a fraction: what n images say about one model's accuracy on any others."""
-    _fraction("confidence", confidence)
+    fraction("confidence", confidence)
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"successes = {successes} of n = {n}: expected 0 to n, and n at least 1")
     interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return Interval(float(interval.low), float(interval.high))
-
-
-def one_way(groups: Sequence[Samples]) -> float:
-    """The p-value of "all groups have one distribution": does accuracy depend on the activation?
-
-    Kruskal and Wallis's rank statistic (1952) by random permutation with a fixed seed, which keeps its level at two or
-    three seeds per group, where Welch's analysis of variance can alarm too often. ValueError for fewer than two groups.
-    """
-    samples = [_checked(f"groups[{i}]", group) for i, group in enumerate(groups)]
-    if len(samples) < 2:
-        raise ValueError(f"groups: {len(samples)} given, expected at least 2")
-    sizes = np.array([len(sample) for sample in samples])
-    starts = sizes.cumsum() - sizes
-    ranks = stats.rankdata(np.concatenate(samples))
-    between_groups = lambda rows: (np.add.reduceat(rows, starts, axis=1) ** 2 / sizes).sum(axis=1)
-    return _permutation_p(ranks - ranks.mean(), between_groups)
-
-
-def trend(x: Samples, y: Samples) -> Trend:
-    """Does y rise or fall with x, over the whole range: does accuracy fall with the kernel size?
-
-    p: Spearman's rank correlation by random permutation with a fixed seed, which keeps its level with few values and
-    with ties in x (several seeds per size). Slope: the median over all pairs (Theil 1950, Sen 1968).
-    ValueError for unequal lengths or a constant x.
-    """
-    x, y = _checked("x", x), _checked("y", y)
-    if len(x) != len(y):
-        raise ValueError(f"x has {len(x)} values and y has {len(y)}: expected pairs")
-    if x.min() == x.max():
-        raise ValueError(f"x = {x[0]} throughout: a trend needs at least two different values")
-    if y.min() == y.max():
-        return Trend(0.0, 1.0)
-    x_ranks = stats.rankdata(x) - (len(x) + 1) / 2
-    rank_products = lambda rows: abs(rows @ x_ranks)
-    return Trend(float(stats.theilslopes(y, x).slope), _permutation_p(stats.rankdata(y), rank_products))
 
 
 def sd_upper_bound(samples: Samples, confidence: float = 0.8) -> float:
@@ -259,26 +228,10 @@ def sd_upper_bound(samples: Samples, confidence: float = 0.8) -> float:
 
     For planning: a calibration's own sd is too low about half the time, and then so is a sample size made of it.
     """
-    values = _checked("samples", samples)
-    _fraction("confidence", confidence)
+    values = checked("samples", samples)
+    fraction("confidence", confidence)
     df = len(values) - 1
     return _sd(values) * float((df / stats.chi2.ppf(1 - confidence, df)) ** 0.5) if df else float("nan")
-
-
-def _checked(name: str, samples: Samples, positive: bool = False) -> npt.NDArray[np.float64]:
-    values = np.asarray(samples, dtype=np.float64)
-    if values.ndim != 1 or not len(values):
-        raise ValueError(f"{name}: expected a list of at least one number, not one of shape {values.shape}")
-    wrong = ~np.isfinite(values) | (values <= 0 if positive else False)
-    if wrong.any():
-        i = int(wrong.argmax())
-        raise ValueError(f"{name}[{i}] = {values[i]}: expected a finite number{' above 0' if positive else ''}")
-    return values
-
-
-def _fraction(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} = {value}: expected a fraction between 0 and 1")
 
 
 def _sd(values: npt.NDArray[np.float64]) -> float:
@@ -293,10 +246,3 @@ def _t_test(estimate: float, standard_error: float, df: float) -> float:
     if standard_error == 0:
         return float(estimate == 0)  # the limit of ever smaller spreads
     return 2 * float(stats.t.sf(abs(estimate) / standard_error, df))
-
-
-def _permutation_p(values: npt.NDArray[np.float64], statistic: Callable[[Any], Any]) -> float:
-    """The share of random orders of `values`, its own counted, whose statistic (one per row) is at least its own."""
-    rows = np.random.default_rng(0).permuted(np.tile(values, (NUM_PERMUTATIONS, 1)), axis=1)
-    own = statistic(values[None])[0]
-    return float(1 + (statistic(rows) >= own * (1 - 1e-9)).sum()) / (1 + NUM_PERMUTATIONS)  # ties despite rounding

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from bench import claims, experiment
-from bench.judges import Contrast, contrasts, over_fits, prediction_interval
+from bench.judges import Contrast, contrasts, over_fits
 from bench.rows import collect
 from tests.made import GPU, LABELS, timed, trained
 
@@ -39,13 +39,6 @@ FINAL = ("ReLU after fc1", "nothing after fc1")
 
 
 # Judges
-
-
-def test_prediction_interval_is_students():
-    # 4.302653 (t at 0.975, 2 degrees) x 0.01 x sqrt(1 + 1/3) = 0.0496828
-    low, high = prediction_interval([0.90, 0.91, 0.92])
-    assert low == pytest.approx(0.91 - 0.0496828, abs=1e-6)
-    assert high == pytest.approx(0.91 + 0.0496828, abs=1e-6)
 
 
 def test_contrasts_share_their_level():

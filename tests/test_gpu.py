@@ -34,8 +34,6 @@ from fmnist_core.train import Diverged, Training, evaluate, fit, train_epoch
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-    # torch 2.9 to 2.11 say so on reading `allow_tf32`, which is how the labels learn what Accelerate has set
-    pytest.mark.filterwarnings("ignore:Please use the new API settings to control TF32"),
 ]
 
 SEEDS = (0, 3, 5)

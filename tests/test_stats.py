@@ -75,6 +75,20 @@ def test_mean_interval_by_hand():
     assert stats.mean_interval([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx((3 - half, 3 + half), rel=1e-6)
 
 
+def test_prediction_interval_by_hand():
+    # 4.302653 (t at 0.975, 2 degrees) x 0.01 x sqrt(1 + 1/3) = 0.0496828
+    low, high = stats.prediction_interval([0.90, 0.91, 0.92])
+    assert (low, high) == pytest.approx((0.91 - 0.0496828, 0.91 + 0.0496828), abs=1e-6)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+def test_prediction_interval_covers_the_next_one_as_often_as_it_says(n):
+    trials = 3000
+    samples = np.random.default_rng(n).normal(0.9, 0.002, (trials, n + 1))
+    covered = [low <= row[-1] <= high for row in samples for low, high in [stats.prediction_interval(row[:-1])]]
+    assert within(np.mean(covered), 0.95, trials)
+
+
 def test_median_interval_by_hand():
     # P(Binomial(10, 1/2) <= 1) = 11 / 1024 <= 0.025 < 56 / 1024 = P(<= 2): the 2nd smallest and the 2nd largest
     assert stats.median_interval(range(10, 0, -1)) == (2.0, 9.0)
@@ -85,6 +99,7 @@ def test_median_interval_by_hand():
 
 def test_too_few_samples_give_nan():
     assert is_nan(*stats.mean_interval([3.0]))
+    assert is_nan(*stats.prediction_interval([3.0]))
     assert is_nan(*stats.median_interval([1.0, 2.0, 3.0, 4.0, 5.0]))
     assert is_nan(*stats.median_interval([1.0]))
     assert is_nan(*stats.throughput(10, [1.0, 2.0])[1:3])
