@@ -24,9 +24,10 @@ from torch.utils._pytree import tree_leaves
 from bench import experiment
 from fmnist_core.config import CellConfig, DataConfig, TrainConfig, to_dict
 from fmnist_core.data import Dataset, Split
+from fmnist_core.evaluation import EVALUATION_BATCH
 from fmnist_core.observe import count_operators, count_waits
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
-from fmnist_core.train import EVALUATION_BATCH, Training, accelerator_for, train_step
+from fmnist_core.train import Training, accelerator_for, train_step
 
 EXPECTATIONS = Path(__file__).resolve().parent.parent / "tests" / "counters.json"
 REMAINDER = 50

@@ -19,8 +19,9 @@ from bench.peer_frameworks import Keras, Lightning
 from bench.peer_work import Peer, TorchPeer, Work, timed
 from fmnist_core import fused
 from fmnist_core.config import CellConfig, ExecutionConfig
+from fmnist_core.evaluation import evaluate
 from fmnist_core.summary import num_parameters
-from fmnist_core.train import Training, accelerator_for, evaluate, train_epoch
+from fmnist_core.train import Training, accelerator_for, train_epoch
 
 NUM_FUSED = 16
 

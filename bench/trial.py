@@ -22,10 +22,11 @@ from bench.store import StoreError
 from fmnist_core import baselines, checkpoint, data, weights
 from fmnist_core.clock import synchronize
 from fmnist_core.config import Baseline, TrainConfig, to_dict
+from fmnist_core.evaluation import evaluate
 from fmnist_core.objective import sign_argmax_accuracy
 from fmnist_core.observe import observe
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
-from fmnist_core.train import Diverged, OnStep, Training, accelerator_for, evaluate, fit
+from fmnist_core.train import Diverged, OnStep, Training, accelerator_for, fit
 
 NUM_MISTAKES = 20
 """The most confident mistakes on the test set that a record keeps."""

@@ -17,7 +17,8 @@ from fmnist_core import objective
 from fmnist_core.config import CellConfig, ExecutionConfig
 from fmnist_core.data import Dataset
 from fmnist_core.models.build import build
-from fmnist_core.train import Training, optimizer_for
+from fmnist_core.optimizers import optimizer_for
+from fmnist_core.train import Training
 
 
 class NotHere(Exception):

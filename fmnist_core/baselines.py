@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fmnist_core.config import NUM_CLASSES, Baseline, CellConfig, Estimator
 from fmnist_core.data import Dataset, Split
+from fmnist_core.evaluation import TRAIN_SUBSET, History
 from fmnist_core.seeds import stream
-from fmnist_core.train import TRAIN_SUBSET, History
 
 OLDEST = (1, 8)
 """Of scikit-learn: before it SGDClassifier has no passive-aggressive steps, and LogisticRegression ignores `l1_ratio`

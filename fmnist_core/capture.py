@@ -16,7 +16,9 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from fmnist_core.average import Average
 from fmnist_core.config import CellConfig
+from fmnist_core.optimizers import set_learning_rate
 
 WARMUP_RUNS = 3
 """Before capture, on a side stream, as PyTorch's notes on CUDA graphs ask: libraries choose and allocate here."""
@@ -33,6 +35,7 @@ class Steps(Protocol):
     losses: Tensor
     device: torch.device
     step_in_epoch: int
+    average: Average | None
 
     @property
     def step(self) -> int: ...
@@ -141,8 +144,7 @@ class StepGraph:
     def _take_steps(self, training: Steps) -> None:
         losses = []
         for index_N, rate in zip(self._index_KN.unbind(), self._rates_K.unbind(), strict=True):
-            for group in training.optimizer.param_groups:
-                group["lr"] = rate  # a view: the kernel reads the rate from the buffer at each replay
+            set_learning_rate(training.optimizer, rate)  # a view: read from the buffer at each replay
             losses.append(training.step_on(index_N))
         self._losses_K = torch.stack(losses)  # kept, so that its memory stays this graph's output
 
@@ -154,7 +156,8 @@ def _restored(training: Steps) -> Iterator[None]:
     In place, since a graph holds on to addresses. Optimizer state that was born inside becomes zero, which is what
     all state of the project's optimizers starts from.
     """
-    tensors = [*training.model.parameters(), *training.model.buffers(), training.bad]
+    tensors = [*training.model.parameters(), *training.model.buffers(), training.bad,
+               *(training.average.tensors().values() if training.average else ())]
     saved = [tensor.detach().clone() for tensor in tensors]
     before = {key: value.clone() for key, value in _optimizer_state(training.optimizer)}
     cuda = [training.device] if training.device.type == "cuda" else []

@@ -1,7 +1,7 @@
 """A training in the middle of an epoch, on disk: there whole or not at all, checked when read, never unpickled.
 
-One safetensors file holds the tensors (`model.*`, `optimizer.<parameter>.*`, and per process the losses of the epoch so
-far and the states of the random generators); its metadata holds everything else as JSON, and the SHA-256 of both.
+One safetensors file holds the tensors (`model.*`, `optimizer.<parameter>.*`, `average.*`, and per process the losses of
+the epoch so far and the states of the random generators); its metadata holds all else as JSON, and the SHA-256 of both.
 A training that goes on from a file ends with the parameters of one that was never interrupted, bit by bit on a CPU.
 `_R` marks one entry per process.
 """
@@ -21,7 +21,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from fmnist_core.config import quality_key
-from fmnist_core.train import History, Training
+from fmnist_core.evaluation import History
+from fmnist_core.train import Training
 
 
 def save(training: Training, path: Path, *, wall_s: float = 0.0) -> None:
@@ -35,7 +36,7 @@ def save(training: Training, path: Path, *, wall_s: float = 0.0) -> None:
     tensors = {**{f"model.{name}": value for name, value in _model(training).state_dict().items()},
                **{f"optimizer.{i}.{name}": value for i, values in _optimizer(training).state_dict()["state"].items()
                   for name, value in values.items() if value is not None},
-               **per_process}
+               **{f"average.{name}": value for name, value in _average(training).items()}, **per_process}
     # A copy for each name: tied parameters share memory, which the format refuses.
     tensors = {name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                for name, value in tensors.items()}
@@ -65,6 +66,8 @@ def load(training: Training, path: Path) -> float | None:
         return None
     _model(training).load_state_dict(_with_prefix(tensors, "model."))
     _load_optimizer(training, _with_prefix(tensors, "optimizer."))
+    for name, value in _average(training).items():
+        value.copy_(tensors[f"average.{name}"])
     if about["scaler"]:
         training.accelerator.scaler.load_state_dict(about["scaler"])
     training.losses.copy_(tensors["losses_R"][training.rank])
@@ -152,6 +155,10 @@ def _key(training: Training) -> str:
 def _model(training: Training) -> nn.Module:
     model: nn.Module = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
     return model
+
+
+def _average(training: Training) -> dict[str, Tensor]:
+    return training.average.tensors() if training.average is not None else {}
 
 
 def _optimizer(training: Training) -> torch.optim.Optimizer:

@@ -11,127 +11,37 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
+from fmnist_core.model_config import (
+    NUM_CLASSES,
+    Baseline,
+    CitedModel,
+    Config,
+    Count,
+    CustomModel,
+    Estimator,
+    Fraction,
+    KernelDepthCNN,
+    ModelConfig,
+    Natural,
+    Network1,
+    Network2,
+    NonNegative,
+    Positive,
+    StagedCNN,
+)
+
+__all__ = [
+    "DATASETS", "NUM_CLASSES", "TRAINING_VERSION", "Baseline", "CellConfig", "CitedModel", "CustomModel", "DataConfig",
+    "DatasetFacts", "Estimator", "ExecutionConfig", "KernelDepthCNN", "MemoryFormat", "ModelConfig", "Network1",
+    "Network2", "Precision", "StagedCNN", "TrainConfig", "check", "digest", "input_shape", "quality_key", "speed_key",
+    "to_dict",
+]
+
 TRAINING_VERSION = 1
 """Raised by hand when a change to the training code changes what a cell learns; part of every quality key."""
 
-Count = Annotated[int, Meta(ge=1, le=1 << 20)]
-Natural = Annotated[int, Meta(ge=0, le=1 << 20)]
-KernelSize = Annotated[int, Meta(ge=1, le=11)]
-Stride = Annotated[int, Meta(ge=1, le=4)]
-Probability = Annotated[float, Meta(ge=0.0, lt=1.0)]
-Fraction = Annotated[float, Meta(ge=0.0, le=1.0)]
-Positive = Annotated[float, Meta(gt=0.0, le=1e6)]
-NonNegative = Annotated[float, Meta(ge=0.0, le=1e6)]
-Activation = Literal["relu", "leaky_relu", "elu", "gelu", "silu", "tanh"]
 Precision = Literal["no", "bf16", "fp16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
-Estimator = Literal[
-    "gaussian_nb", "decision_tree", "extra_tree", "random_forest", "gradient_boosting", "k_nearest_neighbors",
-    "logistic_regression", "linear_svm", "svm", "passive_aggressive", "perceptron", "sgd", "mlp"]
-
-NUM_CLASSES = 10
-
-
-class _Config(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Frozen and strict; equal configurations encode to equal bytes."""
-
-    def __post_init__(self) -> None:
-        # msgspec leaves out what IS the default object, not what equals it: 0.001 read from a file would stay.
-        for info in msgspec.structs.fields(type(self)):
-            if getattr(self, info.name) == info.default:
-                msgspec.structs.force_setattr(self, info.name, info.default)
-
-
-class Network1(_Config, tag_field="name", tag="network1", frozen=True, kw_only=True):
-    """The report's first network: conv - pool - conv (- pool) - Linear layers. Defaults as printed there."""
-
-    conv1_channels: Count = 8
-    conv1_kernel_size: KernelSize = 5
-    conv1_stride: Stride = 1
-    conv2_channels: Count = 12
-    conv2_kernel_size: KernelSize = 5
-    conv2_stride: Stride = 1
-    num_pools: Annotated[int, Meta(ge=1, le=2)] = 2
-    """2x2 max-pools: 2 as printed; 1 (after conv1 alone) as the sizes of Table 1.1 require."""
-    fc_sizes: tuple[Count, ...] = (120, 60, 40)
-    """Outputs of the hidden Linear layers; the last Linear, to the classes, is implied."""
-    dropout: Probability = 0.25
-    dropout_after: Natural = 1
-    """Dropout follows the activation of this hidden Linear layer, counted from 1; 0: the flattened maps."""
-    conv_dropout: Probability = 0.0
-    """Dropout after each convolution block."""
-    batch_norm: bool = False
-    activation: Activation = "relu"
-
-
-class Network2(_Config, tag_field="name", tag="network2", frozen=True, kw_only=True):
-    """The report's second network: twice conv - BatchNorm - ReLU - pool, then Linear layers. Defaults as printed."""
-
-    conv1_channels: Count = 4
-    conv1_kernel_size: KernelSize = 3
-    conv1_stride: Stride = 1
-    conv2_channels: Count = 16
-    conv2_kernel_size: KernelSize = 5
-    conv2_stride: Stride = 1
-    fc_sizes: tuple[Count, ...] = (392,)
-    """Outputs of the hidden Linear layers; the last Linear, to the classes, is implied."""
-    dropout: Probability = 0.25
-    dropout_after: Natural = 1
-    """Dropout follows this hidden Linear layer (and its activation), counted from 1; 0: the flattened maps."""
-    conv_dropout: Probability = 0.0
-    """Dropout after each convolution block."""
-    batch_norm: bool = True
-    activation: Activation = "relu"
-    fc_activation: Activation | Literal["none"] = "relu"
-    """Between the Linear layers. The report prints neither reading beyond doubt: both are run."""
-
-
-class KernelDepthCNN(_Config, tag_field="name", tag="cnn", frozen=True, kw_only=True):
-    """The sweep's family: `depth` convolutions of one kernel size, whose maps have the same size for every kernel.
-
-    A convolution pads k - 1 pixels in all, (k - 1) // 2 before and k // 2 after: for even k the odd pixel goes
-    after, by a padding layer of its own that the costs and the clock see.
-    """
-
-    kernel_size: KernelSize = 3
-    depth: Annotated[int, Meta(ge=1, le=8)] = 2
-    width: Count = 16
-    """Output channels of every convolution."""
-    num_pools: Annotated[int, Meta(ge=0, le=4)] = 2
-    """The first `num_pools` convolutions are followed by a 2x2 max-pool."""
-    fc_sizes: tuple[Count, ...] = ()
-    dropout: Probability = 0.0
-    """Before the last Linear layer."""
-    batch_norm: bool = True
-    activation: Activation = "relu"
-
-
-class CitedModel(_Config, tag_field="name", tag="cited", frozen=True, kw_only=True):
-    """A system that the report cites, by the name it has in `fmnist_core.models.cited`."""
-
-    system: str
-    options: dict[str, bool | int | float | str] = {}
-    """Keyword arguments of its factory."""
-
-
-class CustomModel(_Config, tag_field="name", tag="custom", frozen=True, kw_only=True):
-    """Your own network: any factory that returns an `nn.Module` from (N, C, H, W) images to (N, 10) logits."""
-
-    factory: Annotated[str, Meta(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
-    """`package.module:factory`."""
-    options: dict[str, bool | int | float | str] = {}
-    """Keyword arguments of the factory."""
-
-
-class Baseline(_Config, tag_field="name", tag="baseline", frozen=True, kw_only=True):
-    """No network: a model of the data set's own benchmark, fitted once by scikit-learn. See `fmnist_core.baselines`."""
-
-    estimator: Estimator
-    options: dict[str, bool | int | float | str] = {}
-    """Keyword arguments of scikit-learn's class; the string `none` stands for None."""
-
-
-ModelConfig = Network1 | Network2 | KernelDepthCNN | CitedModel | CustomModel | Baseline
 
 
 class DatasetFacts(NamedTuple):
@@ -153,7 +63,7 @@ DATASETS = {
 """Ten classes each. `synthetic` needs no files; `idx` is a folder of four IDX files of your own."""
 
 
-class DataConfig(_Config, frozen=True, kw_only=True):
+class DataConfig(Config, frozen=True, kw_only=True):
     dataset: Literal[
         "fashion-mnist", "synthetic", "mnist", "kmnist", "emnist-digits", "cifar10", "idx"
     ] = "fashion-mnist"
@@ -177,32 +87,49 @@ class DataConfig(_Config, frozen=True, kw_only=True):
     """Probability that a random square of an image is overwritten by noise."""
     erasing_size: Annotated[int, Meta(ge=1, le=28)] = 8
     """Side of that square in pixels."""
+    mixup: Fraction = 0.0
+    """Probability that a training image, and its label, is blended with another's (Zhang et al. 2018)."""
+    cutmix: Fraction = 0.0
+    """Probability that a box of a training image is another's, and as much of its label (Yun et al. 2019)."""
     augment_test: bool = False
     """Apply the training augmentation to the test images too, as one cited system does. Never to be compared."""
+    test_views: Literal["one", "flip", "flip_shift"] = "one"
+    """Test-time augmentation: mean logits of an image as it is, with its mirror image, or with both of them shifted by
+    a pixel too. In every evaluation."""
 
 
-class TrainConfig(_Config, frozen=True, kw_only=True):
+class TrainConfig(Config, frozen=True, kw_only=True):
     epochs: Count = 10
     global_batch_size: Count = 128
     """Images per optimizer step over all processes. A last, smaller batch is trained too."""
     gradient_accumulation: Count = 1
     """Parts into which each process cuts its batch; the step is the same but for rounding and batch norm."""
-    optimizer: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "muon"] = "adam"
     learning_rate: Positive = 1e-3
-    """The peak, where the schedule has one."""
+    """The peak, where the schedule has one. Of `muon`: of the convolutions."""
+    other_learning_rate: Positive = 1e-3
+    """Of `muon`: the peak for all other parameters, which AdamW trains."""
     momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
-    """Of `sgd` and `rmsprop`."""
+    """Of `sgd`, `rmsprop` and `muon`."""
     nesterov: bool = False
     weight_decay: NonNegative = 0.0
-    """Coupled (L2) for adam, sgd and rmsprop; decoupled for adamw."""
-    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    """Coupled (L2) for adam, sgd and rmsprop; decoupled for adamw and muon."""
+    schedule: Literal["constant", "cosine", "one_cycle", "step"] = "constant"
     warmup: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.3
     """Of `one_cycle`: fraction of all steps that rise linearly to the peak."""
+    steps: tuple[tuple[Fraction, Positive], ...] = ()
+    """Of `step`: from this fraction of all optimizer steps on, the learning rate is so many times the peak."""
     loss: Literal["cross_entropy", "mse", "squared_hinge"] = "cross_entropy"
     label_smoothing: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     """Of `cross_entropy`."""
     gradient_clip_norm: NonNegative = 0.0
     """0: no clipping."""
+    ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
+    """Decay, per step, of the exponential moving average of the weights that is evaluated and kept; 0: the weights."""
+    whitening: Literal["no", "initial", "frozen"] = "no"
+    """The first convolution begins, or stays, as the map that decorrelates the patches of the training images."""
+    identity: bool = False
+    """Each later convolution begins by passing its inputs on; filters beyond its inputs begin at random."""
     early_stopping_patience: Natural = 0
     """Epochs without a better validation accuracy before training stops; 0: never."""
     sync_batch_norm: bool = False
@@ -211,7 +138,7 @@ class TrainConfig(_Config, frozen=True, kw_only=True):
     """Accelerate's words; `no` is float32."""
 
 
-class ExecutionConfig(_Config, frozen=True, kw_only=True):
+class ExecutionConfig(Config, frozen=True, kw_only=True):
     """How the same training is carried out: decides speed, not what is learnt."""
 
     memory_format: MemoryFormat = "channels_last"
@@ -223,7 +150,7 @@ class ExecutionConfig(_Config, frozen=True, kw_only=True):
     """Deterministic algorithms only; slower, bit-equal from run to run on one machine."""
 
 
-class CellConfig(_Config, frozen=True, kw_only=True):
+class CellConfig(Config, frozen=True, kw_only=True):
     """One point of a grid. Together with a seed: one training."""
 
     model: ModelConfig
@@ -239,11 +166,19 @@ class CellConfig(_Config, frozen=True, kw_only=True):
 def check(cell: CellConfig) -> None:
     """Raise ValueError for settings that contradict each other or would have no effect."""
     train, data = cell.train, cell.data
-    if train.nesterov and (train.optimizer != "sgd" or train.momentum == 0):
-        raise ValueError("train.nesterov = true needs train.optimizer = 'sgd' with train.momentum above 0")
-    if train.momentum and train.optimizer not in ("sgd", "rmsprop"):
+    if train.nesterov and (train.optimizer not in ("sgd", "muon") or train.momentum == 0):
+        raise ValueError("train.nesterov = true needs train.optimizer = 'sgd' or 'muon' with train.momentum above 0")
+    if train.momentum and train.optimizer not in ("sgd", "rmsprop", "muon"):
         raise ValueError(f"train.momentum = {train.momentum} has no effect on train.optimizer = '{train.optimizer}'; "
-                         "allowed with 'sgd' and 'rmsprop'")
+                         "allowed with 'sgd', 'rmsprop' and 'muon'")
+    if train.optimizer == "muon" and train.precision == "fp16":
+        raise ValueError("train.optimizer = 'muon' does not go with train.precision = 'fp16': gradients are "
+                         "orthogonalised before their scale is taken off; allowed: 'no', 'bf16'")
+    if train.optimizer != "muon" and "other_learning_rate" in to_dict(train):
+        raise ValueError(f"train.other_learning_rate = {train.other_learning_rate} has no effect on "
+                         f"train.optimizer = '{train.optimizer}'; allowed with 'muon'")
+    _check_steps(train)
+    _check_mixing(cell)
     if train.label_smoothing and train.loss != "cross_entropy":
         raise ValueError(f"train.label_smoothing = {train.label_smoothing} has no effect on "
                          f"train.loss = '{train.loss}'; allowed with 'cross_entropy'")
@@ -266,6 +201,25 @@ def check(cell: CellConfig) -> None:
                          f"{len(model.fc_sizes)} hidden layers")
     if isinstance(model, Baseline):
         _check_baseline(cell)
+
+
+def _check_steps(train: TrainConfig) -> None:
+    if (train.schedule == "step") != bool(train.steps):
+        raise ValueError(f"train.steps = {list(train.steps)} with train.schedule = '{train.schedule}': 'step' needs "
+                         "steps, and only it has them")
+    starts = [start for start, _ in train.steps]
+    if starts != sorted(set(starts)):
+        raise ValueError(f"train.steps = {[list(step) for step in train.steps]}: expected fractions that rise")
+
+
+def _check_mixing(cell: CellConfig) -> None:
+    train, data = cell.train, cell.data
+    if data.mixup + data.cutmix > 1:
+        raise ValueError(f"data.mixup = {data.mixup} and data.cutmix = {data.cutmix}: an image is mixed in one way; "
+                         "expected a sum of at most 1")
+    if (data.mixup or data.cutmix) and train.loss == "squared_hinge":
+        raise ValueError(f"data.{'mixup' if data.mixup else 'cutmix'} does not go with train.loss = 'squared_hinge', "
+                         "which has no mixed labels; allowed: 'cross_entropy', 'mse'")
 
 
 def _check_baseline(cell: CellConfig) -> None:

@@ -15,23 +15,19 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from fmnist_core import capture, objective
+from fmnist_core import capture, objective, views
+from fmnist_core.average import Average, averaged
 from fmnist_core.config import CellConfig
 from fmnist_core.data import Dataset, Split
+from fmnist_core.evaluation import EVALUATION_BATCH, TRAIN_SUBSET, Evaluation, History, images_of
 from fmnist_core.fused_layers import FusedSequential, is_fusible, tune
+from fmnist_core.initialization import initialize
+from fmnist_core.mix import mix
 from fmnist_core.models.build import build
+from fmnist_core.optimizers import optimizer_for, set_learning_rate
 from fmnist_core.schedule import learning_rate
 from fmnist_core.seeds import stream
-from fmnist_core.train import (
-    EVALUATION_BATCH,
-    TRAIN_SUBSET,
-    Diverged,
-    Evaluation,
-    History,
-    accelerator_for,
-    be_deterministic,
-    optimizer_for,
-)
+from fmnist_core.train import Diverged, accelerator_for, be_deterministic
 
 OnFusedStep = Callable[["FusedTraining"], None]
 
@@ -58,6 +54,7 @@ class FusedTraining:
         self._template = singles[0]
         self.network = FusedSequential(singles).to(self.device)
         self._choose_methods()
+        self.average = Average(self.network, cell.train.ema) if cell.train.ema else None
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer_for(self.network, cell.train))
         if cell.execution.compile != "no":
@@ -91,19 +88,22 @@ class FusedTraining:
 
     def single(self, replica: int) -> nn.Module:
         """A model of its own with what one replica has learnt, on the CPU."""
-        return self.network.unfuse(replica, copy.deepcopy(self._template))
+        with averaged(self.average):
+            return self.network.unfuse(replica, copy.deepcopy(self._template))
 
     def order(self) -> Tensor:
         """The permutations of this epoch (T, R): of each replica that of its seed alone."""
         return torch.stack([self._permutation(seed) for seed in self.seeds], dim=1).to(self.device)
 
     def batch(self, index_NR: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, R, C, H, W), augmented, and labels (N, R)."""
+        """Images (N, R, C, H, W), augmented, and labels (N, R) (mixed: (N, R, K))."""
         flip = None
         if self.flip_start_TR is not None:
             flip = (self.flip_start_TR.gather(0, index_NR) ^ self.odd_epoch).flatten()
         images, labels = self.dataset.train_batch(index_NR.flatten(), flip)
-        return images.unflatten(0, tuple(index_NR.shape)), labels.view(index_NR.shape)
+        images_NRCHW, labels_NR = images.unflatten(0, tuple(index_NR.shape)), labels.view(index_NR.shape)
+        data = self.cell.data
+        return mix(images_NRCHW, labels_NR, data) if data.mixup or data.cutmix else (images_NRCHW, labels_NR)
 
     def step_on(self, index_NR: Tensor) -> Tensor:
         """One training step, from index to optimizer; each replica's mean loss."""
@@ -111,9 +111,7 @@ class FusedTraining:
         return fused_step(self, images_NRCHW, labels_NR)
 
     def set_learning_rate(self) -> None:
-        rate = learning_rate(self.step, self.num_steps, self.cell.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, learning_rate(self.step, self.num_steps, self.cell.train))
 
     def _permutation(self, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(stream(seed, "order", self.epoch))
@@ -145,6 +143,10 @@ def check(cell: CellConfig, model: nn.Module, num_processes: int = 1) -> None:
     if cell.train.precision == "fp16":
         raise ValueError("seeds cannot be fused with train.precision = 'fp16': the gradient scaler would let one "
                          "seed's overflow skip the step of all; allowed: 'no', 'bf16'")
+    if cell.train.optimizer == "muon" or cell.train.whitening == "frozen":
+        option = "optimizer = 'muon'" if cell.train.optimizer == "muon" else "whitening = 'frozen'"
+        raise ValueError(f"seeds cannot be fused with train.{option}: fused parameters are one matrix, which hides "
+                         "from the optimizer what is a convolution")
     if num_processes > 1:
         raise ValueError(f"seeds cannot be fused over {num_processes} processes; allowed: launch.mode = 'cells'")
 
@@ -156,7 +158,7 @@ def fused_step(training: FusedTraining, images_NRCHW: Tensor, labels_NR: Tensor)
     total_R: Tensor | None = None
     for images, labels in zip(images_NRCHW.chunk(config.gradient_accumulation),
                               labels_NR.chunk(config.gradient_accumulation), strict=True):
-        losses_R = loss(training.model(images), labels.t()) * (len(labels) / len(labels_NR))
+        losses_R = loss(training.model(images), labels.transpose(0, 1)) * (len(labels) / len(labels_NR))
         training.accelerator.backward(losses_R.sum())  # a replica's loss has no gradient in another's parameters
         total_R = losses_R.detach() if total_R is None else total_R + losses_R.detach()
     assert total_R is not None
@@ -165,6 +167,8 @@ def fused_step(training: FusedTraining, images_NRCHW: Tensor, labels_NR: Tensor)
     training.optimizer.step()
     training.optimizer.zero_grad()
     _hold(training, total_R)
+    if training.average is not None:
+        training.average.update()
     return total_R
 
 
@@ -202,9 +206,10 @@ def fused_evaluate(training: FusedTraining, split: Split, *, limit: int | None =
     seen, kept = 0, []
     training.model.eval()
     size = max(training.batch_size, EVALUATION_BATCH // num_replicas)  # a batch of training is known to fit
-    with torch.inference_mode():
+    with averaged(training.average), torch.inference_mode():
         for index_N in torch.arange(num, device=training.device).split(size):
-            logits_RNK = training.model(training.dataset.images(split, index_N)).float()
+            images_NCHW = images_of(training.dataset, split, index_N)
+            logits_RNK = views.logits(training.model, images_NCHW, training.cell.data.test_views).float()
             labels_N = split.labels_N.index_select(0, index_N)
             right_R = (logits_RNK.argmax(2) == labels_N).sum(1)
             sums_2R += torch.stack([loss(logits_RNK, labels_N) * len(index_N), right_R])
@@ -263,7 +268,9 @@ def _has_stalled(history: History, patience: int) -> bool:
 def _single(cell: CellConfig, seed: int, dataset: Dataset) -> nn.Module:
     """The model as `Training` initialises it."""
     torch.manual_seed(stream(seed, "init"))
-    return build(cell.model, dataset.input_shape)
+    model = build(cell.model, dataset.input_shape)
+    initialize(model, dataset, cell.train)
+    return model
 
 
 @torch.no_grad()

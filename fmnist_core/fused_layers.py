@@ -67,7 +67,8 @@ class FusedSequential(nn.Module):
     @torch.no_grad()
     def unfuse(self, replica: int, single: nn.Module) -> nn.Module:
         """`single`, a model of this architecture, with the parameters and the statistics of one replica."""
-        vector_to_parameters(self.parameters_RP[replica].to(next(single.parameters()).device), single.parameters())
+        device = next(single.parameters()).device
+        vector_to_parameters(self.parameters_RP[replica].to(device, copy=True), single.parameters())
         for layer, mine in zip(single.children(), self.layers, strict=True):
             if isinstance(mine, FusedBatchNorm):
                 for statistic, statistics_RC in zip(_statistics(layer), mine.buffers(), strict=True):

@@ -8,10 +8,13 @@ from fmnist_core.config import TrainConfig
 
 
 def loss(logits_NK: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
-    """`cross_entropy`; `mse` against one-hot targets; `squared_hinge` against -1 and +1 (an L2-SVM per class)."""
+    """Labels may be probabilities (N, K), where images were mixed, but not for `squared_hinge`.
+
+    `cross_entropy`; `mse` against one-hot targets; `squared_hinge` against -1 and +1 (an L2-SVM per class).
+    """
     if config.loss == "cross_entropy":
         return F.cross_entropy(logits_NK, labels_N, label_smoothing=config.label_smoothing)
-    one_hot_NK = F.one_hot(labels_N, logits_NK.shape[1]).to(logits_NK.dtype)
+    one_hot_NK = labels_N if labels_N.ndim == 2 else F.one_hot(labels_N, logits_NK.shape[1]).to(logits_NK.dtype)
     if config.loss == "mse":
         return F.mse_loss(logits_NK, one_hot_NK)
     return torch.relu(1 - (2 * one_hot_NK - 1) * logits_NK).square().mean()

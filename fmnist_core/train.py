@@ -9,54 +9,30 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
+from torch import Tensor
 
 from fmnist_core import capture, objective
-from fmnist_core.config import CellConfig, Precision, TrainConfig
-from fmnist_core.data import Dataset, Split
+from fmnist_core.average import Average
+from fmnist_core.config import CellConfig, Precision
+from fmnist_core.data import Dataset
+from fmnist_core.evaluation import History, evaluate_epoch
+from fmnist_core.initialization import initialize
+from fmnist_core.mix import mix
 from fmnist_core.models.build import build
+from fmnist_core.optimizers import optimizer_for, set_learning_rate
 from fmnist_core.schedule import learning_rate
 from fmnist_core.seeds import stream
 from fmnist_core.sync_norm import synchronize_batch_norm
-
-EVALUATION_BATCH = 1000
-TRAIN_SUBSET = 10_000
-"""Training images, the first ones, on which the fit itself is evaluated."""
 
 OnStep = Callable[["Training"], None]
 
 
 class Diverged(ArithmeticError):
     """The loss was not finite. Fused optimizers have not stepped since."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    loss: float
-    """Mean cross-entropy (or the cell's own loss) over the split."""
-    accuracy: float
-    """Fraction."""
-    logits_NK: Tensor | None = None
-    """Of the whole split in its order, on the CPU; only where asked for, in one process."""
-
-
-@dataclass
-class History:
-    """One entry per finished epoch."""
-
-    train_loss: list[float] = field(default_factory=list)
-    train_subset_loss: list[float] = field(default_factory=list)
-    train_subset_accuracy: list[float] = field(default_factory=list)
-    validation_loss: list[float] = field(default_factory=list)
-    validation_accuracy: list[float] = field(default_factory=list)
-    test_loss: list[float] = field(default_factory=list)
-    test_accuracy: list[float] = field(default_factory=list)
-    train_s: list[float] = field(default_factory=list)
 
 
 def accelerator_for(precision: Precision) -> Accelerator:
@@ -94,6 +70,7 @@ class Training:
         torch.manual_seed(stream(seed, "init"))
         model = build(cell.model, dataset.input_shape).to(self.device)
         model = model.to(memory_format=_memory_format(cell))
+        initialize(model, dataset, cell.train)
         if cell.train.sync_batch_norm and self.num_processes > 1:
             model = synchronize_batch_norm(model, self.device)
         optimizer = optimizer_for(model, cell.train)
@@ -103,6 +80,8 @@ class Training:
             capture.check(cell, model, self.device, self.num_processes)
         self.own_loss = getattr(model, "training_loss", None)
         """Of a network with several heads: (its output, labels, progress in [0, 1)) to the mean loss."""
+        _check_mixing(cell, self.own_loss)
+        self.average = Average(model, cell.train.ema) if cell.train.ema else None
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if cell.execution.compile != "no":
             self.model = torch.compile(self.model, mode=cell.execution.compile, dynamic=False)
@@ -130,14 +109,16 @@ class Training:
         return torch.randperm(len(self.dataset.train), generator=generator).to(self.device)
 
     def batch(self, index_N: Tensor) -> tuple[Tensor, Tensor]:
-        """This process's part of the global batch `index_N`: images and labels, augmented."""
+        """This process's part of the global batch `index_N`, augmented: images and labels (mixed: (N, K))."""
         if self.num_processes > 1:
             index_N = index_N.tensor_split(self.num_processes)[self.rank]
         flip_N = None
         if self.flip_start_N is not None:
             odd_epoch = bool(self.epoch % 2) if self.replay is None else self.odd_epoch
             flip_N = self.flip_start_N.index_select(0, index_N) ^ odd_epoch
-        return self.dataset.train_batch(index_N, flip_N)
+        images_NCHW, labels_N = self.dataset.train_batch(index_N, flip_N)
+        data = self.cell.data
+        return mix(images_NCHW, labels_N, data) if data.mixup or data.cutmix else (images_NCHW, labels_N)
 
     def step_on(self, index_N: Tensor) -> Tensor:
         """One training step, from index to optimizer; its part of the mean loss."""
@@ -145,9 +126,7 @@ class Training:
         return train_step(self, images_NCHW, labels_N, len(index_N))
 
     def set_learning_rate(self) -> None:
-        rate = learning_rate(self.step, self.num_steps, self.cell.train)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, learning_rate(self.step, self.num_steps, self.cell.train))
 
     def _rates(self) -> Tensor:
         """The learning rate of every step."""
@@ -187,6 +166,8 @@ def train_step(training: Training, images_NCHW: Tensor, labels_N: Tensor, global
         accelerator.clip_grad_norm_(training.model.parameters(), config.gradient_clip_norm)
     optimizer.step()
     optimizer.zero_grad()
+    if training.average is not None:
+        training.average.update()
     return total
 
 
@@ -218,49 +199,19 @@ def train_epoch(training: Training, on_step: OnStep | None = None) -> float:
     return mean_loss
 
 
-def evaluate(training: Training, split: Split, *, limit: int | None = None, keep_logits: bool = False) -> Evaluation:
-    """Loss and accuracy over all of `split` (or its first `limit` images), in evaluation mode.
-
-    Each process takes every num_processes-th image; that all were seen, each once, is counted and not assumed.
-    """
-    num = len(split) if limit is None else min(limit, len(split))
-    model, device = _model_to_evaluate(training), training.device
-    model.eval()
-    seen_N = torch.zeros(num, dtype=torch.int32, device=device)
-    sums_2 = torch.zeros(2, dtype=torch.float64, device=device)
-    mine = torch.arange(training.rank, num, training.num_processes, device=device)
-    kept = []
-    with torch.inference_mode():
-        for index_N in mine.split(EVALUATION_BATCH):
-            logits_NK = model(training.dataset.images(split, index_N)).float()
-            labels_N = split.labels_N.index_select(0, index_N)
-            loss = objective.loss(logits_NK, labels_N, training.cell.train)
-            sums_2 += torch.stack([loss * len(index_N), (logits_NK.argmax(1) == labels_N).sum()])
-            seen_N.index_add_(0, index_N, torch.ones_like(index_N, dtype=torch.int32))
-            if keep_logits:
-                kept.append(logits_NK.cpu())
-    model.train()
-    sums_2, seen_N = training.accelerator.reduce(sums_2, "sum"), training.accelerator.reduce(seen_N, "sum")
-    if not bool((seen_N == 1).all()):
-        raise AssertionError(f"evaluation saw {int((seen_N == 1).sum())} of {num} images once, "
-                             f"{int((seen_N > 1).sum())} more often")
-    loss_sum, num_right = sums_2.tolist()
-    return Evaluation(loss_sum / num, num_right / num, torch.cat(kept) if keep_logits else None)
-
-
 def fit(training: Training, *, on_step: OnStep | None = None, on_epoch: OnStep | None = None) -> History:
     """Train to the last epoch, evaluating after each. Resumes where `training` stands. Raises Diverged.
 
     `on_step` and `on_epoch` may raise to stop the run; the history keeps the epochs that were finished.
     """
-    history, dataset, patience = training.history, training.dataset, training.cell.train.early_stopping_patience
+    history, patience = training.history, training.cell.train.early_stopping_patience
     while training.epoch < training.cell.train.epochs:
         if training.step_in_epoch == 0:
             training.epoch_began = time.perf_counter()
         mean_loss = train_epoch(training, on_step)
         history.train_s.append(time.perf_counter() - training.epoch_began)  # the mean loss has waited for the device
         history.train_loss.append(mean_loss)
-        _evaluate_epoch(training, dataset)
+        evaluate_epoch(training)
         if on_epoch is not None:
             on_epoch(training)
         accuracies = history.validation_accuracy
@@ -275,45 +226,6 @@ def be_deterministic(wanted: bool) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(wanted)
     torch.backends.cudnn.benchmark = False
-
-
-def optimizer_for(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Fused where torch has it: one kernel for all parameters, on the CPU too."""
-    parameters, rate, decay = model.parameters(), config.learning_rate, config.weight_decay
-    match config.optimizer:
-        case "adam":
-            return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
-        case "adamw":
-            return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
-        case "sgd":
-            return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay, nesterov=config.nesterov,
-                                   fused=True)
-        case "rmsprop":
-            return torch.optim.RMSprop(parameters, rate, weight_decay=decay, momentum=config.momentum, foreach=True)
-
-
-def _evaluate_epoch(training: Training, dataset: Dataset) -> None:
-    history = training.history
-    parts = [(dataset.train, history.train_subset_loss, history.train_subset_accuracy),
-             (dataset.test, history.test_loss, history.test_accuracy)]
-    if len(dataset.validation):
-        parts.append((dataset.validation, history.validation_loss, history.validation_accuracy))
-    for split, losses, accuracies in parts:
-        evaluation = evaluate(training, split, limit=TRAIN_SUBSET if split is dataset.train else None)
-        losses.append(evaluation.loss)
-        accuracies.append(evaluation.accuracy)
-
-
-def _model_to_evaluate(training: Training) -> nn.Module:
-    """Under DDP the module inside, with rank 0's batch statistics: DDP's forward would wait for the other processes,
-    which may have a batch less to evaluate, and each process's last step left it statistics of its own."""
-    if training.num_processes == 1:
-        model: nn.Module = training.model
-        return model
-    model = training.accelerator.unwrap_model(training.model)
-    for buffer in model.buffers():
-        torch.distributed.broadcast(buffer, 0)
-    return model
 
 
 def _loss(training: Training, output: Tensor, labels_N: Tensor) -> Tensor:
@@ -332,6 +244,12 @@ def _hold_if_not_finite(training: Training, loss: Tensor) -> None:
     if training.cell.train.precision != "fp16":
         inner = getattr(training.optimizer, "optimizer", training.optimizer)
         inner.found_inf = training.bad.float()
+
+
+def _check_mixing(cell: CellConfig, own_loss: object) -> None:
+    if own_loss is not None and (cell.data.mixup or cell.data.cutmix):
+        raise ValueError(f"data.{'mixup' if cell.data.mixup else 'cutmix'} does not go with a network that has a loss "
+                         "of its own, which takes no mixed labels")
 
 
 def _check_batches(num_train: int, batch_size: int, num_processes: int) -> None:

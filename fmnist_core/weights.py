@@ -8,6 +8,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from fmnist_core import views
+from fmnist_core.average import averaged
 from fmnist_core.config import CellConfig, to_dict
 from fmnist_core.models.build import build
 from fmnist_core.train import Training
@@ -16,9 +18,12 @@ FORMAT = "fmnist-weights-1"
 
 
 def save(path: Path, training: Training) -> None:
-    """Parameters and buffers of the model, the cell, the seed, and what its inputs were normalised by."""
+    """Parameters and buffers of the model (their averages, where the cell has them), the cell, the seed, and what its
+    inputs were normalised by."""
     model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
-    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with averaged(training.average):
+        tensors = {name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+                   for name, value in model.state_dict().items()}
     dataset = training.dataset
     about = {"format": FORMAT, "cell": msgspec.json.encode(to_dict(training.cell)).decode(), "seed": str(training.seed),
              "input_shape": msgspec.json.encode(dataset.input_shape).decode(),
@@ -40,8 +45,8 @@ class Trained(msgspec.Struct, frozen=True):
     def probabilities(self, images_NCHW: torch.Tensor) -> torch.Tensor:
         """(N, 10), of images in [0, 1]."""
         with torch.inference_mode():
-            logits: torch.Tensor = self.model((images_NCHW - self.mean) / self.std)
-            return logits.softmax(1)
+            images_NCHW = (images_NCHW - self.mean) / self.std
+            return views.logits(self.model, images_NCHW, self.cell.data.test_views).softmax(1)
 
 
 def load(path: str | Path) -> Trained:

@@ -120,6 +120,8 @@ def test_the_stand_in_refuses_to_wait_for_the_host() -> None:
     {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
     {"optimizer": "adam", "gradient_accumulation": 2},
     {"optimizer": "adam", "label_smoothing": 0.1},
+    {"optimizer": "adam", "ema": 0.9},
+    {"optimizer": "muon", "momentum": 0.5, "nesterov": True, "other_learning_rate": 2 * EXACT_RATE, "ema": 0.9},
 ], ids=str)
 @pytest.mark.parametrize("steps_per_replay", [1, 3, 5])
 def test_captured_equals_eager_to_the_bit(settings: dict[str, Any], steps_per_replay: int) -> None:
@@ -211,9 +213,10 @@ def test_randomness_is_fresh_at_each_replay() -> None:
         assert len(set(losses)) == num_different
 
 
-def test_captured_equals_eager_with_dropout_and_shifts() -> None:
+@pytest.mark.parametrize("data", [DataConfig(shift=2, erasing=0.5), DataConfig(mixup=0.4, cutmix=0.5)])
+def test_captured_equals_eager_with_dropout_shifts_and_mixed_images(data: DataConfig) -> None:
     """The generator stands where it stood without capture, so that even the draws are the same."""
-    cell = cell_of(Network2(dropout=0.5), DataConfig(shift=2, erasing=0.5))
+    cell = cell_of(Network2(dropout=0.5), data)
     eager, replayed = make(cell), make(cell)
     random_state = torch.get_rng_state()
     fit(eager)

@@ -156,10 +156,17 @@ def test_the_value_at_an_unknown_key():
         ("base = { data.input_size = 8, model = { name = 'cnn', num_pools = 4, depth = 4 } }",
          ["maxpool4: a 2 x 2 pool does not fit a map of 1 x 1"]),
         ("base.train.momentum = 0.9", ["train.momentum = 0.9", "no effect", "'adam'", "allowed with 'sgd'"]),
+        ("base.train.other_learning_rate = 0.1", ["train.other_learning_rate = 0.1", "allowed with 'muon'"]),
+        ("base.train = { optimizer = 'muon', precision = 'fp16' }", ["train.optimizer = 'muon'", "'fp16'", "'bf16'"]),
+        ("base.train.schedule = 'step'", ["train.steps = []", "'step' needs steps"]),
+        ("base.train.steps = [[0.5, 0.1]]", ["train.schedule = 'constant'", "only it has them"]),
+        ("base.train = { schedule = 'step', steps = [[0.5, 0.1], [0.5, 0.01]] }", ["expected fractions that rise"]),
+        ("base.data = { mixup = 0.6, cutmix = 0.6 }", ["data.mixup = 0.6", "data.cutmix = 0.6", "at most 1"]),
+        ("base = { data.mixup = 0.6, train.loss = 'squared_hinge', model.name = 'cnn' }", ["data.mixup", "'mse'"]),
     ],
 )
 def test_a_wrong_value_is_named_with_its_key_and_what_is_allowed(text, parts):
-    has_model = "base.model.name" in text or "model = " in text
+    has_model = "model.name" in text or "model = " in text
     message = error_of(text if has_model else f'base.model.name = "cnn"\n{text}')
     for part in parts:
         assert part in message

@@ -20,11 +20,12 @@ from fmnist_core.config import (
     TrainConfig,
 )
 from fmnist_core.data import Dataset
+from fmnist_core.evaluation import evaluate
 from fmnist_core.fused import FusedTraining, fused_epoch, fused_evaluate, fused_fit
 from fmnist_core.fused_layers import METHODS
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
-from fmnist_core.train import Diverged, Training, evaluate, fit
+from fmnist_core.train import Diverged, Training, fit
 from tests.small import small_dataset
 
 SEEDS = (0, 3, 5)

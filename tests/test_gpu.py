@@ -25,11 +25,12 @@ from fmnist_core.config import (
     TrainConfig,
 )
 from fmnist_core.data import Dataset, Split
+from fmnist_core.evaluation import evaluate
 from fmnist_core.fused import FusedTraining, fused_epoch, fused_fit
 from fmnist_core.fused_choice import choose_num_replicas
 from fmnist_core.fused_layers import METHODS
 from fmnist_core.observe import observe
-from fmnist_core.train import Diverged, Training, evaluate, fit, train_epoch
+from fmnist_core.train import Diverged, Training, fit, train_epoch
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,8 +8,9 @@ from safetensors.torch import save_file
 
 from fmnist_core import predict, weights
 from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, TrainConfig
+from fmnist_core.evaluation import evaluate
 from fmnist_core.files import CLASS_NAMES
-from fmnist_core.train import Training, evaluate, fit
+from fmnist_core.train import Training, fit
 from tests.small import small_dataset
 
 

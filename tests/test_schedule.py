@@ -15,6 +15,16 @@ def test_constant():
     assert rates(5) == [0.5] * 5
 
 
+def test_steps_are_torchs():
+    import torch
+
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.5)
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 14], gamma=0.1)
+    for rate in rates(20, schedule="step", steps=((0.3, 0.1), (0.7, 0.01))):
+        assert rate == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
 
 def test_cosine_is_torchs():
     import torch

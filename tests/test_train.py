@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fmnist_core import train
+from fmnist_core import evaluation, train
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, KernelDepthCNN, Network1, Network2, TrainConfig
+from fmnist_core.evaluation import evaluate
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
-from fmnist_core.train import Diverged, Training, evaluate, fit, train_epoch, train_step
+from fmnist_core.train import Diverged, Training, fit, train_epoch, train_step
 from tests.small import small_dataset
 
 
@@ -194,12 +195,12 @@ def test_evaluation_counts_every_image_once_and_agrees_with_a_plain_one():
 @pytest.mark.parametrize("batch", [128, 256, 512])
 def test_the_parts_of_all_processes_are_the_test_set(world, batch, monkeypatch):
     """Processes simulated one after the other; what each saw is added up as the reduction would."""
-    monkeypatch.setattr(train, "EVALUATION_BATCH", batch)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", batch)
     dataset = small_dataset(num_train=40, num_test=1003)
     training = Training(cell(KernelDepthCNN(depth=1, width=1)), 0, dataset)
     alone = evaluate(training, dataset.test)
     seen, sums = torch.zeros(1003, dtype=torch.int32), torch.zeros(2, dtype=torch.float64)
-    monkeypatch.setattr(train, "_model_to_evaluate", lambda training: training.model)
+    monkeypatch.setattr(evaluation, "_model_to_evaluate", lambda training: training.model)
     for rank in range(world):
         training.rank, training.num_processes = rank, world
 
@@ -246,10 +247,10 @@ def test_early_stopping_counts_epochs_without_a_better_validation_accuracy(monke
     training = Training(cell(epochs=9, early_stopping_patience=2), 0, dataset)
     scripted = iter([0.1, 0.3, 0.2, 0.3, 0.9])
 
-    def evaluations(training, dataset):
+    def evaluations(training):
         training.history.validation_accuracy.append(next(scripted))
 
-    monkeypatch.setattr(train, "_evaluate_epoch", evaluations)
+    monkeypatch.setattr(train, "evaluate_epoch", evaluations)
     fit(training)
     assert training.history.validation_accuracy == [0.1, 0.3, 0.2, 0.3]
 

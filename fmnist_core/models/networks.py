@@ -1,11 +1,11 @@
-"""The report's two networks and the kernel x depth family, as lists of layers. No torch.
+"""The report's two networks and the kernel x depth family and the staged one, as lists of layers. No torch.
 
 Where the report pools after a monotonic activation, the pool comes first here: the result is the same to the bit.
 """
 
 from collections.abc import Iterator
 
-from fmnist_core.config import NUM_CLASSES, KernelDepthCNN, ModelConfig, Network1, Network2
+from fmnist_core.config import NUM_CLASSES, KernelDepthCNN, ModelConfig, Network1, Network2, StagedCNN
 from fmnist_core.models.layers import Activate, BatchNorm, Conv, Dropout, Flatten, Layer, Linear, MaxPool, Pad
 
 MONOTONIC = ("relu", "leaky_relu", "elu", "tanh")
@@ -21,6 +21,8 @@ def layers_of(config: ModelConfig) -> list[Layer] | None:
             return list(_network2(config))
         case KernelDepthCNN():
             return list(_kernel_depth_cnn(config))
+        case StagedCNN():
+            return list(_staged_cnn(config))
         case _:
             return None
 
@@ -46,6 +48,19 @@ def _kernel_depth_cnn(c: KernelDepthCNN) -> Iterator[Layer]:
         yield from _same_conv(i, c.width, c.kernel_size, bias=not c.batch_norm)
         yield from _finish_block(i, c.batch_norm, c.activation, pool=i <= c.num_pools)
     yield from _classifier(c.fc_sizes, c.activation, c.dropout, dropout_after=len(c.fc_sizes))
+
+
+def _staged_cnn(c: StagedCNN) -> Iterator[Layer]:
+    yield from _same_conv(1, c.stem_channels, c.kernel_size, bias=not c.batch_norm)
+    yield from _finish_block(1, c.batch_norm, c.activation, pool=False)
+    for i, width in enumerate(c.widths):
+        for j in range(c.depth):
+            number = 2 + i * c.depth + j
+            yield from _same_conv(number, width, c.kernel_size, bias=not c.batch_norm)
+            if j == 0:
+                yield MaxPool(name=f"maxpool{number}")
+            yield from _finish_block(number, c.batch_norm, c.activation, pool=False)
+    yield from _classifier((), c.activation, c.dropout, dropout_after=0)
 
 
 def _same_conv(i: int, channels: int, kernel_size: int, stride: int = 1, *, bias: bool = True) -> Iterator[Layer]:

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fmnist_core import train
+from fmnist_core import evaluation
 from fmnist_core.config import CellConfig, TrainConfig
-from fmnist_core.train import Training, evaluate
+from fmnist_core.evaluation import evaluate
+from fmnist_core.train import Training
 from tests.distributed import traces
 from tests.distributed.launching import finish, torchrun
 from tests.small import small_dataset
@@ -16,7 +17,7 @@ from tests.small import small_dataset
 @pytest.mark.distributed
 def test_two_processes_learn_what_one_learns(tmp_path, monkeypatch):
     torch.set_num_threads(1)
-    monkeypatch.setattr(train, "EVALUATION_BATCH", 1000)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", 1000)
     reference = {f"evaluation/{size}": torch.tensor(figures, dtype=torch.float64)
                  for size, *figures in traces.evaluations()}
     for name, case in traces.CASES.items():
@@ -54,8 +55,8 @@ def test_the_processes_together_count_each_of_10000_images_once(num_processes, e
     cell = CellConfig(model=traces.PLAIN, data=dataset.config, train=TrainConfig(global_batch_size=32))
     training = Training(cell, 0, dataset)
     alone = evaluate(training, dataset.test)
-    monkeypatch.setattr(train, "EVALUATION_BATCH", evaluation_batch)
-    monkeypatch.setattr(train, "_model_to_evaluate", lambda training: training.model)
+    monkeypatch.setattr(evaluation, "EVALUATION_BATCH", evaluation_batch)
+    monkeypatch.setattr(evaluation, "_model_to_evaluate", lambda training: training.model)
     training.num_processes = num_processes
     sums_2, seen_N = torch.zeros(2, dtype=torch.float64), torch.zeros(10_000, dtype=torch.int64)
     for training.rank in range(num_processes):

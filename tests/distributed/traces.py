@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from bench import ranks
-from fmnist_core import checkpoint, train
+from fmnist_core import checkpoint, evaluation
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, ModelConfig, Network1, TrainConfig
-from fmnist_core.train import Training, evaluate, fit
+from fmnist_core.evaluation import evaluate
+from fmnist_core.train import Training, fit
 from tests.small import small_dataset
 
 PLAIN = Network1(dropout=0.0, fc_sizes=(20,))
@@ -72,9 +73,9 @@ def evaluations() -> Iterator[tuple[int, float, float]]:
     dataset = small_dataset(64, 40, 10_000)
     cell = CellConfig(model=PLAIN, data=dataset.config, train=TrainConfig(global_batch_size=32))
     training = Training(cell, 0, dataset)
-    for train.EVALUATION_BATCH in EVALUATION_BATCHES:
+    for evaluation.EVALUATION_BATCH in EVALUATION_BATCHES:
         result = evaluate(training, dataset.test)
-        yield train.EVALUATION_BATCH, result.loss, result.accuracy
+        yield evaluation.EVALUATION_BATCH, result.loss, result.accuracy
 
 
 def compare(reference: dict[str, Tensor]) -> None:

@@ -1,0 +1,115 @@
+"""Loss and accuracy over a whole split: each image once, counted.
+
+N images of a batch, K classes. Every evaluation of the project is this one, or its form for fused seeds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from fmnist_core import objective, views
+from fmnist_core.augment import augment
+from fmnist_core.average import averaged
+from fmnist_core.data import Dataset, Split
+
+if TYPE_CHECKING:
+    from fmnist_core.train import Training
+
+EVALUATION_BATCH = 1000
+TRAIN_SUBSET = 10_000
+"""Training images, the first ones, on which the fit itself is evaluated."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    loss: float
+    """Mean cross-entropy (or the cell's own loss) over the split."""
+    accuracy: float
+    """Fraction."""
+    logits_NK: Tensor | None = None
+    """Of the whole split in its order, on the CPU; only where asked for, in one process."""
+
+
+@dataclass
+class History:
+    """One entry per finished epoch."""
+
+    train_loss: list[float] = field(default_factory=list)
+    train_subset_loss: list[float] = field(default_factory=list)
+    train_subset_accuracy: list[float] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
+    test_loss: list[float] = field(default_factory=list)
+    test_accuracy: list[float] = field(default_factory=list)
+    train_s: list[float] = field(default_factory=list)
+
+
+def evaluate(training: Training, split: Split, *, limit: int | None = None, keep_logits: bool = False,
+             test_views: views.Views | None = None) -> Evaluation:
+    """Loss and accuracy over all of `split` (or its first `limit` images), in evaluation mode, of the averaged weights
+    where there are any. `test_views`: other views than the cell's.
+
+    Each process takes every num_processes-th image; that all were seen, each once, is counted and not assumed.
+    """
+    num = len(split) if limit is None else min(limit, len(split))
+    device, seen_as = training.device, test_views or training.cell.data.test_views
+    seen_N = torch.zeros(num, dtype=torch.int32, device=device)
+    sums_2 = torch.zeros(2, dtype=torch.float64, device=device)
+    mine = torch.arange(training.rank, num, training.num_processes, device=device)
+    kept = []
+    with averaged(training.average), torch.inference_mode():
+        model = _model_to_evaluate(training).eval()
+        for index_N in mine.split(EVALUATION_BATCH):
+            logits_NK = views.logits(model, images_of(training.dataset, split, index_N), seen_as).float()
+            labels_N = split.labels_N.index_select(0, index_N)
+            loss = objective.loss(logits_NK, labels_N, training.cell.train)
+            sums_2 += torch.stack([loss * len(index_N), (logits_NK.argmax(1) == labels_N).sum()])
+            seen_N.index_add_(0, index_N, torch.ones_like(index_N, dtype=torch.int32))
+            if keep_logits:
+                kept.append(logits_NK.cpu())
+    training.model.train()
+    sums_2, seen_N = training.accelerator.reduce(sums_2, "sum"), training.accelerator.reduce(seen_N, "sum")
+    if not bool((seen_N == 1).all()):
+        raise AssertionError(f"evaluation saw {int((seen_N == 1).sum())} of {num} images once, "
+                             f"{int((seen_N > 1).sum())} more often")
+    loss_sum, num_right = sums_2.tolist()
+    return Evaluation(loss_sum / num, num_right / num, torch.cat(kept) if keep_logits else None)
+
+
+def images_of(dataset: Dataset, split: Split, index_N: Tensor) -> Tensor:
+    """A batch to evaluate. Test images are augmented where the cell says so, as one cited system does."""
+    images_NCHW = dataset.images(split, index_N)
+    if split is not dataset.test or not dataset.config.augment_test:
+        return images_NCHW
+    flip = "none" if dataset.config.flip == "none" else "random"
+    return augment(images_NCHW, msgspec.structs.replace(dataset.config, flip=flip))
+
+
+def evaluate_epoch(training: Training) -> None:
+    """All splits, after an epoch, into its history."""
+    history, dataset = training.history, training.dataset
+    parts = [(dataset.train, history.train_subset_loss, history.train_subset_accuracy),
+             (dataset.test, history.test_loss, history.test_accuracy)]
+    if len(dataset.validation):
+        parts.append((dataset.validation, history.validation_loss, history.validation_accuracy))
+    for split, losses, accuracies in parts:
+        evaluation = evaluate(training, split, limit=TRAIN_SUBSET if split is dataset.train else None)
+        losses.append(evaluation.loss)
+        accuracies.append(evaluation.accuracy)
+
+
+def _model_to_evaluate(training: Training) -> nn.Module:
+    """Under DDP the module inside, with rank 0's batch statistics: DDP's forward would wait for the other processes,
+    which may have a batch less to evaluate, and each process's last step left it statistics of its own."""
+    if training.num_processes == 1:
+        model: nn.Module = training.model
+        return model
+    model = training.accelerator.unwrap_model(training.model)
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, 0)
+    return model
