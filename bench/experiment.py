@@ -162,10 +162,10 @@ def select(cells: Iterable[Cell], filters: Mapping[str, Any]) -> list[Cell]:
     for key in filters:
         if key != "label" and not any(key in known_keys(cell.config) for cell in cells):
             raise ValueError(f"unknown key '{key}'{nearest(key, ['label', *known_keys(cells[0].config)])}")
-    return [cell for cell in cells if all(_shown(cell, key) == value for key, value in filters.items())]
+    return [cell for cell in cells if all(shown(cell, key) == value for key, value in filters.items())]
 
 
-def _shown(cell: Cell, key: str) -> Any:
+def shown(cell: Cell, key: str) -> Any:
     """The cell's value as JSON has it: what a command line can name."""
     if key == "label":
         return cell.label

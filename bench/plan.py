@@ -1,5 +1,6 @@
 """What is to be done: tasks, less those whose record is there. Pure; no torch."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,12 @@ class Task(NamedTuple):
     def name(self) -> str:
         what = "speed" if self.seed is None else f"seed {self.seed}"
         return f"{self.experiment}: {self.cell.label or 'cell'}, {what}"
+
+    @property
+    def folder(self) -> str:
+        """`<experiment>/<name of its own>`, for files about this task."""
+        readable = re.sub(r"[^\w .,=+-]", "_", self.name.partition(": ")[2], flags=re.ASCII)[:100]
+        return f"{self.experiment}/{readable} ({self.key[:8]})"
 
 
 def tasks(experiments: Iterable[Experiment], *, num_seeds: int | None, gpu: bool, machine: Mapping[str, Any],

@@ -1,6 +1,7 @@
 """What a running sweep shows: its plan, its progress with time left, and what was learnt. No torch."""
 
 import sys
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,23 @@ from bench.record import Record, SpeedRecord, TrainRecord
 from fmnist_core.config import DATASETS, input_shape, to_dict
 from fmnist_core.models import layers, networks
 
+TELL_EVERY_S = 30.0
+"""Where there is no terminal, the least time between two lines about a training that goes on."""
+
 
 class Progress:
-    """A bar with the time left in a terminal; elsewhere a line per finished task."""
+    """A bar with the time left in a terminal; elsewhere a line per finished task, and now and then one of a long one.
+
+    Lines are flushed: they come out of a pipe when they are written.
+    """
 
     def __init__(self, total: int, done: int, *, quiet: bool) -> None:
-        hidden = quiet or not sys.stderr.isatty()
-        self._bar = tqdm(total=total, initial=done, unit="task", disable=hidden, dynamic_ncols=True)
-        self._total = total
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm(total=total, initial=done, unit="task", disable=quiet or not self._is_terminal,
+                         dynamic_ncols=True)
+        self._total, self._done_before = total, done
+        self._began = self._told = time.monotonic()
+        self._name = ""
 
     def __enter__(self) -> "Progress":
         return self
@@ -29,20 +39,43 @@ class Progress:
         self._bar.close()
 
     def start(self, name: str) -> None:
+        self._name = name
         self._bar.set_description(name)
 
-    def epoch(self, training: Any) -> None:
-        """Called after each epoch with the `Training`."""
-        self._bar.set_postfix_str(f"epoch {training.epoch}/{training.cell.train.epochs}, "
-                                  f"test {training.history.test_accuracy[-1]:.2%}")
+    def training(self, training: Any) -> None:
+        """Where the `Training` is: called after each epoch, and now and then within a long one."""
+        share = training.step_in_epoch / training.steps_per_epoch
+        state = f"epoch {training.epoch + share:.3g} of {training.cell.train.epochs}"
+        if training.history.test_accuracy:
+            state += f", test {training.history.test_accuracy[-1]:.2%}"
+        self._bar.set_postfix_str(state)
+        if not self._is_terminal and time.monotonic() - self._told >= TELL_EVERY_S:
+            self._say(f"{self._name}: {state}")
 
     def finish(self, name: str, record: Record, num_done: int) -> None:
         """`num_done`: tasks done before this one, those of other processes included."""
         self._bar.n = num_done + 1
         self._bar.set_postfix_str("")
         self._bar.refresh()
-        tqdm.write(f"[{num_done + 1}/{self._total}] {name}: {outcome(record)}", file=sys.stdout)
+        self._say(f"[{num_done + 1}/{self._total}] {name}: {outcome(record)}{self._left(num_done + 1)}")
+
+    def _left(self, num_done: int) -> str:
+        """At the pace of this call so far; the bar says it in a terminal."""
+        pace_s = (time.monotonic() - self._began) / max(1, num_done - self._done_before)
+        left_s = pace_s * (self._total - num_done)
+        return "" if self._is_terminal or left_s < TELL_EVERY_S else f"; about {duration(left_s)} left"
+
+    def _say(self, line: str) -> None:
+        tqdm.write(line, file=sys.stdout)
         sys.stdout.flush()
+        self._told = time.monotonic()
+
+
+def duration(seconds: float) -> str:
+    """In the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def outcome(record: Record) -> str:
@@ -96,7 +129,7 @@ def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
             if task.key not in latest and task.seed is not None]
     if not left or any(seconds is None for seconds in left):
         return ""
-    return f" About {sum(s for s in left if s) / 60:.0f} minutes of one process are left."
+    return f" About {duration(sum(s for s in left if s))} of one process are left."
 
 
 def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record],

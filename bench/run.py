@@ -1,15 +1,16 @@
+# PYTHON_ARGCOMPLETE_OK
 """Run experiments: train and time every cell that has no record yet.
 
     accelerate launch bench/run.py                      the default experiment, quick
     torchrun --nproc-per-node 2 bench/run.py NAME       several processes, each taking whole cells
     python bench/run.py NAME --list                     what is done and what is missing; no torch, no training
     python bench/run.py NAME --only model.depth=2 --set train.epochs=1 --seeds 1
+    python bench/run.py NAME --only label=Trial-2 --profile      where its time goes
     torchrun --nproc-per-node 2 --max-restarts 9 bench/run.py NAME --set launch.mode=ddp      all share each cell
 """
 
 import argparse
 import contextlib
-import json
 import os
 import signal
 import sys
@@ -20,8 +21,9 @@ from typing import Any
 
 import msgspec
 
-from bench import environment, experiment, launch, progress
+from bench import environment, experiment, launch, options, progress, tracking
 from bench.attempts import Attempt
+from bench.decoding import nearest
 from bench.plan import Task, missing, siblings, tasks
 from bench.record import Record
 from bench.store import Store, StoreError
@@ -30,22 +32,23 @@ from fmnist_core.files import load_arrays
 POLL_S = 0.5
 """Between looks at the store while other processes hold all tasks that are left."""
 OK, FAILED, WRONG_INPUT, BROKEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
-DEFAULT_STORE = "runs"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 all cells there, 1 a cell failed or the store did, 2 wrong input, 3 a process that
     shares a cell failed, 130 interrupted, 143 stopped by a scheduler's notice."""
-    options = _parser().parse_args(arguments)
+    parser = options.parser(__doc__)
+    options.answer_shell(parser)
+    asked = parser.parse_args(arguments)
     try:
         world = launch.world()
     except ValueError as error:
         print(f"bench/run.py: {error}", file=sys.stderr)
         return WRONG_INPUT
-    go_on = f"Finished records are in {options.store}; the same command goes on from there."
+    go_on = f"Finished records are in {asked.store}; the same command goes on from there."
     with launch.Notice() as notice:
         try:
-            return _run(options, world, notice)
+            return _run(asked, world, notice)
         except launch.Stopped as stop:
             code, what = (INTERRUPTED, "Interrupted") if stop.number == signal.SIGINT else (TERMINATED, "Stopped")
             if world.rank == 0:
@@ -57,10 +60,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(options: argparse.Namespace, world: launch.World, notice: launch.Notice) -> int:
+def _run(asked: argparse.Namespace, world: launch.World, notice: launch.Notice) -> int:
     try:
-        sweep = Sweep(options, world, notice)
-        if options.list:
+        sweep = Sweep(asked, world, notice)
+        if asked.list:
             progress.show_plan(sweep.experiments, sweep.planned, sweep.store.latest())
             return OK
         sweep.check()
@@ -69,6 +72,8 @@ def _run(options: argparse.Namespace, world: launch.World, notice: launch.Notice
             print(f"bench/run.py: {error}", file=sys.stderr)
         return WRONG_INPUT
     try:
+        if asked.profile:
+            return sweep.profile()
         sweep.run()
         return sweep.finish()
     except StoreError as error:
@@ -79,30 +84,31 @@ def _run(options: argparse.Namespace, world: launch.World, notice: launch.Notice
 class Sweep:
     """The tasks of this call and what has become of them."""
 
-    def __init__(self, options: argparse.Namespace, world: launch.World, notice: launch.Notice) -> None:
+    def __init__(self, asked: argparse.Namespace, world: launch.World, notice: launch.Notice) -> None:
         """Whatever can be wrong with the request is found here or in `check`, as ValueError."""
-        self.options, self.world, self.notice = options, world, notice
-        overrides = dict(_setting(text, "--set") for text in options.set)
-        if options.dataset:
-            overrides["data.dataset"] = options.dataset
-        filters = dict(_setting(text, "--only") for text in options.only)
-        self.experiments = [_selected(experiment.load(name, overrides), filters) for name in options.experiments]
+        self.asked, self.world, self.notice = asked, world, notice
+        tracking.check(asked.track)
+        overrides = dict(options.setting(text, "--set") for text in asked.set)
+        if asked.dataset:
+            overrides["data.dataset"] = asked.dataset
+        filters = dict(options.setting(text, "--only") for text in asked.only)
+        self.experiments = [_selected(experiment.load(name, overrides), filters) for name in asked.experiments]
         modes = {each.launch.mode for each in self.experiments}
         if len(modes) > 1:
             raise ValueError("experiments with launch.mode 'cells' and 'ddp' cannot share one launch: run them apart")
         self.ddp = modes == {"ddp"} and world.num_processes > 1
         self.gpu = environment.uses_gpu()
-        self.planned = tasks(self.experiments, num_seeds=options.seeds, gpu=self.gpu, num_processes=world.num_processes,
+        self.planned = tasks(self.experiments, num_seeds=asked.seeds, gpu=self.gpu, num_processes=world.num_processes,
                              machine=environment.speed_identity(environment.collect()))
-        if options.untimed:
+        if asked.untimed:
             self.planned = [task for task in self.planned if task.seed is not None]
-        self.store = Store(options.store)
+        self.store = Store(asked.store)
 
     def check(self) -> None:
         """Launch, data and store, before any work. Raises ValueError."""
         launch.check(self.experiments, self.world, gpu=self.gpu)
         for data in {task.cell.config.data for task in self.planned}:
-            arrays = load_arrays(data.dataset, self.options.data_dir, data.sha256)
+            arrays = load_arrays(data.dataset, self.asked.data_dir, data.sha256)
             if data.validation_size >= len(arrays.train_labels_N):
                 raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of "
                                  f"{len(arrays.train_labels_N)} training images")
@@ -110,8 +116,8 @@ class Sweep:
         self.store.check_writable(each.name for each in self.experiments)
         # Processes that torchrun has started again must not run again what they ran before that.
         again = not self.world.num_restarts
-        self.left = missing(self.planned, self.before, rerun=self.options.rerun and again,
-                            retry_failed=self.options.retry_failed and again)
+        self.left = missing(self.planned, self.before, rerun=self.asked.rerun and again,
+                            retry_failed=self.asked.retry_failed and again)
         self.quiet = self.world.rank != 0 or not (self.left or again)
 
     def run(self) -> None:
@@ -124,6 +130,7 @@ class Sweep:
 
         num_done = len(self.planned) - len(self.left)
         with progress.Progress(len(self.planned), num_done, quiet=self.world.rank != 0) as self.bar:
+            self.show = self.bar.training if self.leads else lambda training: None
             while task := ranks.agree(self._next() if self.leads else None, ddp=self.ddp):
                 self.bar.start(task.name)
                 group = self._gather(task)
@@ -131,15 +138,33 @@ class Sweep:
                     self._run_together(group)
                     continue
                 alone = task.seed is None
-                with self._attempt(task) as attempt, self._machine(alone):
+                with self._attempt(task) as attempt, self._machine(alone), self._told(task) as on_epoch:
                     ranks.agree(task, ddp=self.ddp)  # the others wait for rank 0, which may wait for the machine
                     with self._patience(alone):
-                        record = trial.run(task, attempt, data_dir=self.options.data_dir, notice=self.notice,
-                                           num_threads=self._num_threads(alone), on_epoch=self.bar.epoch,
-                                           shared=not alone and self._shares_machine(),
+                        record = trial.run(task, attempt, data_dir=self.asked.data_dir, notice=self.notice,
+                                           num_threads=self._num_threads(alone), on_epoch=on_epoch,
+                                           on_save=self.show, shared=not alone and self._shares_machine(),
                                            keep_weights=self._weights_folder())
                         if self.leads:
                             self._keep(task, record)
+
+    def profile(self) -> int:
+        """A profile of each cell instead: nothing is recorded. In cells mode each process takes its share of them."""
+        cells = list({msgspec.json.encode(task.cell.config): task for task in reversed(self.planned)}.values())[::-1]
+        if not self.ddp:
+            launch.stand_alone(self.world)
+            cells = cells[self.world.rank :: self.world.num_processes]
+        os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler is silent but for fatal errors
+        from bench import profiling, ranks
+
+        codes = [OK]
+        for task in cells:
+            with self._machine(alone=True):
+                ranks.agree(task, ddp=self.ddp)
+                good = profiling.show(task, self.store.folder, data_dir=self.asked.data_dir,
+                                      num_threads=self._num_threads(alone=True))
+            codes.append(OK if good else FAILED)
+        return max(codes)
 
     def finish(self) -> int:
         """Say what was learnt; the exit code."""
@@ -156,7 +181,8 @@ class Sweep:
 
     def _gather(self, task: Task) -> list[Task]:
         """The task and, where their seeds are to be trained as one module, others of its cell: each of them claimed."""
-        fusible = self.gpu and not self.ddp and task.seed is not None and not self.options.keep_weights
+        fusible = (self.gpu and not self.ddp and task.seed is not None
+                   and not self.asked.keep_weights and not self.asked.track)
         if not fusible or self._attempt(task).checkpoint.exists():
             return [task]
         from bench import together
@@ -168,7 +194,7 @@ class Sweep:
                     self.store.release(other.key)
                 else:
                     group.append(other)
-        num = together.num_replicas(group, data_dir=self.options.data_dir) if len(group) > 1 else 1
+        num = together.num_replicas(group, data_dir=self.asked.data_dir) if len(group) > 1 else 1
         for other in group[num:]:
             self._attempt(other).stop()
             self.store.release(other.key)
@@ -183,8 +209,8 @@ class Sweep:
                 stack.enter_context(self._attempt(task))
             stack.enter_context(self._machine(alone=False))
             stack.enter_context(self._patience(alone=False))
-            records = together.run(group, data_dir=self.options.data_dir, num_threads=self._num_threads(alone=False),
-                                   shared=self._shares_machine(), notice=self.notice, on_epoch=self.bar.epoch)
+            records = together.run(group, data_dir=self.asked.data_dir, num_threads=self._num_threads(alone=False),
+                                   shared=self._shares_machine(), notice=self.notice, on_epoch=self.show)
             for task, record in zip(group, records, strict=True):
                 self._keep(task, record)
 
@@ -241,7 +267,11 @@ class Sweep:
         return max(1, environment.num_cpus() // sharing)
 
     def _weights_folder(self) -> Path | None:
-        return self.store.folder / "weights" if self.options.keep_weights else None
+        return self.store.folder / "weights" if self.asked.keep_weights else None
+
+    def _told(self, task: Task) -> contextlib.AbstractContextManager[tracking.OnEpoch]:
+        names = self.asked.track if self.leads and task.seed is not None else ()
+        return tracking.told(names, self.store.folder, task, also=self.show)
 
     def _shares_machine(self) -> bool:
         return not self.ddp and self.world.local_num_processes > 1
@@ -250,47 +280,10 @@ class Sweep:
 def _selected(chosen: experiment.Experiment, filters: dict[str, Any]) -> experiment.Experiment:
     cells = experiment.select(chosen.cells, filters)
     if not cells:
-        asked = ", ".join(f"{key}={value}" for key, value in filters.items())
-        raise ValueError(f"experiment {chosen.name}: no cell has {asked}")
+        wanted = ", ".join(f"{key}={value}" for key, value in filters.items())
+        labels = nearest(str(filters.get("label", "")), [cell.label for cell in chosen.cells])
+        raise ValueError(f"experiment {chosen.name}: no cell has {wanted}{labels}")
     return msgspec.structs.replace(chosen, cells=cells)
-
-
-def _setting(text: str, option: str) -> tuple[str, Any]:
-    """`train.epochs=1` to ("train.epochs", 1): the value is JSON, or else a string."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise ValueError(f"{option} {text}: expected KEY=VALUE, e.g. train.epochs=1")
-    try:
-        return key, json.loads(value)
-    except (ValueError, RecursionError):  # not JSON, or a number of more digits than Python reads
-        return key, value
-
-
-def _parser() -> argparse.ArgumentParser:
-    assert __doc__ is not None
-    parser = argparse.ArgumentParser(prog="bench/run.py", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("experiments", nargs="*", default=["quick"], metavar="EXPERIMENT",
-        help=f"a name ({', '.join(experiment.names())}) or the path of a .toml file; default: quick")
-    add("--list", action="store_true", help="show the cells, done or not, and what each costs; run nothing")
-    add("--only", action="append", default=[], metavar="KEY=VALUE", help="only cells with this value")
-    add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value in every cell")
-    add("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
-    add("--untimed", action="store_true", help="train only; leave the timings for when the machine is quiet")
-    add("--keep-weights", action="store_true", help="keep trained weights, in the store's folder weights/")
-    add("--rerun", action="store_true", help="run again what already has a record")
-    add("--retry-failed", action="store_true", help="run again what has failed")
-    add("--store", default=DEFAULT_STORE, metavar="DIR", help=f"folder of the records; default: {DEFAULT_STORE}")
-    add("--data-dir", metavar="DIR", help="folder of the four IDX files")
-    add("--dataset", metavar="NAME", help="short for --set data.dataset=NAME, e.g. synthetic")
-    return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 10000")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -41,15 +41,17 @@ class TimeoutExceeded(Exception):
 
 
 def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int, shared: bool,
-        notice: launch.Notice, on_epoch: OnStep | None = None, keep_weights: Path | None = None) -> Record:
+        notice: launch.Notice, on_epoch: OnStep | None = None, on_save: OnStep | None = None,
+        keep_weights: Path | None = None) -> Record:
     """Train, from the attempt's checkpoint if there is one, or time the task's cell.
 
+    `on_save` is called off the training's clock, once in CHECKPOINT_EVERY_S.
     `keep_weights`: the folder for the trained weights, named by their quality key.
 
     Every failure becomes a record. Raises Stopped on notice, and GroupBroken where processes share the cell and one of
     them failed: then the record is made of what they reported, when they have been started again.
     """
-    started_at, watch = now(), _Watch(task, attempt, notice)
+    started_at, watch = now(), _Watch(task, attempt, notice, on_save)
     torch.set_num_threads(num_threads)
     try:
         dataset = dataset_of(task, data_dir)
@@ -129,8 +131,8 @@ class _Wish(IntEnum):
 class _Watch:
     """Called after each step of a training: saves now and then, and stops on notice or when the cell's time is up."""
 
-    def __init__(self, task: Task, attempt: Attempt, notice: launch.Notice) -> None:
-        self._timeout_s, self._attempt, self._notice = task.timeout_s, attempt, notice
+    def __init__(self, task: Task, attempt: Attempt, notice: launch.Notice, on_save: OnStep | None) -> None:
+        self._timeout_s, self._attempt, self._notice, self._on_save = task.timeout_s, attempt, notice, on_save
         self._began = self._saved = time.perf_counter()
 
     @property
@@ -174,6 +176,8 @@ class _Watch:
                 self._attempt.progressed()
         except (OSError, StoreError) as error:
             warnings.warn(f"no checkpoint could be written: {error}", stacklevel=2)
+        if self._on_save is not None:
+            self._on_save(training)
         self._saved = time.perf_counter()
         training.epoch_began += self._saved - start
 

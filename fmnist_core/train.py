@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -35,8 +36,8 @@ class Diverged(ArithmeticError):
     """The loss was not finite. Fused optimizers have not stepped since."""
 
 
-def accelerator_for(precision: Precision) -> Accelerator:
-    """An Accelerator that really has this precision.
+def accelerator_for(precision: Precision, **options: Any) -> Accelerator:
+    """An Accelerator that really has this precision. `options`: others of Accelerator's own, e.g. of its trackers.
 
     Accelerate keeps one precision per process; its state is cleared when another is asked for, so that one command
     can compare precisions. The process group, if there is one, lives on.
@@ -46,7 +47,7 @@ def accelerator_for(precision: Precision) -> Accelerator:
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     # Accelerate makes no group of processes on CPUs unless it is told that they are.
     on_cpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
-    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpus, kwargs_handlers=[ddp])
+    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpus, kwargs_handlers=[ddp], **options)
     assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", 1)), accelerator.num_processes
     assert accelerator.mixed_precision == precision, (accelerator.mixed_precision, precision)
     return accelerator

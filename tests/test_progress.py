@@ -1,11 +1,20 @@
 """What a sweep shows."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from bench import experiment, progress
 from bench.plan import tasks
 from bench.record import Epochs, SpeedRecord, TrainRecord
-from fmnist_core.config import to_dict
+from bench.store import Store
+from fmnist_core.config import CellConfig, KernelDepthCNN, TrainConfig, to_dict
+from fmnist_core.evaluation import History
+
+ROOT = Path(__file__).resolve().parent.parent
 
 CONTENT = {"question": "Which?", "seeds": {"cpu": 2, "cuda": 2}, "base": {"model": {"name": "cnn"}},
            "grid": {"model.depth": [1, 2]}}
@@ -43,7 +52,7 @@ def test_the_plan_tells_what_is_done_and_the_time_left(planned, capsys):
     assert "mine: Which?" in printed
     assert printed.count("1/2") == 2
     assert "6 tasks, 4 without a record" in printed
-    assert "About 3 minutes of one process are left" in printed  # two trainings of 90 s
+    assert "About 3 min of one process are left" in printed  # two trainings of 90 s
 
 
 def test_the_summary_has_mean_spread_and_speed(planned, capsys, tmp_path):
@@ -61,3 +70,63 @@ def test_a_line_per_task_where_there_is_no_terminal(planned, capsys):
         bar.start(plan[0].name)
         bar.finish(plan[0].name, trained(plan[0], 0.5), 1)
     assert capsys.readouterr().out == "[2/4] mine: depth 1, seed 0: test accuracy 50.00%, 90.0 s\n"
+
+
+class Now:
+    """A training between two epochs, and a clock."""
+
+    epoch, step_in_epoch, steps_per_epoch = 3, 25, 100
+    cell = CellConfig(model=KernelDepthCNN(), train=TrainConfig(epochs=8))
+    history = History(test_accuracy=[0.5, 0.875])
+
+    def __init__(self, monkeypatch):
+        self.seconds = 1000.0
+        monkeypatch.setattr(progress.time, "monotonic", lambda: self.seconds)
+
+
+def test_a_long_training_shows_now_and_then_where_it_is(planned, capsys, monkeypatch):
+    now = Now(monkeypatch)
+    with progress.Progress(4, 0, quiet=False) as bar:
+        bar.start("long")
+        for now.seconds in (1010, 1029, 1030, 1040, 1059.9, 1061):
+            bar.training(now)
+    assert capsys.readouterr().out == "long: epoch 3.25 of 8, test 87.50%\n" * 2
+
+
+def test_the_first_epoch_has_no_accuracy_yet(capsys, monkeypatch):
+    now = Now(monkeypatch)
+    now.epoch, now.history = 0, History()
+    with progress.Progress(4, 0, quiet=False) as bar:
+        bar.start("long")
+        now.seconds += 60
+        bar.training(now)
+    assert capsys.readouterr().out == "long: epoch 0.25 of 8\n"
+
+
+def test_lines_say_the_time_left_at_the_pace_of_this_call(planned, capsys, monkeypatch):
+    now = Now(monkeypatch)
+    with progress.Progress(24, 4, quiet=False) as bar:  # four were done before
+        now.seconds += 120
+        bar.finish("a", trained(planned[1][0], 0.5), 4)
+        now.seconds += 120
+        bar.finish("b", trained(planned[1][0], 0.5), 7)  # others did two meanwhile
+        bar.finish("c", trained(planned[1][0], 0.5), 23)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition("90.0 s")[2] for line in lines] == ["; about 38 min left", "; about 16 min left", ""]
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(31, "31 s"), (150, "2 min"), (5399, "90 min"), (9000, "2.5 h")])
+def test_durations(seconds, words):
+    assert progress.duration(seconds) == words
+
+
+def test_lines_leave_a_pipe_when_they_are_written(tmp_path):
+    experiment_ = tmp_path / "mine.toml"
+    experiment_.write_text('question = "?"\nmeasure = false\nbase.data.dataset = "synthetic"\nbase.model.name = "cnn"')
+    command = [sys.executable, "-m", "tests.pretend_sweep", str(experiment_), "--store", str(tmp_path / "runs")]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PRETEND_S": "1.5", "PYTHONUNBUFFERED": ""}
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, cwd=tmp_path, text=True) as process:
+        first = process.stdout.readline()
+        assert len(Store(tmp_path / "runs").latest()) < 3  # it came before the others were done
+        process.stdout.read()
+    assert first.startswith("[1/3] mine: cell, seed 0: ")

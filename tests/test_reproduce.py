@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import experiment, reproduce, run
+from bench import experiment, options, reproduce
 from bench.experiment import Cell, Experiment
 from bench.record import Labels
 from bench.rows import collect
@@ -23,10 +23,10 @@ def test_the_command_selects_its_cell_alone(name: str) -> None:
         processes = one.launch.num_processes
         start = ["torchrun", "--nproc-per-node", str(processes)] if processes > 1 else ["accelerate", "launch"]
         assert words[: words.index("bench/run.py")] == start
-        options = run._parser().parse_args(words[words.index("bench/run.py") + 1 :])
-        assert options.experiments == [name]
-        assert options.seeds == (one.seeds.cuda if one.launch.device == "cuda" else one.seeds.cpu)
-        chosen = experiment.select(one.cells, dict(run._setting(text, "--only") for text in options.only))
+        asked = options.parser("").parse_args(words[words.index("bench/run.py") + 1 :])
+        assert asked.experiments == [name]
+        assert asked.seeds == (one.seeds.cuda if one.launch.device == "cuda" else one.seeds.cpu)
+        chosen = experiment.select(one.cells, dict(options.setting(text, "--only") for text in asked.only))
         assert [cell.config for cell in chosen] == [row.cell.config]
 
 
@@ -44,7 +44,7 @@ def test_labels_are_quoted_and_ambiguous_ones_not_used() -> None:
     assert [cell.label for cell in odd.cells if id(cell) in found] == ["2", "true", "it's $HOME; `ls`"]
     for row in collect([], [odd]).rows["odd"][:3]:
         words = shlex.split(reproduce.command(row, found[id(row.cell)]))
-        key, value = run._setting(words[words.index("--only") + 1], "--only")
+        key, value = options.setting(words[words.index("--only") + 1], "--only")
         assert (key, value) == ("label", row.label)
 
 

@@ -186,7 +186,7 @@ def test_time_before_a_resume_counts(tmp_path):
 
 def test_checkpoints_are_made_by_the_clock_and_off_the_clock_of_training(tmp_path, monkeypatch):
     task = misbehaving()
-    made, now = [], [0.0]
+    made, shown, now = [], [], [0.0]
     monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
     watch = trial._Watch.__call__
 
@@ -200,9 +200,14 @@ def test_checkpoints_are_made_by_the_clock_and_off_the_clock_of_training(tmp_pat
 
     monkeypatch.setattr(trial._Watch, "__call__", one_step)
     monkeypatch.setattr(checkpoint, "save", save)
-    record = run(task, tmp_path)
+    def show(training: Training) -> None:
+        shown.append(training.step)
+        now[0] += 100_000.0
+
+    record = run(task, tmp_path, on_save=show)
     assert trial.CHECKPOINT_EVERY_S == 60.0
-    assert made == [(3, 75.0), (6, 1150.0), (9, 2225.0)]
+    assert made == [(3, 75.0), (6, 101_150.0), (9, 202_225.0)]
+    assert shown == [3, 6, 9]
     assert record.epochs.train_s == [125.0, 125.0]
 
 

@@ -1,0 +1,116 @@
+"""The options of `bench/run.py`, and how a shell completes them (with the extra `completion`). No torch."""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from bench import experiment, tracking
+from bench.decoding import nearest
+from fmnist_core.config import DATASETS
+
+DEFAULT_STORE = "runs"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers an unknown option with the nearest one, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split(" ")[0]
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        hint = nearest(unknown, known) if unknown.startswith("--") else ""
+        print(f"{self.prog}: error: {message}{hint}; see --help", file=sys.stderr)
+        sys.exit(2)
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    new = _Parser(prog="bench/run.py", description=description, allow_abbrev=False,
+                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = new.add_argument
+    _complete(add("experiments", nargs="*", default=["quick"], metavar="EXPERIMENT",
+                  help=f"a name ({', '.join(experiment.names())}) or the path of a .toml file; default: quick"),
+              _experiments)
+    add("--list", action="store_true", help="show the cells, done or not, and what each costs; run nothing")
+    _complete(add("--only", action="append", default=[], metavar="KEY=VALUE", help="only cells with this value"), _only)
+    _complete(add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value in every cell"),
+              _set)
+    add("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
+    add("--untimed", action="store_true", help="train only; leave the timings for when the machine is quiet")
+    add("--keep-weights", action="store_true", help="keep trained weights, in the store's folder weights/")
+    _complete(add("--track", action="append", default=[], metavar="NAME",
+                  help=f"tell a tracker of each epoch: {', '.join(tracking.PACKAGES)}; local files go to the store's "
+                       "folder tracking/"),
+              lambda **_: list(tracking.PACKAGES))
+    add("--profile", action="store_true",
+        help="in the place of the sweep: a trace of some steps of each cell and its dearest operators, in the store's "
+             "folder profiles/")
+    add("--rerun", action="store_true", help="run again what already has a record")
+    add("--retry-failed", action="store_true", help="run again what has failed")
+    add("--store", default=DEFAULT_STORE, metavar="DIR", help=f"folder of the records; default: {DEFAULT_STORE}")
+    add("--data-dir", metavar="DIR", help="folder of the four IDX files")
+    _complete(add("--dataset", metavar="NAME", help="short for --set data.dataset=NAME, e.g. synthetic"),
+              lambda **_: list(DATASETS))
+    return new
+
+
+def answer_shell(of: argparse.ArgumentParser) -> None:
+    """Where it was a shell that called, to ask what could come next: answer, and end."""
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(of)
+
+
+def setting(text: str, option: str) -> tuple[str, Any]:
+    """`train.epochs=1` to ("train.epochs", 1): the value is JSON, or else a string. Raises ValueError."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ValueError(f"{option} {text}: expected KEY=VALUE, e.g. train.epochs=1")
+    try:
+        return key, json.loads(value)
+    except (ValueError, RecursionError):  # not JSON, or a number of more digits than Python reads
+        return key, value
+
+
+def _complete(action: argparse.Action, completer: Any) -> None:
+    vars(action)["completer"] = completer  # where argcomplete looks for it
+
+
+def _experiments(prefix: str, **_: Any) -> list[str]:
+    from argcomplete.completers import FilesCompleter
+
+    return [*experiment.names(), *FilesCompleter(["toml"])(prefix)]
+
+
+def _only(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Keys; after the sign of equality, the values that cells have."""
+    cells = list(_cells(parsed_args))
+    key, equals, _value = prefix.partition("=")
+    if not equals:
+        return [f"{each}=" for each in ("label", *_keys(cells))]
+    values = (experiment.shown(cell, key) for cell in cells)
+    return [f"{key}={each if isinstance(each, str) else json.dumps(each)}" for each in values if each is not None]
+
+
+def _set(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    return [f"{each}=" for each in (*_keys(_cells(parsed_args)), "launch.mode", "launch.device")]
+
+
+def _cells(parsed_args: argparse.Namespace) -> Iterator[experiment.Cell]:
+    for name in parsed_args.experiments:
+        try:
+            yield from experiment.load(name).cells
+        except ValueError:
+            continue
+
+
+def _keys(cells: Any) -> list[str]:
+    return list(dict.fromkeys(key for cell in cells for key in experiment.known_keys(cell.config)))
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or not 1 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 10000")
+    return int(text)

@@ -1,0 +1,60 @@
+"""What a shell is told that could come next, and what an unknown option is answered with."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN = "bench/run.py"
+
+
+@pytest.fixture
+def complete(tmp_path):
+    """The continuations of a command line, asked for as argcomplete's shell functions do."""
+    pytest.importorskip("argcomplete", reason="the extra `completion` is not installed")
+
+    def ask(arguments: str) -> list[str]:
+        line = f"python {RUN} {arguments}"
+        question = {"_ARGCOMPLETE": "2", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+                    "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"), "COMP_LINE": line,
+                    "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
+        subprocess.run([sys.executable, RUN], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **question},
+                       check=True, capture_output=True)
+        return [each.strip() for each in (tmp_path / "answer").read_text().split("\n")]
+
+    return ask
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ("kernel_d", ["kernel_depth"]),
+    ("--keep", ["--keep-weights"]),
+    ("kernel_depth --only model.kernel", ["model.kernel_size="]),
+    ("kernel_depth --only model.kernel_size=", [f"model.kernel_size={size}" for size in (2, 3, 4, 5)]),
+    ("table_1_2 --only label=Trial-1", ["label=Trial-1"]),
+    ("quick --set train.lea", ["train.learning_rate="]),
+    ("--track tens", ["tensorboard"]),
+    ("--dataset cif", ["cifar10"]),
+])
+def test_a_shell_completes(complete, arguments, expected):
+    assert complete(arguments) == expected
+
+
+def test_completion_in_any_shell_finds_the_program():
+    assert "PYTHON_ARGCOMPLETE_OK" in (ROOT / RUN).read_text()[:1024]
+
+
+@pytest.mark.parametrize(("option", "nearest"), [("--seed", "--seeds"), ("--retry-fail", "--retry-failed"),
+                                                 ("--trak=x", "--track"), ("--profil", "--profile")])
+def test_an_unknown_option_is_answered_with_the_nearest(call_run, option, nearest):
+    code, out, err = call_run(option)
+    assert (code, out) == (2, "")
+    assert err == f"bench/run.py: error: unrecognized arguments: {option}; did you mean '{nearest}'?; see --help\n"
+
+
+def test_an_unknown_label_is_answered_with_the_nearest(call_run):
+    code, _, err = call_run("table_1_2", "--only", "label=Trail-3")
+    assert code == 2
+    assert "no cell has label=Trail-3; did you mean 'Trial-3'?" in err

@@ -1,0 +1,89 @@
+"""Profiles: a trace that Perfetto opens, a table of operators, and nothing in the store."""
+
+import json
+
+import pytest
+import torch
+
+from bench import profiling, trial
+from bench.run import main
+from bench.store import Store
+from tests.small import small_dataset
+
+EXPERIMENT = """
+question = "?"
+base.data = { dataset = "synthetic", validation_size = 40 }
+base.model = { name = "cnn", depth = 1, width = 2 }
+base.train.global_batch_size = 50
+grid.model.kernel_size = [2, 3]
+"""
+
+
+@pytest.fixture
+def profiled(tmp_path, monkeypatch, capsys):
+    """The folder and the output of `--profile` on an experiment of two cells."""
+    for variable in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(variable, raising=False)
+    dataset = small_dataset()
+    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
+    (tmp_path / "mine.toml").write_text(EXPERIMENT)
+    threads = torch.get_num_threads()
+    assert main([str(tmp_path / "mine.toml"), "--profile", "--store", str(tmp_path / "runs")]) == 0
+    torch.set_num_threads(threads)
+    return tmp_path / "runs", capsys.readouterr().out
+
+
+def test_a_trace_in_chromes_format_holds_the_steady_steps(profiled):
+    traces = sorted((profiled[0] / "profiles" / "mine").glob("*/profile_0.json"))
+    assert [trace.parent.name.partition(",")[0] for trace in traces] == ["kernel_size 2", "kernel_size 3"]
+    for trace in traces:
+        content = json.loads(trace.read_text())
+        whole = [event for event in content["traceEvents"] if event["ph"] == "X"]
+        assert all({"name", "ts", "dur", "pid", "tid"} <= set(event) for event in whole)
+        assert all(event["ts"] >= 0 and event["dur"] >= 0 for event in whole)
+        steps = sorted((event for event in whole if event["name"] == profiling.MARK), key=lambda event: event["ts"])
+        assert len(steps) == profiling.NUM_STEPS
+        convolutions = [event for event in whole if event["name"] == "aten::conv2d"]
+        assert len(convolutions) == profiling.NUM_STEPS
+        for step, convolution in zip(steps, sorted(convolutions, key=lambda event: event["ts"]), strict=True):
+            assert step["ts"] <= convolution["ts"] < step["ts"] + step["dur"]
+
+
+def test_the_ten_dearest_operators_are_printed_and_written_beside_it(profiled):
+    folder, printed = profiled
+    for path in (folder / "profiles" / "mine").glob("*/operators.md"):
+        text = path.read_text()
+        assert text in printed
+        rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+        assert rows[0] == ["operator", "calls a step", "CPU ms a step", "share"]
+        assert len(rows) == 2 + 10
+        shares = [float(row[3].rstrip("%")) for row in rows[2:]]
+        assert shares == sorted(shares, reverse=True)
+        assert 20 < sum(shares) <= 100.5
+        calls = {row[0]: row[1] for row in rows[2:]}
+        assert calls["aten::convolution_backward"] == "1"
+        assert profiling.MARK not in calls
+
+
+def test_a_profile_is_no_measurement(profiled):
+    assert Store(profiled[0]).latest() == {}
+    assert list(profiled[0].glob("*.jsonl")) == []
+
+
+def test_a_cell_that_fails_is_named_and_the_others_are_profiled(tmp_path, monkeypatch, capsys):
+    asked = []
+
+    def fail_first(cell, dataset, folder):
+        asked.append(folder)
+        if len(asked) == 1:
+            raise MemoryError("no room")
+        return profiling.Profile(folder / "profile_0.json", "| table |")
+
+    monkeypatch.setattr(profiling, "profile", fail_first)
+    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: None)
+    monkeypatch.setattr(torch, "set_num_threads", lambda num: None)
+    (tmp_path / "mine.toml").write_text(EXPERIMENT)
+    assert main([str(tmp_path / "mine.toml"), "--profile", "--store", str(tmp_path / "runs")]) == 1
+    said = capsys.readouterr()
+    assert "mine: kernel_size 2: oom: MemoryError: no room" in said.err
+    assert "| table |" in said.out
