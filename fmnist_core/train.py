@@ -25,6 +25,7 @@ from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
 from fmnist_core.optimizers import optimizer_for, set_learning_rate
+from fmnist_core.row_norm import normalize_by_rows
 from fmnist_core.schedule import learning_rate
 from fmnist_core.seeds import stream
 from fmnist_core.sync_norm import synchronize_batch_norm
@@ -74,6 +75,8 @@ class Training:
         initialize(model, dataset, cell.train)
         if cell.train.sync_batch_norm and self.num_processes > 1:
             model = synchronize_batch_norm(model, self.device)
+        if self.device.type == "cpu" and cell.execution.compile == "no":
+            model = normalize_by_rows(model)
         optimizer = optimizer_for(model, cell.train)
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         self.captured = cell.execution.capture
