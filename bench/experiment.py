@@ -54,6 +54,9 @@ class Launch(_Strict, frozen=True, kw_only=True):
     device: Literal["any", "cpu", "cuda"] = "any"
     timeout_s: Annotated[float, Meta(ge=0.0)] = 0.0
     """A cell that trains longer is stopped and recorded as `timeout`; 0: never."""
+    halve_batch_after_oom: Annotated[int, Meta(ge=0, le=20)] = 0
+    """A cell that runs out of memory is tried with half the global batch size, as a cell with records of its own, and
+    so on, so many times at most; 0: never. The record of the batch asked for stays, with the status `oom`."""
 
 
 class Cell(_Strict, frozen=True, kw_only=True):

@@ -17,6 +17,15 @@ GRACE_S = 10.0
 """A held notice is obeyed after this long even where no step comes, e.g. in a long evaluation."""
 DDP_TIMEOUT_S = 600.0
 """How long a process waits for the others that share its cell before it takes them for dead."""
+ENGINES = {
+    "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "several kinds of parallelism",
+}
+"""How `accelerate launch` tells its processes to train in a way that this harness has not."""
+LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+            "PMI_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK",
+            "MV2_COMM_WORLD_SIZE")
+"""By these torch and Accelerate would take this process for one of several; the last six are from MPI, or srun."""
 
 
 class Stopped(BaseException):
@@ -119,6 +128,11 @@ class Notice:
 def check(experiments: Iterable[Experiment], started: World, *, gpu: bool) -> None:
     """Raise ValueError, with the command to type, where the launch is not what an experiment asks for."""
     ddp_timeout_s()
+    for variable, engine in ENGINES.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise ValueError(f"{variable} = true: Accelerate is configured for {engine}, which is not offered: these "
+                             "networks fit into one device many times over; allowed: one process, or DDP, e.g. with "
+                             "torchrun, which leaves Accelerate's configuration aside")
     several_machines = started.local_num_processes < started.num_processes
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     for experiment in experiments:
@@ -149,7 +163,7 @@ def stand_alone(started: World) -> None:
     if environment.uses_gpu() and started.local_num_processes > 1:
         devices = visible.split(",") if visible else [str(i) for i in range(environment.num_gpus())]
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[started.local_rank % len(devices)]
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    for name in LAUNCHED:
         os.environ.pop(name, None)
 
 

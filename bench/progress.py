@@ -8,7 +8,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from bench.experiment import Experiment
+from bench.experiment import Cell, Experiment
 from bench.plan import Task
 from bench.record import Record, SpeedRecord, TrainRecord
 from fmnist_core.config import DATASETS, input_shape, to_dict
@@ -96,7 +96,7 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
     planned = list(planned)
     for experiment in experiments:
         rows = []
-        for cell in experiment.cells:
+        for cell in _cells(experiment, planned):
             mine = [task for task in planned if task.cell.config == cell.config]
             trained, timed = ([_state(t, latest) for t in mine if (t.seed is None) == speed] for speed in (False, True))
             data = cell.config.data
@@ -142,7 +142,7 @@ def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], lat
     planned = list(planned)
     for experiment in experiments:
         rows = []
-        for cell in experiment.cells:
+        for cell in _cells(experiment, planned):
             records = [latest[t.key] for t in planned if t.cell.config == cell.config and t.key in latest]
             trained = [r for r in records if isinstance(r, TrainRecord) and r.status == "ok"]
             timed = [r for r in records if isinstance(r, SpeedRecord) and r.status == "ok"]
@@ -163,6 +163,15 @@ def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], lat
           f"  python -m bench.report --store {folder} --output {folder}/RESULTS.md")
     if [each.name for each in experiments] == ["quick"]:
         print("The full sweep, with several seeds and more epochs, is kernel_depth in the place of quick.")
+
+
+def _cells(experiment: Experiment, planned: Iterable[Task]) -> list[Cell]:
+    """Those of the experiment, then those that follow cells too large for the memory."""
+    cells = list(experiment.cells)
+    for task in planned if experiment.launch.halve_batch_after_oom else ():
+        if task.experiment == experiment.name and all(task.cell.config != cell.config for cell in cells):
+            cells.append(task.cell)
+    return cells
 
 
 def _state(task: Task, latest: Mapping[str, Record]) -> str:

@@ -77,6 +77,8 @@ class Labels(_Part, frozen=True, kw_only=True):
     """Of a DDP run; 1 otherwise."""
     machine_shared: bool = False
     """Other work of this harness ran on the machine meanwhile: times are no measurements of speed."""
+    num_resumes: int = 0
+    """How often this training was stopped, or its process died, and it went on from a checkpoint."""
 
 
 class Epochs(_Part, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,10 @@ import msgspec
 from bench import environment, experiment, launch, options, progress, tracking
 from bench.attempts import Attempt
 from bench.decoding import nearest
-from bench.plan import Task, missing, siblings, tasks
+from bench.plan import Task, due, is_done, missing, outdated, siblings, tasks
 from bench.record import Record
 from bench.store import Store, StoreError
+from fmnist_core.batches import check_batches
 from fmnist_core.files import load_arrays
 
 POLL_S = 0.5
@@ -64,7 +65,8 @@ def _run(asked: argparse.Namespace, world: launch.World, notice: launch.Notice) 
     try:
         sweep = Sweep(asked, world, notice)
         if asked.list:
-            progress.show_plan(sweep.experiments, sweep.planned, sweep.store.latest())
+            latest = sweep.store.latest()
+            progress.show_plan(sweep.experiments, due(sweep.planned, latest), latest)
             return OK
         sweep.check()
     except ValueError as error:
@@ -107,18 +109,24 @@ class Sweep:
     def check(self) -> None:
         """Launch, data and store, before any work. Raises ValueError."""
         launch.check(self.experiments, self.world, gpu=self.gpu)
-        for data in {task.cell.config.data for task in self.planned}:
-            arrays = load_arrays(data.dataset, self.asked.data_dir, data.sha256)
-            if data.validation_size >= len(arrays.train_labels_N):
-                raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of "
-                                 f"{len(arrays.train_labels_N)} training images")
-        self.before = dict(self.store.latest())
+        self._check_data()
+        latest = self.store.latest()
         self.store.check_writable(each.name for each in self.experiments)
         # Processes that torchrun has started again must not run again what they ran before that.
         again = not self.world.num_restarts
-        self.left = missing(self.planned, self.before, rerun=self.asked.rerun and again,
-                            retry_failed=self.asked.retry_failed and again)
+        self.outdated = outdated(latest, rerun=self.asked.rerun and again,
+                                 retry_failed=self.asked.retry_failed and again)
+        self.left = missing(self.planned, latest, self.outdated)
         self.quiet = self.world.rank != 0 or not (self.left or again)
+
+    def _check_data(self) -> None:
+        num_processes = self.world.num_processes if self.ddp else 1
+        for data, train in {(task.cell.config.data, task.cell.config.train) for task in self.planned}:
+            num_images = len(load_arrays(data.dataset, self.asked.data_dir, data.sha256).train_labels_N)
+            if data.validation_size >= num_images:
+                raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of "
+                                 f"{num_images} training images")
+            check_batches(train, num_images - data.validation_size, num_processes)
 
     def run(self) -> None:
         """Cells mode: this process takes any free task until none is left. DDP: all processes share each."""
@@ -126,7 +134,7 @@ class Sweep:
             return
         if not self.ddp:
             launch.stand_alone(self.world)
-        from bench import ranks, trial  # bring torch: only now is it sure that there is work, and on which device
+        from bench import ranks  # brings torch: only now is it sure that there is work, and on which device
 
         num_done = len(self.planned) - len(self.left)
         with progress.Progress(len(self.planned), num_done, quiet=self.world.rank != 0) as self.bar:
@@ -136,17 +144,8 @@ class Sweep:
                 group = self._gather(task)
                 if len(group) > 1:
                     self._run_together(group)
-                    continue
-                alone = task.seed is None
-                with self._attempt(task) as attempt, self._machine(alone), self._told(task) as on_epoch:
-                    ranks.agree(task, ddp=self.ddp)  # the others wait for rank 0, which may wait for the machine
-                    with self._patience(alone):
-                        record = trial.run(task, attempt, data_dir=self.asked.data_dir, notice=self.notice,
-                                           num_threads=self._num_threads(alone), on_epoch=on_epoch,
-                                           on_save=self.show, shared=not alone and self._shares_machine(),
-                                           keep_weights=self._weights_folder())
-                        if self.leads:
-                            self._keep(task, record)
+                else:
+                    self._run_alone(task)
 
     def profile(self) -> int:
         """A profile of each cell instead: nothing is recorded. In cells mode each process takes its share of them."""
@@ -169,10 +168,10 @@ class Sweep:
     def finish(self) -> int:
         """Say what was learnt; the exit code."""
         latest = self.store.latest()
+        planned = due(self.planned, latest)
         if not self.quiet:
-            progress.show_summary(self.experiments, self.planned, latest, self.store.folder)
-        there = [latest[task.key].status for task in self.planned if task.key in latest]
-        return OK if there == ["ok"] * len(self.planned) else FAILED
+            progress.show_summary(self.experiments, planned, latest, self.store.folder)
+        return OK if all(task.key in latest and latest[task.key].status == "ok" for task in planned) else FAILED
 
     @property
     def leads(self) -> bool:
@@ -190,7 +189,7 @@ class Sweep:
         group = [task]
         for other in siblings(task, self.left):
             if not self._attempt(other).checkpoint.exists() and self.store.claim(other.key):
-                if self._is_done(other, self.store.latest()) or self._is_given_up(other):
+                if is_done(other, self.store.latest(), self.outdated) or self._is_given_up(other):
                     self.store.release(other.key)
                 else:
                     group.append(other)
@@ -200,42 +199,53 @@ class Sweep:
             self.store.release(other.key)
         return group[:num]
 
+    def _run_alone(self, task: Task) -> None:
+        from bench import ranks, trial
+
+        alone = task.seed is None
+        with self._attempt(task) as attempt, self._machine(alone), self._told(task) as on_epoch:
+            ranks.agree(task, ddp=self.ddp)  # the others wait for rank 0, which may wait for the machine
+            with self._patience(alone):
+                record = trial.run(task, attempt, data_dir=self.asked.data_dir, notice=self.notice,
+                                   num_threads=self._num_threads(alone), on_epoch=on_epoch, on_save=self.show,
+                                   shared=not alone and self._shares_machine(), keep_weights=self._weights_folder())
+                if self.leads:
+                    self._keep(task, record)
+
     def _run_together(self, group: list[Task]) -> None:
         from bench import together
 
         self.bar.start(f"{group[0].name} and {len(group) - 1} more as one module")
-        with contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as attempts:
             for task in group:
-                stack.enter_context(self._attempt(task))
-            stack.enter_context(self._machine(alone=False))
-            stack.enter_context(self._patience(alone=False))
-            records = together.run(group, data_dir=self.asked.data_dir, num_threads=self._num_threads(alone=False),
-                                   shared=self._shares_machine(), notice=self.notice, on_epoch=self.show)
-            for task, record in zip(group, records, strict=True):
-                self._keep(task, record)
+                attempts.enter_context(self._attempt(task))
+            with self._machine(alone=False), self._patience(alone=False):
+                records = together.run(group, data_dir=self.asked.data_dir, notice=self.notice,
+                                       num_threads=self._num_threads(alone=False), shared=self._shares_machine(),
+                                       on_epoch=self.show)
+                for task, record in zip(group, records, strict=True) if records is not None else ():
+                    self._keep(task, record)
+            for task in group if records is None else ():
+                self.bar.start(task.name)
+                self._run_alone(task)
 
     def _next(self) -> Task | None:
         """Claim the first free task, waiting while other processes hold all that are left; None: all are done."""
         while True:
-            latest = self.store.latest()
-            self.left = [task for task in self.left if not self._is_done(task, latest)]
+            self.left = missing(self.left, self.store.latest(), self.outdated)
             for task in self.left:
                 if self.store.claim(task.key):
-                    if not self._is_done(task, self.store.latest()) and not self._is_given_up(task):
+                    if not is_done(task, self.store.latest(), self.outdated) and not self._is_given_up(task):
                         return task
                     self.store.release(task.key)
             if not self.left:
                 return None
             time.sleep(POLL_S)
 
-    def _is_done(self, task: Task, latest: Mapping[str, Record]) -> bool:
-        """Whether a record has come since this call began."""
-        return latest.get(task.key) is not self.before.get(task.key)
-
     def _is_given_up(self, task: Task) -> bool:
         """Begin an attempt; or, where those before it died, record that the cell failed."""
         attempt = self._attempt(task)
-        if task.key in self.before:
+        if task.key in self.outdated:
             attempt.finish()  # to be run again means from the start
         verdict = attempt.begin()
         if verdict:
@@ -249,7 +259,7 @@ class Sweep:
         self._attempt(task).finish()
         self.store.release(task.key)
         self.bar.finish(task.name, record, len(self.planned) - len(self.left))
-        self.left = [other for other in self.left if other is not task]
+        self.left = missing(self.left, self.store.latest(), self.outdated)
 
     def _attempt(self, task: Task) -> Attempt:
         return Attempt(self.store.folder, task.key, self.world.num_processes if self.ddp else 1)

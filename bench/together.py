@@ -29,17 +29,20 @@ def num_replicas(group: Sequence[Task], *, data_dir: str | None) -> int:
 
 
 def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared: bool, notice: launch.Notice,
-        on_epoch: Callable[[Any], None] | None = None) -> list[Record]:
-    """Train the group. A failure of all is a record of each. Raises Stopped on notice: nothing is kept of the group."""
+        on_epoch: Callable[[Any], None] | None = None) -> list[Record] | None:
+    """Train the group. A failure of all is a record of each, but for want of memory: then None, as each seed alone may
+    fit. Raises Stopped on notice: nothing is kept of the group.
+    """
     started_at, start = trial.now(), time.perf_counter()
     torch.set_num_threads(num_threads)
     try:
         records = _train(group, data_dir, _watch(group, notice, start), on_epoch)
     except Exception as error:
-        records = [trial.failed(task, *trial.explain(error, task)) for task in group]
-    finally:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        status, reason = trial.explain(error, group[0])
+        records = [trial.failed(task, status, reason) for task in group]
+    trial.free_memory()
+    if records[0].status == "oom":
+        return None
     wall_s, where = time.perf_counter() - start, environment.collect(num_threads)
     labels = [msgspec.structs.replace(each.labels, machine_shared=shared, fused_seeds=len(group)) for each in records]
     about = {"started_at": started_at, "wall_s": wall_s, "environment": where}

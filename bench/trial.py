@@ -1,5 +1,6 @@
 """One task to one record, whatever happens: a failure is a result with a reason."""
 
+import gc
 import time
 import traceback
 import warnings
@@ -63,9 +64,8 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
         record = failed(task, *explain(error, task))
         if attempt.num_processes > 1:
             ranks.fail(attempt, error, record.status, record.reason)
-    finally:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+    if record.status == "oom" or torch.cuda.is_available():
+        free_memory()
     record = msgspec.structs.replace(record, started_at=started_at, environment=environment.collect(num_threads),
                                      labels=msgspec.structs.replace(record.labels, machine_shared=shared))
     if isinstance(record, TrainRecord):
@@ -82,6 +82,12 @@ def failed(task: Task, status: Status, reason: str) -> Record:
     return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, **about)
 
 
+def free_memory() -> None:
+    """For the next cell: what Accelerate prepared is freed by the garbage collector alone."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
@@ -96,6 +102,7 @@ def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep 
     model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
     rows = summarize(model, dataset.input_shape)
     watch.resume(training)
+    labels = msgspec.structs.replace(labels, num_resumes=training.num_resumes)
     history = fit(training, on_step=watch, on_epoch=on_epoch)
     if keep_weights is not None and training.rank == 0:
         weights.save(keep_weights / f"{task.key}.safetensors", training)
@@ -225,7 +232,7 @@ def explain(error: Exception, task: Task) -> tuple[Status, str]:
         return "diverged", str(error)
     if isinstance(error, TimeoutExceeded):
         return "timeout", str(error)
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or "out of memory" in text.lower() \
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower() \
             or "can't allocate memory" in text.lower():
         return "oom", f"{text.splitlines()[0]} (train.global_batch_size = {task.cell.config.train.global_batch_size})"
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -44,7 +44,7 @@ def save(training: Training, path: Path, *, wall_s: float = 0.0) -> None:
     about = json.dumps({
         "key": _key(training), "epoch": training.epoch, "step_in_epoch": training.step_in_epoch,
         "history": asdict(training.history), "scaler": scaler.state_dict() if scaler else None,
-        "epoch_s": time.perf_counter() - training.epoch_began, "wall_s": wall_s,
+        "epoch_s": time.perf_counter() - training.epoch_began, "wall_s": wall_s, "num_resumes": training.num_resumes,
     })
     metadata = {"about": about, "sha256": _digest(tensors, about)}
     _write(path, safetensors.torch.save(tensors, metadata))
@@ -79,6 +79,7 @@ def load(training: Training, path: Path) -> float | None:
     training.epoch, training.step_in_epoch = about["epoch"], about["step_in_epoch"]
     training.history = History(**about["history"])
     training.epoch_began = time.perf_counter() - about["epoch_s"]
+    training.num_resumes = about.get("num_resumes", 0) + 1
     return float(about["wall_s"])
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from fmnist_core import capture, objective
 from fmnist_core.average import Average
+from fmnist_core.batches import check_batches
 from fmnist_core.config import CellConfig, Precision
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import History, evaluate_epoch
@@ -66,7 +67,7 @@ class Training:
         self.batch_size = cell.train.global_batch_size
         self.steps_per_epoch = math.ceil(len(dataset.train) / self.batch_size)
         self.num_steps = cell.train.epochs * self.steps_per_epoch
-        _check_batches(len(dataset.train), self.batch_size, self.num_processes)
+        check_batches(cell.train, len(dataset.train), self.num_processes)
 
         be_deterministic(cell.execution.deterministic)
         torch.manual_seed(stream(seed, "init"))
@@ -94,6 +95,8 @@ class Training:
         self.epoch, self.step_in_epoch = 0, 0
         self.epoch_began = 0.0
         """By `time.perf_counter`, less what the epoch took before a resume and plus what was no training, as a save."""
+        self.num_resumes = 0
+        """How often this training was taken up from a checkpoint."""
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)
         self.bad = torch.zeros((), dtype=torch.bool, device=self.device)
         self.history = History()
@@ -254,13 +257,6 @@ def _check_mixing(cell: CellConfig, own_loss: object) -> None:
     if own_loss is not None and (cell.data.mixup or cell.data.cutmix):
         raise ValueError(f"data.{'mixup' if cell.data.mixup else 'cutmix'} does not go with a network that has a loss "
                          "of its own, which takes no mixed labels")
-
-
-def _check_batches(num_train: int, batch_size: int, num_processes: int) -> None:
-    smallest = num_train % batch_size or batch_size
-    if smallest < num_processes:
-        raise ValueError(f"train.global_batch_size = {batch_size} leaves a batch of {smallest} images, "
-                         f"too few for {num_processes} processes")
 
 
 def _memory_format(cell: CellConfig) -> torch.memory_format:

@@ -10,15 +10,20 @@ from torch import Tensor, nn
 
 
 class Misbehaving(nn.Module):
-    """One Linear layer that misbehaves in the training steps after the first `after`, in the process of one rank."""
+    """One Linear layer that misbehaves in the training steps after the first `after`, in the process of one rank.
 
-    def __init__(self, how: str, after: int, rank: int, once: str) -> None:
+    `room`: the images for which that process has memory.
+    """
+
+    def __init__(self, how: str, after: int, rank: int, once: str, room: int) -> None:
         super().__init__()
         self.flatten, self.fc = nn.Flatten(), nn.Linear(28 * 28, 10)
-        self.how, self.after, self.once, self.num_steps = how, after, once, 0
+        self.how, self.after, self.once, self.room, self.num_steps = how, after, once, room, 0
         self.is_mine = int(os.environ.get("RANK", "0")) == rank
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
+        if self.training and self.is_mine and len(images_NCHW) > self.room:
+            raise torch.OutOfMemoryError(f"CUDA out of memory. No room for {len(images_NCHW)} images")
         logits_NK: Tensor = self.fc(self.flatten(images_NCHW))
         if self.training:
             self.num_steps += 1
@@ -55,5 +60,5 @@ class Misbehaving(nn.Module):
         return logits_NK
 
 
-def linear(how: str = "", after: int = 3, rank: int = 0, once: str = "") -> nn.Module:
-    return Misbehaving(how, after, rank, once)
+def linear(how: str = "", after: int = 3, rank: int = 0, once: str = "", room: int = 1 << 20) -> nn.Module:
+    return Misbehaving(how, after, rank, once, room)

@@ -5,6 +5,7 @@ import pytest
 from bench import experiment, run, trial
 from bench.attempts import MAX_DEATHS, Attempt, Report, blame
 from bench.launch import Stopped
+from bench.record import decode
 from bench.store import StoreError
 from fmnist_core.config import quality_key
 from fmnist_core.files import Arrays
@@ -164,3 +165,22 @@ def test_processes_that_the_launcher_started_again_do_not_run_again_what_they_di
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert run.main([*arguments, "--rerun"]) == 0
     assert len(records.read_text().splitlines()) == 2
+
+
+def test_a_smaller_batch_is_tried_when_asked_and_has_a_record_of_its_own(sweep, tmp_path):
+    """Room for 40 images: 100 and 50 are too many, 25 are not."""
+    arguments, _, records = sweep
+    path = tmp_path / "one.toml"
+    path.write_text(EXPERIMENT.replace('misbehaving:linear"', 'misbehaving:linear", room = 40'))
+    size_and_status = lambda: [(each.cell["train"]["global_batch_size"], each.status)
+                               for each in map(decode, records.read_bytes().splitlines())]
+    assert run.main(arguments) == 1
+    assert size_and_status() == [(100, "oom")]
+    ask = [*arguments, "--set", "launch.halve_batch_after_oom=2"]
+    assert run.main(ask) == 1  # what was asked for is still not there
+    assert size_and_status() == [(100, "oom"), (50, "oom"), (25, "ok")]
+    assert run.main(ask) == 1
+    assert len(size_and_status()) == 3
+    assert run.main([*ask, "--retry-failed"]) == 1
+    assert size_and_status()[3:] == [(100, "oom"), (50, "oom")]
+    assert list((tmp_path / "store" / "attempts").iterdir()) == []

@@ -54,6 +54,7 @@ def written(bare_folder, text):
         (["--set", "train.epochs=" + "9" * 5000], ["train.epochs"]),
         (["--set", "train.optimizer=adm"], ["train.optimizer = 'adm'", "allowed: adam, adamw, sgd, rmsprop"]),
         (["--set", "launch=3"], ["launch = 3", "expected `object`"]),
+        (["--set", "launch.halve_batch_after_oom=21"], ["launch.halve_batch_after_oom = 21", "<= 20"]),
         (["--set", "launch.mode=dpp"], ["launch.mode = 'dpp'", "allowed: cells, ddp"]),
         (["--set", "model.depth=1"], ["same cell"]),  # makes the cells of the grid equal
         (["--set", "train.epochs"], ["--set train.epochs", "expected KEY=VALUE"]),
@@ -84,6 +85,16 @@ def test_a_wrong_request_is_refused(refused, arguments, parts):
     message = refused(*arguments)
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(("settings", "message"), [
+    (["train.global_batch_size=49999"], "leaves a batch of 1 images, too few for 2 processes"),
+    (["train.sync_batch_norm=true", "train.gradient_accumulation=39", "data.validation_size=10001"],
+     "a batch of 79 images, shared by 2 processes, into 39 parts here and 20 there")])
+def test_batches_that_the_processes_cannot_share_are_refused(refused, monkeypatch, settings, message):
+    request = [*SYNTHETIC, *(part for setting in settings for part in ("--set", setting))]
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert message in refused(*request, "--set", "launch.mode=ddp")
 
 
 @pytest.mark.parametrize(

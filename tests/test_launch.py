@@ -63,6 +63,19 @@ def test_shared_cells_on_several_machines_cannot_restart_with_a_store_that_keeps
     launch.check(shared, two_machines, gpu=False)
 
 
+@pytest.mark.parametrize(("variable", "engine"), [
+    ("ACCELERATE_USE_FSDP", "FSDP"), ("ACCELERATE_USE_DEEPSPEED", "DeepSpeed"),
+    ("ACCELERATE_USE_MEGATRON_LM", "Megatron-LM"), ("ACCELERATE_USE_PARALLELISM_CONFIG", "several kinds")])
+def test_what_accelerate_is_configured_for_and_the_harness_has_not_is_refused(variable, engine, monkeypatch):
+    for value, is_refused in (("true", True), ("True", True), ("false", False), ("", False)):
+        monkeypatch.setenv(variable, value)
+        if is_refused:
+            with pytest.raises(ValueError, match=rf"{variable} = true: .* {engine}.* not offered: .* allowed: .*DDP"):
+                launch.check(asked(), World(), gpu=False)
+        else:
+            launch.check(asked(), World(), gpu=False)
+
+
 def test_the_timeout_of_a_group_can_be_set(monkeypatch):
     monkeypatch.delenv("FMNIST_DDP_TIMEOUT_S", raising=False)
     assert launch.ddp_timeout_s() == launch.DDP_TIMEOUT_S
@@ -77,7 +90,9 @@ def test_the_timeout_of_a_group_can_be_set(monkeypatch):
 def test_stand_alone_gives_each_process_a_device_and_hides_the_others(monkeypatch):
     monkeypatch.setattr(launch.environment, "uses_gpu", lambda: True)
     monkeypatch.setattr(launch.environment, "num_gpus", lambda: 2)
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+    of_launchers = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PMI_SIZE",
+                    "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+    for name in of_launchers:
         monkeypatch.setenv(name, "1")
     seen = []
     for visible in (None, "4,7"):
@@ -88,7 +103,7 @@ def test_stand_alone_gives_each_process_a_device_and_hides_the_others(monkeypatc
             launch.stand_alone(World(local_rank, 3, local_rank, 3))
             seen.append(os.environ["CUDA_VISIBLE_DEVICES"])
     assert seen == ["0", "1", "0", "4", "7", "4"]
-    assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR"} & os.environ.keys()
+    assert not set(of_launchers) & os.environ.keys()
 
 
 def signal_that_stopped(work) -> int:

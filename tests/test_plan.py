@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from bench.experiment import Experiment, parse
-from bench.plan import Task, missing, tasks
+from bench.plan import Task, due, missing, outdated, siblings, tasks
 from bench.record import SpeedRecord, TrainRecord, key_of
 from fmnist_core.config import (
     CellConfig,
@@ -83,10 +83,72 @@ def test_what_is_left_is_what_has_no_record():
     first, second, timing, other_timing = chosen = planned(made())
     records = [done(first), done(second, status="oom"), done(timing, status="timeout")]
     latest = {key_of(record): record for record in records}
-    assert missing(chosen, {}) == chosen
-    assert missing(chosen, latest) == [other_timing]
-    assert missing(chosen, latest, retry_failed=True) == [second, timing, other_timing]
-    assert missing(chosen, latest, rerun=True) == chosen
+    assert missing(chosen, {}, {}) == chosen
+    assert missing(chosen, latest, {}) == [other_timing]
+    assert missing(chosen, latest, outdated(latest, retry_failed=True)) == [second, timing, other_timing]
+    assert missing(chosen, latest, outdated(latest, rerun=True)) == chosen
+    again = {**latest, second.key: done(second)}
+    assert missing(chosen, again, outdated(latest, retry_failed=True)) == [timing, other_timing]
+
+
+# Half the batch after running out of memory
+
+
+def halving(*sizes: int, times: int, **launch: object) -> list[Task]:
+    return planned(made(depths=(1,), grid={"train.global_batch_size": list(sizes)}, measure=False,
+                        launch={"halve_batch_after_oom": times, **launch}))
+
+
+def batch_sizes(chosen: list[Task]) -> list[int]:
+    return [task.cell.config.train.global_batch_size for task in chosen]
+
+
+def test_a_smaller_batch_follows_only_where_asked_and_only_what_ran_out_of_memory():
+    [unasked], [task] = halving(128, times=0), halving(128, times=2)
+    assert unasked.smaller is None
+    assert task[:5] == unasked[:5]  # the same key
+    for status in ("ok", "error", "diverged", "timeout"):
+        latest = {task.key: done(task, status=status)}
+        assert missing([task], latest, {}) == []
+        assert due([task], latest) == [task]
+    first = {task.key: done(task, status="oom")}
+    [half] = missing([task], first, {})
+    assert missing([unasked], first, {}) == []
+    assert (batch_sizes([half]), half.cell.label) == ([64], "global_batch_size 128, global_batch_size 64")
+    second = {**first, half.key: done(half, status="oom")}
+    [quarter] = missing([task], second, {})
+    assert batch_sizes(due([task], second)) == [128, 64, 32]
+    third = {**second, quarter.key: done(quarter, status="oom")}
+    assert missing([task], third, {}) == []  # two times, as asked
+    assert len(third) == 3
+
+
+def test_half_of_a_batch_is_the_cell_that_has_that_batch():
+    tasks_ = halving(128, 64, times=1)
+    latest = {tasks_[0].key: done(tasks_[0], status="oom")}
+    assert [task.key for task in missing(tasks_, latest, {})] == [tasks_[1].key] * 2
+    assert batch_sizes(due(tasks_, latest)) == [128, 64]
+    assert siblings(tasks_[0]._replace(seed=1, cell=tasks_[1].cell), missing(tasks_, latest, {})) == [tasks_[1]]
+
+
+def test_outdated_records_bring_no_smaller_batch():
+    [task] = halving(128, times=1)
+    latest = {task.key: done(task, status="oom")}
+    assert batch_sizes(missing([task], latest, outdated(latest, retry_failed=True))) == [128]
+
+
+@pytest.mark.parametrize(("size", "parts", "expected"), [(5, 1, [5, 2, 1]), (8, 3, [8, 4]), (1, 1, [1])])
+def test_batches_are_halved_while_there_is_an_image_for_each_part(size, parts, expected):
+    chosen = made(depths=(1,), base={"model": {"name": "cnn"}, "train": {
+        "global_batch_size": size, "gradient_accumulation": parts}}, launch={"halve_batch_after_oom": 20})
+    for task in planned(chosen):  # a training and a timing
+        found = []
+        at: Task | None = task
+        while at is not None:
+            found.append(at)
+            at = at.smaller
+        assert batch_sizes(found) == expected
+        assert len({each.key for each in found}) == len(expected)
 
 
 # Keys

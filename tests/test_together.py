@@ -1,16 +1,37 @@
 """Seeds trained as one module: a record per seed, as if each had run alone."""
 
-import pytest
+import signal
 
-from bench import experiment, launch, together, trial
+import pytest
+import torch
+
+from bench import experiment, launch, options, run, together, trial
 from bench.attempts import Attempt
 from bench.plan import siblings, tasks
+from bench.store import Store
 from tests.small import small_dataset
 
 CONTENT = {"question": "Which?", "seeds": {"cpu": 3, "cuda": 3}, "measure": False,
            "base": {"model": {"name": "cnn"}, "train": {"epochs": 2, "global_batch_size": 32},
                     "data": {"dataset": "synthetic", "validation_size": 40}},
            "grid": {"model.depth": [1, 2]}}
+TOML = """
+question = "Which?"
+seeds = { cpu = 3, cuda = 3 }
+measure = false
+base.data = { dataset = "synthetic", validation_size = 40 }
+base.model = { name = "cnn", depth = 1, width = 2 }
+base.train = { epochs = 1, global_batch_size = 32 }
+"""
+
+
+@pytest.fixture
+def handlers():
+    """A notice leaves the process deaf; the tests go on."""
+    before = {number: signal.getsignal(number) for number in (*launch.SIGNALS, signal.SIGALRM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -38,6 +59,40 @@ def test_a_record_per_seed_that_says_it_was_fused_and_agrees_with_the_seed_alone
     assert records[1].epochs.train_loss == pytest.approx(alone.epochs.train_loss, rel=1e-3)
     assert sum(map(sum, records[1].test.confusion)) == 70
     assert records[1].num_parameters == alone.num_parameters
+
+
+@pytest.mark.parametrize("notice_comes", [False, True])
+def test_a_group_without_room_is_trained_seed_by_seed(notice_comes, planned, tmp_path, monkeypatch, handlers):
+    def no_room(group, *arguments):
+        tried.append([task.seed for task in group])
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def stop_at_seed_1(task, *arguments, **options):
+        if notice_comes and task.seed == 1:
+            raise launch.Stopped(signal.SIGTERM)
+        return alone(task, *arguments, **options)
+
+    tried, alone = [], trial.run
+    monkeypatch.setattr(together, "_train", no_room)
+    monkeypatch.setattr(together, "num_replicas", lambda group, data_dir: len(group))
+    monkeypatch.setattr(trial, "run", stop_at_seed_1)
+    path = tmp_path / "mine.toml"
+    path.write_text(TOML)
+    with launch.Notice() as notice:
+        asked = options.parser(None).parse_args([str(path), "--store", str(tmp_path / "store")])
+        sweep = run.Sweep(asked, launch.World(), notice)
+        sweep.check()
+        sweep.gpu = True  # but for this, seeds are not fused
+        if notice_comes:
+            with pytest.raises(launch.Stopped):
+                sweep.run()
+        else:
+            sweep.run()
+    found = Store(tmp_path / "store").latest()
+    assert tried == [[0, 1, 2]]
+    assert [(each.seed, each.status, each.labels.fused_seeds) for each in found.values()] == [
+        (0, "ok", 1), (1, "ok", 1), (2, "ok", 1)][:1 if notice_comes else 3]
+    assert list((tmp_path / "store" / "attempts").iterdir()) == []
 
 
 def test_on_a_cpu_seeds_run_one_by_one(planned):

@@ -255,12 +255,6 @@ def test_early_stopping_counts_epochs_without_a_better_validation_accuracy(monke
     assert training.history.validation_accuracy == [0.1, 0.3, 0.2, 0.3]
 
 
-def test_a_batch_too_small_for_the_processes_is_refused():
-    train._check_batches(101, 25, 1)
-    with pytest.raises(ValueError, match="leaves a batch of 1 images, too few for 2 processes"):
-        train._check_batches(101, 25, 2)
-
-
 def test_alternating_flip_shows_every_image_both_ways_in_two_epochs():
     data = DataConfig(dataset="synthetic", validation_size=40, flip="alternating")
     dataset = small_dataset(flip="alternating")

@@ -156,6 +156,17 @@ def test_a_notice_leaves_a_checkpoint_and_the_next_attempt_the_same_record(step,
     assert resumed.status == "ok"
     assert learnt(resumed) == learnt(alone)
     assert resumed.wall_s > 0
+    assert (alone.labels.num_resumes, resumed.labels.num_resumes) == (0, 1)
+
+
+def test_resumes_are_counted(tmp_path, at_step, handlers):
+    task = misbehaving()
+    for step in (2, 4, 8):
+        notice = Notice()
+        at_step(step, notice)
+        with pytest.raises(Stopped):
+            run(task, tmp_path, notice)
+    assert run(task, tmp_path).labels.num_resumes == 3
 
 
 def test_a_damaged_checkpoint_is_reported_and_the_record_is_the_same(tmp_path, at_step, handlers):

@@ -44,13 +44,18 @@ def write(tmp_path) -> Callable[..., Path]:
 
 
 def records(store: Path) -> dict[str, TrainRecord]:
-    """By label of the cell; each is there once, and nothing is left over of the attempts."""
+    """By label of the cell, and its batch if it was halved; each is there once, and nothing is left of the attempts."""
     lines = (store / "trouble.jsonl").read_bytes().splitlines()
     latest = Store(store).latest()
     assert len(lines) == len(latest)
     left = [path.name for name in ("attempts", "checkpoints") for path in (store / name).glob("*")]
     assert not left
-    return {record.cell["model"].get("options", {}).get("how", "fine"): record for record in latest.values()}
+    return {name_of(record): record for record in latest.values()}
+
+
+def name_of(record: TrainRecord) -> str:
+    batch_size = record.cell["train"]["global_batch_size"]
+    return record.cell["model"].get("options", {}).get("how", "fine") + ("" if batch_size == 64 else f", {batch_size}")
 
 
 def key_of_first_cell(path: Path, num_processes: int = 1) -> str:
@@ -122,17 +127,24 @@ def test_a_cell_that_kills_its_process_every_time_is_given_up(write, tmp_path, c
 
 
 def test_a_rank_that_fails_ends_its_cell_and_not_the_sweep(write, tmp_path, survived):
-    """torchrun starts the processes again; those that fail alike, or diverge, go on without."""
+    """torchrun starts the processes again; those that fail alike, or diverge, go on without.
+
+    Rank 1 has room for 20 images: not for its half of 64, but for its half of the 32 that are tried then, as asked.
+    """
     store = tmp_path / "store"
-    path = write({"how": "cuda-oom", "rank": 1}, {"how": "kill", "rank": 1}, {"how": "nan", "rank": 1},
+    path = write({"how": "no room", "rank": 1, "room": 20}, {"how": "kill", "rank": 1}, {"how": "nan", "rank": 1},
                  {"how": "raise", "rank": 0, "after": 0}, {"how": "unknown", "no": 1}, {"rank": 1})
     code, output = finish(torchrun("--nproc-per-node", 2, "--max-restarts", 3, RUN, path, "--store", store,
-                                   "--set", "launch.mode=ddp", FMNIST_DDP_TIMEOUT_S="20"))
+                                   "--set", "launch.mode=ddp", "--set", "launch.halve_batch_after_oom=1",
+                                   FMNIST_DDP_TIMEOUT_S="20"))
     assert code == 1, output
     found = records(store)
     reasons = {how: (record.status, record.reason) for how, record in found.items()}
-    assert reasons["cuda-oom"] == ("oom", "rank 1 of 2: OutOfMemoryError: CUDA out of memory. Tried to allocate "
-                                          "20.00 MiB (train.global_batch_size = 64)")
+    assert reasons["no room"] == ("oom", "rank 1 of 2: OutOfMemoryError: CUDA out of memory. No room for 32 images "
+                                         "(train.global_batch_size = 64)")
+    assert reasons["no room, 32"] == ("ok", "")
+    assert found["no room, 32"].labels.num_processes == 2
+    assert len(found) == 7
     status, reason = reasons["kill"]
     assert status == "error"
     assert re.match(r"rank 1 of 2 died; rank 0 saw: (Connection closed by peer|Read error|Write error)", reason), reason
@@ -144,6 +156,7 @@ def test_a_rank_that_fails_ends_its_cell_and_not_the_sweep(write, tmp_path, surv
     assert found["fine"].labels.num_processes == 2
     assert found["fine"].epochs.test_accuracy[-1] > 0.9
     survived("ranks that raised, were killed or had no memory", 3)
+    survived("smaller batches tried, as asked")
 
 
 def test_stop_and_stall_of_processes_that_share_a_cell(write, tmp_path, survived):
