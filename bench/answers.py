@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from bench import outcomes, stats
 from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
 from bench.record import SpeedRecord
-from bench.rows import Machine, Numerics, Row, comparable
+from bench.rows import Machine, Numerics, Row, comparable, memory_formats
 
 ALPHA = 0.05
 MINIMUM_EFFECT = 0.001
@@ -97,9 +97,12 @@ def speed_answer(rows: Sequence[Row], machine: Machine) -> str:
 
 
 def _differ_unasked(speeds: Sequence[tuple[Row, SpeedRecord]]) -> bool:
-    observed = {(str(Numerics.of(speed)), speed.labels.weight_memory_format) for _, speed in speeds}
-    asked = {(row.cell.config.train.precision, row.cell.config.execution.memory_format) for row, _ in speeds}
-    return len(observed) > len(asked)
+    asked: dict[tuple[str, str], list[SpeedRecord]] = {}
+    for row, speed in speeds:
+        asked.setdefault((row.cell.config.train.precision, row.cell.config.execution.memory_format), []).append(speed)
+    return any(len({str(Numerics.of(speed)) for speed in group}) > 1
+               or len(memory_formats(speed.labels.weight_memory_format for speed in group)) > 1
+               for group in asked.values())
 
 
 def _differences(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:

@@ -7,27 +7,23 @@ The test suite compares them with the committed file: more is a regression, less
 """
 
 import argparse
-import gc
 import sys
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import torch
 from msgspec import Struct
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from bench import experiment
+from bench.memory import peak_step_bytes, step_bytes
 from fmnist_core.config import CellConfig, DataConfig, TrainConfig, to_dict
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import EVALUATION_BATCH
 from fmnist_core.observe import count_operators, count_waits
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
-from fmnist_core.train import Training, accelerator_for, train_step
+from fmnist_core.train import Training, accelerator_for
 
 EXPECTATIONS = Path(__file__).resolve().parent.parent / "tests" / "counters.json"
 REMAINDER = 50
@@ -40,7 +36,7 @@ class OfVersion(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     operators: int
     """Operator calls that the dispatcher sees in one training step, the batch included."""
     peak_bytes: int
-    """Most bytes of tensors alive at once that came to be in one training step: what it needs beside the model."""
+    """Most bytes of tensors alive at once that came to be in one training step, temporary ones too."""
     graph_breaks: int
     recompiles: int
     """Of the model in one epoch with its remainder batch and the evaluation: one for each shape but the first."""
@@ -52,6 +48,8 @@ class Counters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Of one image's forward pass."""
     host_waits: int
     """Calls in one training step that make the host wait for the device."""
+    step_bytes: int
+    """That a training step needs by shapes alone, `bench.memory.StepBytes` in all."""
     versions: dict[str, OfVersion]
     """By `version_key`."""
 
@@ -87,9 +85,10 @@ def count(cell: CellConfig) -> Counters:
     training.model.train()
     count_operators(training)  # the first step is another: the optimizer makes its state
     operators = count_operators(training)
-    peak_bytes = _peak_bytes(training)
+    peak_bytes = peak_step_bytes(training)
     return Counters(
         num_parameters=num_parameters(model), multiply_adds=multiply_adds(rows), host_waits=count_waits(operators),
+        step_bytes=sum(step_bytes(model, training.dataset.input_shape, cell.train)),
         versions={version_key(training.device): OfVersion(
             operators=sum(operators.values()), peak_bytes=peak_bytes, **_trace(training)._asdict())},
     )
@@ -118,7 +117,7 @@ def compare(name: str, counted: Counters, expected: Counters | None) -> tuple[li
     if expected is None:
         return [f"{name}: no entry"], []
     problems = [f"{name}: {field} is {getattr(counted, field):,}, expected {getattr(expected, field):,}"
-                for field in ("num_parameters", "multiply_adds", "host_waits")
+                for field in ("num_parameters", "multiply_adds", "host_waits", "step_bytes")
                 if getattr(counted, field) != getattr(expected, field)]
     unknown = []
     for key, here in counted.versions.items():
@@ -164,52 +163,6 @@ def graph_counts() -> GraphCounts:
 
     return GraphCounts(graph_breaks=sum(counters["graph_break"].values()),
                        recompiles=sum(times - 1 for times in convert_frame.FRAME_COMPILE_COUNTER.values()))
-
-
-class _Alive(TorchDispatchMode):
-    """Follows the storages that operators make, until they are freed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {_identity(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and _identity(leaf) not in given | self._known:
-                self._follow(leaf.untyped_storage())
-        return result
-
-    def _follow(self, storage: torch.UntypedStorage) -> None:
-        identity, size = int(storage._cdata), storage.nbytes()
-        self._known.add(identity)
-        self.bytes += size
-        self.peak = max(self.peak, self.bytes)
-        weakref.finalize(storage, self._forget, identity, size)
-
-    def _forget(self, identity: int, size: int) -> None:
-        self._known.discard(identity)
-        self.bytes -= size
-
-
-def _identity(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _peak_bytes(training: Training) -> int:
-    index_N = torch.arange(len(training.dataset.train), device=training.device)
-    gc.collect()
-    gc.disable()  # a collection in mid-step would free at a moment of its own
-    try:
-        with _Alive() as alive:
-            images_NCHW, labels_N = training.batch(index_N)
-            train_step(training, images_NCHW, labels_N, len(index_N))
-    finally:
-        gc.enable()
-    peak: int = alive.peak
-    return peak
 
 
 def _trace(training: Training) -> GraphCounts:

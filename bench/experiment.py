@@ -3,7 +3,7 @@
     title = "..."                     [base]  what all cells share      [[cells]]  written out, each on top of base:
     question = "..."                  [grid]  "model.kernel_size" =       label, note, reported, and any of
     seeds = { cpu = 3, cuda = 16 }              [2, 3]: the product,      model, data, train, execution
-                                                in the file's order
+    targets = [0.9]                             in the file's order
 """
 
 import itertools
@@ -77,6 +77,8 @@ class Experiment(_Strict, frozen=True, kw_only=True):
     launch: Launch
     measure: bool
     """Also measure the speed of each cell."""
+    targets: list[float] = []
+    """Validation accuracies, rising: RESULTS.md says how long training takes to each."""
     cells: list[Cell]
 
 
@@ -86,6 +88,7 @@ class _File(_Strict, frozen=True, kw_only=True):
     seeds: Seeds = Seeds()
     launch: Launch = Launch()
     measure: bool = True
+    targets: list[Annotated[float, Meta(gt=0.0, lt=1.0)]] = []
     base: dict[str, Any] = {}
     grid: dict[str, Any] = {}
     cells: list[dict[str, Any]] = []
@@ -121,13 +124,15 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     if isinstance(launch, Mapping):
         launch = _merge(msgspec.to_builtins(file.launch), launch)
     launch = convert(launch, Launch, "launch")
+    if file.targets != sorted(set(file.targets)):
+        raise ValueError(f"targets = {file.targets}: expected rising fractions, each once")
     if file.grid and file.cells:
         raise ValueError("[grid] and [[cells]]: only one of them is allowed")
     drafts = _written_out(file.cells) if file.cells else _product(flatten(file.grid))
     cells = [_cell(file.base, draft, overrides) for draft in drafts]
     _refuse_duplicates(cells)
     return Experiment(name=name, title=file.title or name, question=file.question, seeds=file.seeds, launch=launch,
-                      measure=file.measure, cells=cells)
+                      measure=file.measure, targets=file.targets, cells=cells)
 
 
 def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

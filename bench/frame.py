@@ -47,7 +47,8 @@ COLUMNS = {
        for part, what in {"mean": "mean over seeds, fraction", "sd": "standard deviation over seeds, fraction",
                           "low": "lower end of the mean's 95 % interval",
                           "high": "upper end of the mean's 95 % interval"}.items()},
-    "train_s": "median over seeds of the seconds spent training, evaluation excluded",
+    "train_s": "median over seeds of the seconds spent training, evaluation excluded; NaN where machines differ",
+    "train_machine": "the machine of those trainings; empty where they differ in it",
     "train_s_shared": "whether other work ran beside any of those trainings",
     "num_parameters": "trainable parameters; 0 where unknown",
     "multiply_adds": "of one image's forward pass; 0 where unknown",
@@ -62,7 +63,8 @@ COLUMNS = {
     "inference_images_per_s": "highest inference throughput over the batch sizes",
     "inference_batch_size": "the batch size with that throughput",
     "latency_s": "median forward pass of one image, seconds",
-    "peak_memory_bytes": "peak memory of the timing",
+    "peak_memory_bytes": "most bytes of tensors alive at once in training",
+    "reserved_memory_bytes": "what the allocator took from the system for them",
     "times_limit": "median step over the least time that the machine's ceilings allow",
 }
 
@@ -100,7 +102,9 @@ def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
         if values := row.values(outcome):
             summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
             entry |= {f"{name}_mean": summary.mean, f"{name}_sd": summary.sd, f"{name}_low": low, f"{name}_high": high}
-    if seconds := row.values(outcomes.train_s):
+    trained_on = {str(Machine.of(record)) for record in row.trained}
+    entry["train_machine"] = trained_on.pop() if len(trained_on) == 1 else ""
+    if entry["train_machine"] and (seconds := row.values(outcomes.train_s)):
         shared = any(record.labels.machine_shared for record in row.trained)
         entry |= {"train_s": stats.summarize(seconds).median, "train_s_shared": shared}
     speed = row.timed(machine) if machine else None
@@ -120,6 +124,7 @@ def _times(speed: SpeedRecord) -> dict[str, Any]:
         "inference_images_per_s": best, "inference_batch_size": batch_size,
         "latency_s": stats.summarize(latency[0]).median if latency else math.nan,
         "peak_memory_bytes": speed.peak_memory_bytes or math.nan,
+        "reserved_memory_bytes": speed.reserved_memory_bytes or math.nan,
         "times_limit": median / speed.floor_s if speed.floor_s else math.nan,
     }
 

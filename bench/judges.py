@@ -16,7 +16,7 @@ from bench.answers import ALPHA, MINIMUM_EFFECT, one_way_p
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points, significant
 from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
 from bench.record import SpeedRecord
-from bench.rows import Numerics, Results, Row, machines
+from bench.rows import Numerics, Results, Row, machines, memory_formats
 
 Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
 
@@ -256,6 +256,6 @@ def _alone(speed: SpeedRecord | None) -> SpeedRecord | None:
 
 def _alike(a: SpeedRecord, b: SpeedRecord) -> bool:
     """Same arithmetic, memory format and execution, as observed."""
-    facts = lambda one: (Numerics.of(one), one.labels.weight_memory_format, one.labels.activation_memory_format,
-                         one.labels.compiled, one.labels.captured, one.images_per_step)
-    return bool(facts(a) == facts(b))
+    facts = lambda one: (Numerics.of(one), one.labels.compiled, one.labels.captured, one.images_per_step)
+    formats = [(one.labels.weight_memory_format, one.labels.activation_memory_format) for one in (a, b)]
+    return bool(facts(a) == facts(b)) and all(len(memory_formats(kind)) == 1 for kind in zip(*formats, strict=True))

@@ -1,18 +1,15 @@
 """One cell to raw samples of time. What is measured is what trains: `fmnist_core.train.train_step`."""
 
-import contextlib
 import os
-import resource
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import torch
 
+from bench import memory
 from bench.block import (
     INFERENCE_BATCHES,
     WARMUP_STEPS,
@@ -42,7 +39,7 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str, speed_key: s
     compiled = cell.execution.compile != "no"
     if compiled:
         reset_graph_counts()
-    resident_before = _start_peak_memory()
+    memory.forget_earlier_peaks()
     training = Training(cell, 0, dataset)
     device, size = training.device, min(training.batch_size, len(dataset.train))
     clock = clock or clock_for(device)
@@ -51,8 +48,8 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str, speed_key: s
     training.model.train()
     first_step_s = time_steps(training, clock, 1)[1][0]
     time_steps(training, clock, WARMUP_STEPS)
+    allocated, reserved = memory.peak_memory(training)
     batch_s, step_s, block_s, warnings = _time_block(training, clock)
-    peak_memory, reserved_memory = _peak_memory(device, resident_before)
     evaluate_s = time_evaluations(training, clock)
     inference = [Inference(batch_size=n, batch_s=time_inference(training, clock, n))
                  for n in INFERENCE_BATCHES if n <= len(dataset.test)]
@@ -66,8 +63,8 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str, speed_key: s
         batch_s=batch_s, block_s=block_s, evaluate_s=evaluate_s, inference=inference,
         images_per_step=size, images_per_evaluation=len(dataset.test), num_parameters=params,
         multiply_adds=multiply_adds(rows), operators_per_step=sum(operators.values()),
-        host_syncs_per_step=count_waits(operators), peak_memory_bytes=peak_memory,
-        reserved_memory_bytes=reserved_memory, matmul_flops_per_s=matmul, copy_bytes_per_s=copy,
+        host_syncs_per_step=count_waits(operators), peak_memory_bytes=allocated,
+        reserved_memory_bytes=reserved, matmul_flops_per_s=matmul, copy_bytes_per_s=copy,
         floor_s=floor_s(step_multiply_adds(rows), least_bytes(rows, params, size), size, matmul, copy),
         layers=[msgspec.convert(asdict(row), Layer) for row in rows], labels=labels, warnings=warnings,
     )
@@ -145,23 +142,3 @@ def _own_s(training: Training, before: Usage, after: Usage) -> float:
     torch.distributed.all_reduce(total)
     share = int(os.environ.get("LOCAL_WORLD_SIZE", training.num_processes)) / training.num_processes
     return float(total.item() * share)
-
-
-def _start_peak_memory() -> int:
-    """Forget earlier peaks; returns the peak of the process's resident set as it is then, in bytes."""
-    if torch.cuda.is_initialized():
-        torch.cuda.reset_peak_memory_stats()
-    with contextlib.suppress(OSError):  # Linux; elsewhere the peak is that of the process's whole life
-        Path("/proc/self/clear_refs").write_text("5")
-    return _peak_resident_bytes()
-
-
-def _peak_memory(device: torch.device, resident_before: int) -> tuple[int, int]:
-    """Allocated and reserved on the device; on a CPU the growth of the process's peak resident set, and 0."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()
-    return _peak_resident_bytes() - resident_before, 0
-
-
-def _peak_resident_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

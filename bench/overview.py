@@ -32,8 +32,14 @@ HOW_TO_READ = """\
   speed.
 - **step**: forward, loss, backward, optimizer step, zeroed gradients; **batch**: gathering and augmenting the images,
   beside it. **times the limit**: the median step over the least time that the machine's own ceilings, measured
-  beside, allow. **first step**: with compilation and allocation. **memory**: allocated on the device; on a CPU the
-  growth of the process.
+  beside, allow. **first step**: with compilation and allocation. **memory**: most bytes of tensors alive at once, and
+  in brackets what the allocator took from the system for them; on a CPU without the data set. **operators a step**:
+  calls that the dispatcher saw, and in brackets those that made the host wait for the device.
+- **Training time to a target**: the training seconds of the epochs up to and including the first whose validation
+  accuracy reaches it, mean ± standard deviation over seeds [95 % interval]; never a mean over the seeds that reached it
+  without saying how many. ¶: no validation set, judged by the last epoch's test accuracy. On the clock is also what the
+  first epoch has beyond the others (first step, compilation); **off the clock**: set-up, evaluation, checkpoints, over
+  the whole training. Seconds of different machines, of shared and unshared ones, are rows of their own.
 - Times are compared within one machine only, with the same driver, torch, threads and processes. Rows whose
   arithmetic or memory format differ from what their settings ask for are marked and not compared.
 - **p** values are two-sided. Where many are compared, Holm's correction is in them. Differences below 0.1 points of

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["ok", "oom", "diverged", "timeout", "error"]
 PositiveInt = Annotated[int, Meta(ge=1)]
@@ -191,8 +191,11 @@ class SpeedRecord(_Part, tag_field="kind", tag="speed", frozen=True, kw_only=Tru
     host_syncs_per_step: int = 0
     """Calls in one training step that make the host wait for the device."""
     peak_memory_bytes: int = 0
-    """Allocated on the device; on a CPU the growth of the process's peak resident set."""
+    """Most bytes of tensors alive at once: what the allocator of a GPU counts, the data set among it; on a CPU model,
+    optimizer and one training step, counted operator by operator. 0: not known, as of a compiled model on a CPU."""
     reserved_memory_bytes: int = 0
+    """What the allocator of a GPU holds; on a CPU model, optimizer and the growth of the process's resident set in
+    training steps. 0: not known."""
     matmul_flops_per_s: float = 0.0
     """The machine's ceiling, measured beside: largest matrix product in the cell's precision, two per multiply-add."""
     copy_bytes_per_s: float = 0.0
@@ -237,7 +240,15 @@ def decode(line: bytes | str) -> Record:
     return record
 
 
-UPGRADES: list[Any] = []
+def _forget_growth_since_start(content: dict[str, Any]) -> dict[str, Any]:
+    """In schema 1 a CPU's peak was the growth since the process began: of many cells the largest alone showed any."""
+    environment = content.get("environment")
+    on_cpu = not isinstance(environment, dict) or environment.get("device", "cpu") == "cpu"
+    forgotten = {"peak_memory_bytes"} if content.get("kind") == "speed" and on_cpu else set()
+    return {**{key: value for key, value in content.items() if key not in forgotten}, "schema": 2}
+
+
+UPGRADES: list[Any] = [_forget_growth_since_start]
 """`UPGRADES[n - 1]` turns the content of a schema n line into schema n + 1."""
 
 

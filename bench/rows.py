@@ -184,6 +184,11 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
     return [row for row in rows if row.numerics in (None, main.get(row.cell.config.train.precision))]
 
 
+def memory_formats(formats: Iterable[str]) -> set[str]:
+    """The different ones. `any`, of tensors that lie the same way in both, goes with either."""
+    return ({one or "unknown" for one in formats} - {"any"}) or {"any"}
+
+
 def machines(records: Iterable[Record]) -> list[Machine]:
     return sorted({Machine.of(record) for record in records})
 

@@ -17,6 +17,7 @@ from bench.tables import (
     shared_settings,
     speed_table,
 )
+from bench.targets import targets_table
 
 
 def section(
@@ -50,10 +51,12 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
     parts = [f"**Data set: {escape(dataset)}**" if dataset != "fashion-mnist" else "",
              f"All cells: {shared_settings(rows)}." if shared_settings(rows) else "",
              f"**Settings**\n\n{settings}" if (settings := _written_out(rows) and settings_table(rows)) else "",
-             f"**Accuracy (%)**\n\n{accuracy_table(rows)}",
+             f"**Accuracy (%)**\n\n{accuracy_table(rows, names)}",
              _notes(rows), _extra_figures(rows)]
     if len(comparable(rows)) < len(rows):
         parts.append("**The rows differ in their arithmetic, as named in the first column: they are not comparable.**")
+    if to_targets := targets_table(rows, rows[0].experiment.targets, names):
+        parts.append(f"**Training time to a target validation accuracy**\n\n{to_targets}")
     timed = False
     for machine, name in names.items():
         speeds = [speed for row in rows if (speed := row.timed(machine))]

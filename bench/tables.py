@@ -1,6 +1,6 @@
 """The tables of an experiment: what was learnt, how fast it runs, and which settings differ. No torch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -9,19 +9,25 @@ from bench import outcomes, stats
 from bench.experiment import flatten, known_keys
 from bench.formatting import NOISY, NOTHING, SHARED, code, count, escape, estimate, percent, plural, significant, table
 from bench.record import Layer, SpeedRecord
-from bench.rows import Machine, Row
+from bench.rows import Machine, Row, memory_formats
 
 LATENCY_BATCH = 1
 MAIN_SETTINGS = ("model.name", "train.epochs", "train.global_batch_size", "train.optimizer", "train.learning_rate")
 
 
-def accuracy_table(rows: Sequence[Row]) -> str:
-    """One row per cell. Reported figures have columns where any cell of the table has them."""
+def accuracy_table(rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
+    """One row per cell. Reported figures have columns where any cell of the table has them.
+
+    Training times name their machine, one of `names`: in the head where it is the same for all.
+    """
+    machines = {Machine.of(record) for row in rows for record in row.trained}
+    where = f" on {names[next(iter(machines))]}" if len(machines) == 1 else ""
     reports_validation = any(row.cell.reported.validation_accuracy is not None for row in rows)
     reports_test = any(row.cell.reported.test_accuracy is not None for row in rows)
     headers = ["cell", "seeds", *["reported validation"] * reports_validation, "validation, last epoch",
                "validation, best epoch", *["reported test"] * reports_test, "test, last epoch",
-               "test, validation-selected", "best on test (not a result)", "training images", "training time (s)"]
+               "test, validation-selected", "best on test (not a result)", "training images",
+               f"training time{where} (s)"]
     body = []
     for row in rows:
         reported = row.cell.reported
@@ -30,7 +36,8 @@ def accuracy_table(rows: Sequence[Row]) -> str:
         figures = [estimate(row.values(outcome)) for outcome in measured]
         body.append([escape(row.label), seeds_text(row),
                      *[percent(reported.validation_accuracy, 1)] * reports_validation, *figures[:2],
-                     *[percent(reported.test_accuracy, 1)] * reports_test, *figures[2:], _training_time(row)])
+                     *[percent(reported.test_accuracy, 1)] * reports_test, *figures[2:],
+                     _training_time(row, {} if where else names)])
     return table(headers, body, text_columns=2)
 
 
@@ -64,9 +71,9 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 def speed_table(rows: Sequence[Row], machine: Machine) -> str:
     """One row per cell on one machine; cells that are not timed there wait."""
-    headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "step (ms)", "batch (ms)",
-               "times the limit", "first step (s)", "inference (images/s)", "latency of one image (ms)", "memory (MB)",
-               "operators a step"]
+    headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "step (ms)", "step, IQR (ms)",
+               "step, p99 (ms)", "batch (ms)", "times the limit", "first step (s)", "evaluation (s)",
+               "inference (images/s)", "latency of one image (ms)", "memory (MB)", "operators a step"]
     body = []
     for row in rows:
         speed = row.timed(machine)
@@ -77,18 +84,19 @@ def speed_table(rows: Sequence[Row], machine: Machine) -> str:
 
 def _speed_figures(speed: SpeedRecord) -> list[str]:
     rate = stats.throughput(speed.images_per_step, speed.step_s)
-    median_step_s = stats.summarize(speed.step_s).median
+    step = stats.summarize(speed.step_s)
     mark = (NOISY if rate.noisy else "") + (SHARED if speed.labels.machine_shared else "")
     return [
         f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]{mark}",
-        significant(1000 * median_step_s),
+        *(significant(1000 * seconds) for seconds in (step.median, step.iqr, step.p99)),
         _median(speed.batch_s, 1000),
         distance(speed),
         significant(speed.first_step_s) if speed.first_step_s else NOTHING,
+        _median(speed.evaluate_s),
         inference_text(speed),
         _median(latency_samples(speed), 1000),
-        significant(speed.peak_memory_bytes / 1e6) if speed.peak_memory_bytes else NOTHING,
-        count(speed.operators_per_step),
+        _memory(speed),
+        f"{count(speed.operators_per_step)} ({speed.host_syncs_per_step})" if speed.operators_per_step else NOTHING,
     ]
 
 
@@ -100,12 +108,11 @@ def distance(speed: SpeedRecord) -> str:
 
 
 def inference_text(speed: SpeedRecord) -> str:
-    """At the batch size with the highest throughput, which is given."""
-    rates = [(stats.throughput(one.batch_size, one.batch_s), one.batch_size) for one in speed.inference if one.batch_s]
-    if not rates:
-        return NOTHING
-    rate, batch_size = max(rates)
-    return f"{significant(rate.images_per_s)}{NOISY if rate.noisy else ''} (batch {batch_size:,})"
+    """At each batch size that was measured, but a single image's, which is a latency."""
+    rates = [(one.batch_size, stats.throughput(one.batch_size, one.batch_s)) for one in speed.inference
+             if one.batch_s and one.batch_size != LATENCY_BATCH]
+    return "; ".join(f"{significant(rate.images_per_s)}{NOISY if rate.noisy else ''} (batch {batch_size:,})"
+                     for batch_size, rate in rates) or NOTHING
 
 
 def latency_samples(speed: SpeedRecord) -> Sequence[float]:
@@ -116,8 +123,8 @@ def labels_text(speeds: Sequence[SpeedRecord]) -> str:
     """What was in effect; where the rows of a table differ in it, that they do."""
     facts = {
         "precision": {f"{s.labels.precision or 'unknown'}{' with TF32' if _uses_tf32(s) else ''}" for s in speeds},
-        "weights": {s.labels.weight_memory_format or "unknown" for s in speeds},
-        "activations": {s.labels.activation_memory_format or "unknown" for s in speeds},
+        "weights": memory_formats(s.labels.weight_memory_format for s in speeds),
+        "activations": memory_formats(s.labels.activation_memory_format for s in speeds),
         "execution": {_execution(s) for s in speeds},
     }
     texts = [f"{name} {escape(values.pop())}" if len(values) == 1 else
@@ -157,12 +164,17 @@ def layer_table(layers: Sequence[Layer]) -> str:
     return table(headers, [*rows, total], text_columns=2)
 
 
-def _training_time(row: Row) -> str:
-    seconds = row.values(outcomes.train_s)
-    if not seconds:
-        return NOTHING
-    shared = any(record.labels.machine_shared for record in row.trained)
-    return significant(stats.summarize(seconds).median) + (SHARED if shared else "")
+def _training_time(row: Row, names: Mapping[Machine, str]) -> str:
+    """Median over seeds, on each machine for itself; named where there are `names`."""
+    texts = []
+    for machine in sorted({Machine.of(record) for record in row.trained}):
+        records = [record for record in row.trained if Machine.of(record) == machine]
+        seconds = [total for record in records if (total := outcomes.train_s(record)) is not None]
+        if seconds:
+            shared = any(record.labels.machine_shared for record in records)
+            where = f" on {names[machine]}" if names else ""
+            texts.append(f"{significant(stats.summarize(seconds).median)}{SHARED if shared else ''}{where}")
+    return "; ".join(texts) or NOTHING
 
 
 def _median(samples: Sequence[float], scale: float = 1.0) -> str:
@@ -170,6 +182,13 @@ def _median(samples: Sequence[float], scale: float = 1.0) -> str:
         return NOTHING
     summary = stats.summarize(samples)
     return significant(scale * summary.median) + (NOISY if summary.noisy else "")
+
+
+def _memory(speed: SpeedRecord) -> str:
+    """Allocated (reserved)."""
+    megabytes = lambda num_bytes: significant(num_bytes / 1e6) if num_bytes else NOTHING
+    reserved = f" ({megabytes(speed.reserved_memory_bytes)})" if speed.reserved_memory_bytes else ""
+    return megabytes(speed.peak_memory_bytes) + reserved
 
 
 def _uses_tf32(speed: SpeedRecord) -> bool:

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench import counters
+from bench import counters, memory
 from bench.counters import Counters, OfVersion
-from fmnist_core import observe
+from fmnist_core import observe, train
 from fmnist_core.config import Network2
 from fmnist_core.models import networks
 from fmnist_core.models.layers import multiply_adds, num_parameters
@@ -67,14 +67,14 @@ def judged(expected):
 
 def with_step(monkeypatch, change):
     """`train_step` with `change(images)` before it, wherever it is called from here."""
-    step = observe.train_step
+    step = train.train_step
 
     def changed(training, images, labels, size):
         change(images)
         return step(training, images, labels, size)
 
     monkeypatch.setattr(observe, "train_step", changed)
-    monkeypatch.setattr(counters, "train_step", changed)
+    monkeypatch.setattr(train, "train_step", changed)
 
 
 def test_an_added_wait_is_caught(judged, monkeypatch):
@@ -95,6 +95,13 @@ def test_memory_held_is_caught(judged, monkeypatch):
     assert any("peak_bytes is" in problem for problem in judged())
 
 
+def test_a_larger_optimizer_state_is_caught(judged, monkeypatch):
+    amsgrad = lambda model, config: torch.optim.Adam(model.parameters(), amsgrad=True)
+    monkeypatch.setattr(memory, "optimizer_for", amsgrad)
+    # a third moment for each of 313,346 parameters
+    assert judged() == ["final: step_bytes is 13,186,508, expected 11,933,124"]
+
+
 def test_a_changed_parameter_count_is_caught(judged):
     smaller = msgspec.structs.replace(CELLS["final"], model=Network2(dropout=0.5, fc_sizes=(391,)))
     problems = judged(smaller)
@@ -105,7 +112,7 @@ def test_a_changed_parameter_count_is_caught(judged):
 
 
 HERE = OfVersion(operators=10, peak_bytes=100, graph_breaks=0, recompiles=2)
-ENTRY = Counters(num_parameters=5, multiply_adds=7, host_waits=0, versions={"cpu, torch 2.14": HERE})
+ENTRY = Counters(num_parameters=5, multiply_adds=7, host_waits=0, step_bytes=50, versions={"cpu, torch 2.14": HERE})
 
 
 def changed(**values):
@@ -123,6 +130,14 @@ def test_better_and_worse_are_both_told(field, step):
     assert counters.compare("cell", ENTRY, ENTRY) == ([], [])
 
 
+@pytest.mark.parametrize("field", ["num_parameters", "multiply_adds", "host_waits", "step_bytes"])
+def test_what_no_device_changes_is_told_on_every_device(field):
+    other = msgspec.structs.replace(ENTRY, versions={"cpu, torch 2.11": HERE}, **{field: getattr(ENTRY, field) + 1})
+    problems, unknown = counters.compare("cell", ENTRY, other)
+    assert len(problems) == len(unknown) == 1
+    assert field in problems[0]
+
+
 def test_a_missing_entry_fails_and_a_missing_version_is_unknown():
     assert counters.compare("cell", ENTRY, None) == (["cell: no entry"], [])
     other = msgspec.structs.replace(ENTRY, versions={"cpu, torch 2.11": HERE})
@@ -135,18 +150,6 @@ def test_merging_keeps_other_versions(tmp_path):
     assert list(merged.versions) == ["cpu, torch 2.11", "cpu, torch 2.14"]
     counters.save({"cell": merged}, tmp_path / "counters.json")
     assert counters.load(tmp_path / "counters.json") == {"cell": merged}
-
-
-def test_peak_of_bytes_alive_by_hand():
-    with counters._Alive() as alive:
-        a = torch.empty(1000, dtype=torch.uint8)
-        b = torch.empty(500, dtype=torch.uint8)
-        view = a[10:]
-        view.add_(1)
-        del a, view
-        c = torch.empty(700, dtype=torch.uint8)
-    assert (alive.peak, alive.bytes) == (1500, 1200)
-    del b, c
 
 
 def test_graph_breaks_and_recompiles_by_hand():

@@ -32,6 +32,7 @@ def test_values_of_a_cell():
     assert row["test_last_low"] == pytest.approx(0.885159, abs=1e-6)
     assert row["gap_last_mean"] == pytest.approx(0.05)
     assert row["train_s"] == pytest.approx(12.0)
+    assert row["train_machine"].startswith("Test CPU")
     assert row["config"] == {"model.name": "cnn", "model.kernel_size": 2}
     assert row["train_images_per_s"] == pytest.approx(10_000)
     assert (row["inference_images_per_s"], row["inference_batch_size"]) == (pytest.approx(25_000), 50)
@@ -44,6 +45,13 @@ def test_a_cell_timed_on_two_machines_has_two_rows():
     table = frame.rows([timed(MADE, K2), timed(MADE, K2, [0.02] * 10, environment=GPU)], [MADE])
     assert table["cell"].tolist() == ["kernel_size 2", "kernel_size 2", "kernel_size 3"]
     assert sorted(table["train_images_per_s"].dropna().round()) == [5_000, 10_000]
+
+
+def test_training_times_of_two_machines_have_no_median():
+    table = frame.rows([trained(MADE, K2), trained(MADE, K2, 1, environment=GPU)], [MADE])
+    assert table["seeds"].tolist() == [2, 0]
+    assert table["train_s"].isna().all()
+    assert table["train_machine"].tolist() == ["", ""]
 
 
 def test_load_reads_a_store(tmp_path):

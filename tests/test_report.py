@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from bench import report
-from bench.record import Labels, TrainRecord, encode
+from bench.record import Inference, Labels, TrainRecord, encode
 from bench.rows import collect, comparable
 from bench.store import Store
 from tests.made import CPU, GPU, LABELS, ONE_FACTOR, complete, experiment_of, failed, timed, trained
@@ -19,6 +19,10 @@ K2, K3 = MADE.cells
 
 def text_of(records, *experiments):
     return report.render(records, experiments or [MADE]).text
+
+
+SPEED_COLUMNS = 15
+"""Of a speed table: no other has as many."""
 
 
 def rows_of(text, start):
@@ -154,18 +158,27 @@ def test_a_run_of_two_processes_is_found_by_its_own_key():
 
 def test_speed_row_is_computed_from_raw_samples():
     text = text_of([timed(MADE, K2)])
-    [row] = [row for row in rows_of(text, "kernel_size 2") if len(row) == 12]
+    [row] = [row for row in rows_of(text, "kernel_size 2") if len(row) == SPEED_COLUMNS]
     # 100 images in 0.01 s; floor 0.005 s; 50 images in 0.002 s; one in 0.0002 s; 3,000,000 bytes
-    assert row[1:] == ["1,234", "56,789", "10,000 [10,000, 10,000]", "10.0", "1.00", "2.00", "0.500",
-                       "25,000 (batch 50)", "0.200", "3.00", "99"]
-    assert [row[3] for row in rows_of(text, "kernel_size 3") if len(row) == 12] == ["waiting"]
+    assert row[1:] == ["1,234", "56,789", "10,000 [10,000, 10,000]", "10.0", "0", "10.0", "1.00", "2.00", "0.500",
+                       "0.250", "25,000 (batch 50)", "0.200", "3.00 (4.50)", "99 (2)"]
+    assert [row[3] for row in rows_of(text, "kernel_size 3") if len(row) == SPEED_COLUMNS] == ["waiting"]
     assert "(precision float32; weights channels_last; activations channels_last; execution eager)" in text
+
+
+def test_spread_of_a_step_and_every_inference_batch_by_hand():
+    inference = [Inference(batch_size=n, batch_s=[0.001 * n ** 0.5] * 10) for n in (1, 4, 100)]
+    text = text_of([timed(MADE, K2, [0.001 * step for step in range(1, 102)], inference=inference,
+                          peak_memory_bytes=0, reserved_memory_bytes=0, operators_per_step=0)])
+    [row] = [row for row in rows_of(text, "kernel_size 2") if len(row) == SPEED_COLUMNS]
+    assert row[4:7] == ["51.0", "50.0", "100"]  # 1 to 101 ms: quartiles 26 and 76
+    assert row[11:] == ["2,000 (batch 4); 10,000 (batch 100)", "1.00", "-", "-"]
 
 
 def test_noisy_and_shared_timings_are_marked():
     shared = msgspec.structs.replace(LABELS, machine_shared=True)
     text = text_of([timed(MADE, K2, [0.01, 0.02] * 5), timed(MADE, K3, labels=shared)])
-    marks = [row[3] for k in (2, 3) for row in rows_of(text, f"kernel_size {k}") if len(row) == 12]
+    marks = [row[3] for k in (2, 3) for row in rows_of(text, f"kernel_size {k}") if len(row) == SPEED_COLUMNS]
     assert marks[0].endswith("†")
     assert marks[1] == "10,000 [10,000, 10,000]‡"
 
@@ -173,7 +186,7 @@ def test_noisy_and_shared_timings_are_marked():
 def test_a_timing_alone_is_preferred_to_a_shared_one():
     shared = timed(MADE, K2, [0.02] * 10, labels=msgspec.structs.replace(LABELS, machine_shared=True))
     shared = msgspec.structs.replace(shared, speed_key="f" * 16)
-    [row] = [row for row in rows_of(text_of([timed(MADE, K2), shared]), "kernel_size 2") if len(row) == 12]
+    [row] = [row for row in rows_of(text_of([timed(MADE, K2), shared]), "kernel_size 2") if len(row) == SPEED_COLUMNS]
     assert row[3] == "10,000 [10,000, 10,000]"
 
 
@@ -190,6 +203,26 @@ def test_rows_that_differ_in_what_was_observed_are_not_compared_silently():
     assert "**precision differ: bfloat16, float32; such rows are not comparable**" in text
     assert "training is not compared" in text
     assert "slowest" not in text
+
+
+def test_a_memory_format_that_suits_both_is_compared_with_either():
+    either = msgspec.structs.replace(LABELS, weight_memory_format="any")
+    text = text_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=either)])
+    assert "weights channels_last;" in text
+    assert "kernel_size 3 the slowest" in text
+    contiguous = msgspec.structs.replace(LABELS, weight_memory_format="contiguous")
+    text = text_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=contiguous)])
+    assert "**weights differ: channels_last, contiguous; such rows are not comparable**" in text
+    assert "training is not compared" in text
+
+
+def test_training_times_name_their_machine():
+    one, both = text_of([trained(MADE, K2)]), text_of([trained(MADE, K2), trained(MADE, K2, 1, environment=GPU),
+                                                       trained(MADE, K3, environment=GPU)])
+    assert "training time on M1 (s) |" in one
+    assert rows_of(one, "kernel_size 2")[0][-1] == "12.0"
+    assert "training time (s) |" in both
+    assert [rows_of(both, f"kernel_size {k}")[0][-1] for k in (2, 3)] == ["12.0 on M1; 12.0 on M2", "12.0 on M1"]
 
 
 def test_failed_timings_and_warnings_are_told():

@@ -1,0 +1,101 @@
+"""Training time to a target accuracy, from stored histories. No torch.
+
+The clock is the sum of the training seconds of the epochs up to and including the first whose validation accuracy
+reaches the target. Evaluation, set-up and checkpoints are off it; what the first epoch has beyond the others (the first
+step, compilation, capture) is on it. Both are stated beside. A cell without a validation set is judged by its last
+epoch's test accuracy: no epoch is chosen by the test set.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from bench import stats
+from bench.formatting import NOTHING, SHARED, escape, percent, significant, table
+from bench.record import TrainRecord
+from bench.rows import Machine, Row
+
+BY_TEST = "¶"
+"""Marks a target that was judged by the last epoch's test accuracy."""
+
+
+class Reached(NamedTuple):
+    epochs: int
+    train_s: float
+
+
+class Conditions(NamedTuple):
+    """What must be equal for two training times to be averaged."""
+
+    machine: Machine
+    shared: bool
+    fused_seeds: int
+    """Trained as one module: the seconds are those of all of them together."""
+
+    @classmethod
+    def of(cls, record: TrainRecord) -> "Conditions":
+        return cls(Machine.of(record), record.labels.machine_shared, record.labels.fused_seeds)
+
+
+def time_to(record: TrainRecord, target: float) -> Reached | None:
+    """None where the training never reached it. `target`: a fraction."""
+    epochs = record.epochs
+    by_epoch = epochs.validation_accuracy or [0.0] * (len(epochs.test_accuracy) - 1) + epochs.test_accuracy[-1:]
+    first = next((i for i, accuracy in enumerate(by_epoch, start=1) if accuracy >= target), None)
+    return None if first is None else Reached(first, sum(epochs.train_s[:first]))
+
+
+def targets_table(rows: Sequence[Row], targets: Sequence[float], names: Mapping[Machine, str]) -> str:
+    """A row for each cell, target, and machine with its conditions; empty without trainings or targets."""
+    body = [_line(row, target, conditions, names) for row in rows for target in targets
+            for conditions in sorted({Conditions.of(record) for record in _timed(row)})]
+    headers = ["cell", "target (%)", "on", "reached by", "training time to it (s)", "epochs to it",
+               "first epoch beyond the others (s)", "off the clock (s)"]
+    return table(headers, body, text_columns=4) if body else ""
+
+
+def _line(row: Row, target: float, conditions: Conditions, names: Mapping[Machine, str]) -> list[str]:
+    records = [record for record in _timed(row) if Conditions.of(record) == conditions]
+    reached = [one for record in records if (one := time_to(record, target))]
+    by_test = BY_TEST if any(not record.epochs.validation_accuracy for record in records) else ""
+    where = names[conditions.machine] + (SHARED if conditions.shared else "")
+    together = f", {conditions.fused_seeds} seeds as one module" if conditions.fused_seeds > 1 else ""
+    seconds = seconds_text([one.train_s for one in reached])
+    if 0 < len(reached) < len(records):
+        seconds += f", of the {len(reached)} that reached it"
+    return [escape(row.label), percent(target, 1) + by_test, where + together, f"{len(reached)} of {len(records)}",
+            seconds, _range([one.epochs for one in reached]), _median(_beyond(records)), _median(_off(records))]
+
+
+def _timed(row: Row) -> Iterator[TrainRecord]:
+    """Trainings that have the seconds of each epoch."""
+    return (record for record in row.trained if record.epochs.train_s
+            and len(record.epochs.train_s) >= max(len(record.epochs.validation_accuracy), 1))
+
+
+def seconds_text(values: Sequence[float]) -> str:
+    """mean ± sd [95 % interval of the mean, which no time below 0 belongs to]; of one value that alone."""
+    if len(values) < 2:
+        return significant(values[0]) if values else NOTHING
+    summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
+    mean, sd, low_, high_ = (significant(value) for value in (summary.mean, summary.sd, max(low, 0.0), high))
+    return f"{mean} ± {sd} [{low_}, {high_}]"
+
+
+def _range(values: Sequence[int]) -> str:
+    if not values:
+        return NOTHING
+    return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
+
+
+def _beyond(records: Sequence[TrainRecord]) -> list[float]:
+    seconds = [record.epochs.train_s for record in records]
+    return [one[0] - stats.summarize(one[1:]).median for one in seconds if len(one) > 1]
+
+
+def _off(records: Sequence[TrainRecord]) -> list[float]:
+    """Of the whole training, not only up to the target."""
+    return [record.wall_s - sum(record.epochs.train_s) for record in records if record.wall_s]
+
+
+def _median(values: Sequence[float]) -> str:
+    return significant(stats.summarize(values).median) if values else NOTHING
