@@ -50,7 +50,7 @@ def peak_memory(training: Training) -> tuple[int, int]:
 
 
 def held_bytes(training: Training) -> int:
-    """Parameters, buffers, their average, optimizer state; under DDP the gradients too, which live on in its buckets."""
+    """Parameters, buffers, their average, optimizer state; under DDP the gradients too, whose buckets live on."""
     parameters = list(training.model.parameters())
     state = [value for values in training.optimizer.state.values() for value in values.values()]
     buckets = [p for p in parameters if p.requires_grad] if training.num_processes > 1 else []
