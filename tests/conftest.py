@@ -1,31 +1,54 @@
 """Options and fixtures that all tests share."""
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 
 import bench
 from bench import environment
+from bench.promises import FaultRun
 from fmnist_core import files
 
 FAULTS = pytest.StashKey[Counter[str]]()
+BEGAN = pytest.StashKey[float]()
 
 # Other work on the machine must not fail a test: no deadlines. The short form tries the same cases each time.
 settings.register_profile("short", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
-settings.register_profile("long", settings.get_profile("short"), derandomize=False, max_examples=15_000)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long-faults", action="store_true", help="50 kills and some 100,000 fuzzed inputs: half an hour")
+    parser.addoption("--long-faults", nargs="?", type=float, const=1.0, metavar="SHARE", help="twice 50 kills and some "
+                     "100,000 fuzzed inputs, or that share of both")
+    parser.addoption("--faults-record", type=Path, metavar="FILE", help="where the counts of faults are kept, if all "
+                     "tests pass")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[FAULTS] = Counter()
-    settings.load_profile("long" if config.getoption("--long-faults") else "short")
+    config.stash[FAULTS], config.stash[BEGAN] = Counter(), time.time()
+    if share := config.getoption("--long-faults"):
+        settings.register_profile("long", settings.get_profile("short"), derandomize=False,
+                                  max_examples=round(15_000 * share))
+        settings.load_profile("long")
+    else:
+        settings.load_profile("short")
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    path, config = session.config.getoption("--faults-record"), session.config
+    if path is None or exitstatus != pytest.ExitCode.OK:
+        return
+    began = datetime.fromtimestamp(config.stash[BEGAN], UTC).isoformat(timespec="seconds")
+    run = FaultRun(share=config.getoption("--long-faults") or 0.0, num_tests=session.testscollected, started_at=began,
+                   seconds=round(time.time() - config.stash[BEGAN], 1), environment=environment.collect(),
+                   counts=dict(sorted(config.stash[FAULTS].items())))
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -34,8 +57,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @pytest.fixture(scope="session")
-def long_faults(request: pytest.FixtureRequest) -> bool:
-    return bool(request.config.getoption("--long-faults"))
+def num_kills(request: pytest.FixtureRequest) -> int:
+    """Of each of the sweeps that are killed again and again."""
+    return round(50 * (request.config.getoption("--long-faults") or 0)) or 2
 
 
 @pytest.fixture(scope="session")

@@ -96,12 +96,12 @@ def kill_again_and_again(kind, folder, num_kills, survived):
     assert list(stored(folder).values()) == [1] * num_cells
 
 
-def test_a_sweep_is_killed_again_and_again(tmp_path, survived, long_faults):
-    kill_again_and_again(PRETENDED, tmp_path, 50 if long_faults else 3, survived)
+def test_a_sweep_is_killed_again_and_again(tmp_path, survived, num_kills):
+    kill_again_and_again(PRETENDED, tmp_path, num_kills, survived)
 
 
-def test_a_sweep_that_really_trains_is_killed_again_and_again(tmp_path, survived, long_faults):
-    kill_again_and_again(REAL, tmp_path, 50 if long_faults else 2, survived)
+def test_a_sweep_that_really_trains_is_killed_again_and_again(tmp_path, survived, num_kills):
+    kill_again_and_again(REAL, tmp_path, num_kills, survived)
 
 
 # Several sweeps on one store

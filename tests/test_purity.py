@@ -55,6 +55,17 @@ def imported_packages(module: ast.Module) -> set[str]:
     return packages
 
 
+UNPICKLING = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "yaml"}
+RUNNING = {"eval", "exec", "torch.load", "np.load", "numpy.load", "read_pickle"}
+
+
+def trust_in_files(module: ast.Module) -> set[str]:
+    """What of a module could run code from a file: modules that unpickle, calls that do or that evaluate text."""
+    calls = {ast.unparse(node.func) for node in ast.walk(module) if isinstance(node, ast.Call)}
+    return (imported_packages(module) & UNPICKLING) | {call for call in calls if call in RUNNING
+                                                       or call.rpartition(".")[2] == "read_pickle"}
+
+
 def shadowing(names: Iterable[str]) -> set[str]:
     """Under the launcher `bench/` comes first on `sys.path`: these modules would stand before others of their name."""
     return set(names) & (set(sys.stdlib_module_names) | set(importlib.metadata.packages_distributions()))
@@ -93,6 +104,17 @@ def test_an_import_of_the_harness_is_found_out_wherever_it_stands():
 def test_imports_of_the_harness_are_absolute():
     for path in (ROOT / "bench").glob("*.py"):
         assert not any(package.startswith(".") for package in imported_packages(parsed(path))), path
+
+
+def test_nothing_from_a_file_is_unpickled_or_run():
+    files = [path for package in ("bench", "fmnist_core") for path in (ROOT / package).rglob("*.py")]
+    assert len(files) > 50
+    assert {path.name: found for path in files if (found := trust_in_files(parsed(path)))} == {}
+
+
+def test_what_could_run_code_from_a_file_is_found_out():
+    source = "import pickle\nfrom joblib import load\ntorch.load(f)\npd.read_pickle(f)\neval(text)\nmodel.eval()"
+    assert trust_in_files(ast.parse(source)) == {"pickle", "joblib", "torch.load", "pd.read_pickle", "eval"}
 
 
 def test_no_module_of_the_harness_stands_before_one_of_another_package():

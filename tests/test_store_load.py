@@ -1,16 +1,20 @@
 """The store under load: 100,000 records, many cells. Bounds are generous: they tell linear from quadratic."""
 
+import gc
 import os
 import shutil
 import statistics
 import time
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
-from bench import record
-from bench.record import TrainRecord
+from bench import experiment, plan, record
+from bench.record import Epochs, TrainRecord
+from bench.report import render
 from bench.store import Store
+from fmnist_core.config import to_dict
 
 KEY = "0123456789abcdef"
 
@@ -94,3 +98,55 @@ def test_many_cells_leave_no_files_open(tmp_path):
     assert num_open_files() == before
     del store
     assert num_open_files() == before - 1  # the file of claims
+
+
+def seconds_to_plan_and_report(num_seeds):
+    """Processor time, for an experiment of ten cells of which every seed but one has its record."""
+    content = {"question": "?", "base": {"model": {"name": "cnn"}}, "measure": False,
+               "seeds": {"cpu": num_seeds, "cuda": 1}, "grid": {"model.width": list(range(1, 11))}}
+    chosen = experiment.parse(content, name="quick")
+    planned = plan.tasks([chosen], num_seeds=None, gpu=False, machine={})
+    epochs = Epochs(**{name: [0.5, 0.75] for name in Epochs.__struct_fields__})  # type: ignore[arg-type]
+    records = [TrainRecord(experiment="quick", quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
+                           epochs=epochs) for task in planned]
+    latest = {each.quality_key: each for each in records[1:]}
+    start = time.process_time()
+    assert plan.missing(planned, latest, {}) == planned[:1]
+    assert "# Results" in render(records, [chosen]).text
+    return time.process_time() - start
+
+
+def test_planning_and_reporting_with_100_000_records_take_linear_time():
+    tenth, whole = seconds_to_plan_and_report(1_000), seconds_to_plan_and_report(10_000)
+    assert whole < 30 * tenth
+
+
+def test_a_thousand_cells_leave_no_memory_and_no_files_open(call_run, bare_folder, monkeypatch):
+    """One sweep, whose cells are pretended; measured at its 200th and its last."""
+    seen, append = [], Store.append
+
+    def watched(store, each):
+        append(store, each)
+        if len(store.latest()) in (200, 1000):
+            gc.collect()
+            seen.append((tracemalloc.get_traced_memory()[0], num_open_files()))
+
+    monkeypatch.setattr(Store, "append", watched)
+    monkeypatch.setenv("PRETEND_S", "0")
+    path = bare_folder / "many.toml"
+    path.write_text(f"""
+        question = "?"
+        measure = false
+        seeds = {{ cpu = 1, cuda = 1 }}
+        base.data.dataset = "synthetic"
+        base.model.name = "cnn"
+        grid.model.width = {list(range(1, 1001))}
+    """)
+    tracemalloc.start()
+    try:
+        assert call_run(str(path))[0] == 0
+    finally:
+        tracemalloc.stop()
+    (early, files_early), (late, files_late) = seen
+    assert files_late == files_early
+    assert late - early < 800 * 5_000  # bytes; the record itself, which the store keeps, has some 1,500
