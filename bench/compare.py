@@ -21,19 +21,20 @@ from bench.record_sets import Finding, Question, Sets, milliseconds
 from bench.side_records import (
     PAIRS,
     POWER,
+    THRESHOLD,
     Calibration,
     Metric,
     Pairs,
     calibration_for,
-    paired_noise,
+    pairs_to_find,
     ratio_text,
     resolvable,
 )
 from bench.store import Store
 from fmnist_core.config import to_dict
 
-THRESHOLD, ACCURACY_THRESHOLD = 0.025, 0.001
-"""A change below these does not count: half of the 5 % that the performance checks must find, and 0.1 points."""
+ACCURACY_THRESHOLD = 0.001
+"""A change below 0.1 points does not count."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -109,7 +110,7 @@ def _compare_revisions(options: argparse.Namespace, commits: list[str]) -> list[
         for warning in load_warnings():
             print(f"WARNING: {warning}\n")
     here = environment.collect(options.threads)
-    _say_resolvable(metrics["train_step"], calibration_for(options.store, here))
+    _say_resolvable(metrics["train_step"], calibration_for(options.store, here), options.threshold)
     return judge_revisions(f"{commits[1][:12]} against {commits[0][:12]}", metrics, options.threshold)
 
 
@@ -124,19 +125,21 @@ def judge_revisions(what: str, metrics: Mapping[Metric, Pairs], threshold: float
     return record_sets.judge(questions)
 
 
-def _say_resolvable(pairs: Pairs, calibration: Calibration | None) -> None:
-    """What this many pairs can find: by this run's own spread, and by the machine's calibration."""
-    rounds, chance = len(pairs.a_s), f"{100 * POWER:g} times in 100"
-    texts = []
-    if rounds > 1:
-        own = stats.resolvable_ratio(stats.sd_upper_bound(paired_noise(pairs)), rounds, power=POWER)
-        texts.append(f"{significant(100 * own, 2)} % by the spread of these pairs")
-    if calibration and rounds > 1:
-        known = resolvable(calibration.metrics["train_step"], rounds)
-        texts.append(f"{significant(100 * known, 2)} % by the calibration of {calibration.started_at[:10]}")
-    else:
-        texts.append("this machine has no calibration, see python -m bench.calibrate")
-    print(f"A change of the training step that {rounds} pairs find {chance}: {'; '.join(texts)}.\n")
+def _say_resolvable(pairs: Pairs, calibration: Calibration | None, threshold: float) -> None:
+    """What this many pairs can find, and how many it takes: by this run's own spread, and by the calibration."""
+    rounds = len(pairs.a_s)
+    if rounds < 2 or not threshold:
+        return
+    known = {"the spread of these pairs": pairs}
+    if calibration:
+        known[f"the calibration of {calibration.started_at[:10]}"] = calibration.metrics["train_step"]
+    found = [f"{significant(100 * resolvable(noise, rounds, threshold), 2)} % by {source}"
+             for source, noise in known.items()]
+    needed = [f"{pairs_to_find(noise, threshold):,} by {source}" for source, noise in known.items()]
+    print(f"A change of the training step that {rounds} pairs find {100 * POWER:g} times in 100: {'; '.join(found)}.\n"
+          f"Pairs (--rounds) that find {200 * threshold:g} %: {'; '.join(needed)}.\n")
+    if not calibration:
+        print("This machine has no calibration, see python -m bench.calibrate.\n")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -24,11 +24,15 @@ PAIRS = 10
 """Pairs of blocks, by default: of a calibration, and of a comparison of two revisions."""
 POWER = 0.9
 """Chance with which an effect that is called resolvable is found."""
+THRESHOLD = 0.025
+"""The least relative change of a speed that counts: half of the 5 % that is to be found."""
 
 Metric = Literal["train_step", "batch", "evaluate", "inference", "latency"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
 """One training step; its batch; one evaluation of the test set; one forward pass of the largest inference batch; one of
 a single image."""
+ALPHA_EACH = 0.05 / len(METRICS)
+"""The level that Holm's correction leaves to one metric where the others have not changed."""
 Seconds = list[Annotated[float, Meta(gt=0.0)]]
 
 
@@ -160,9 +164,19 @@ def paired_noise(pairs: Pairs) -> list[float]:
     return [math.log(a / b) for a, b in zip(pairs.a_s, pairs.b_s, strict=True)]
 
 
-def resolvable(pairs: Pairs, num_pairs: int = PAIRS) -> float:
-    """The smallest relative change that so many pairs find 9 times in 10, at a cautious reading of the noise."""
-    return stats.resolvable_ratio(stats.sd_upper_bound(paired_noise(pairs)), num_pairs, power=POWER)
+def resolvable(pairs: Pairs, num_pairs: int = PAIRS, threshold: float = THRESHOLD) -> float:
+    """The smallest relative change of one metric that `bench.compare` finds 9 times in 10 with so many pairs.
+
+    At a cautious reading of the noise.
+    """
+    noise = stats.sd_upper_bound(paired_noise(pairs))
+    return stats.resolvable_ratio(noise, num_pairs, power=POWER, alpha=ALPHA_EACH, minimum_effect=threshold)
+
+
+def pairs_to_find(pairs: Pairs, threshold: float = THRESHOLD) -> int:
+    """Pairs with which it finds a change of twice the threshold, 5 %, 9 times in 10; as cautious."""
+    noise = stats.sd_upper_bound(paired_noise(pairs))
+    return stats.pairs_needed(noise, 2 * threshold, power=POWER, alpha=ALPHA_EACH, minimum_effect=threshold)
 
 
 def record_ratio(a_s: float, b_s: float, pairs: Pairs) -> stats.Ratio:
@@ -177,9 +191,9 @@ def record_ratio(a_s: float, b_s: float, pairs: Pairs) -> stats.Ratio:
 
 
 def resolvable_unpaired(pairs: Pairs) -> float:
-    """The smallest relative change that `record_ratio` finds 9 times in 10."""
+    """The smallest relative change of one metric of one cell that two records show 9 times in 10."""
     sd, df = _unpaired_noise(pairs)
-    return math.expm1(sd * float(student.ppf(0.975, df) + student.ppf(POWER, df)))
+    return math.expm1(sd * float(student.ppf(1 - ALPHA_EACH / 2, df) + student.ppf(POWER, df)))
 
 
 def _unpaired_noise(pairs: Pairs) -> tuple[float, int]:
@@ -201,7 +215,8 @@ def headers_and_rows(record: SideRecord) -> tuple[list[str], list[list[str]]]:
 
 def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[str]]]:
     headers = ["metric", "pairs", "median (ms)", "same against same",
-               "noise of a pair (%)", f"resolved by {PAIRS} pairs (%)", "resolved by two records (%)"]
+               "noise of a pair (%)", f"resolved by {PAIRS} pairs (%)", f"pairs to find {200 * THRESHOLD:g} %",
+               "resolved by two records (%)"]
     rows = []
     for metric in [metric for metric in METRICS if metric in calibration.metrics]:
         pairs = calibration.metrics[metric]
@@ -209,8 +224,14 @@ def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[s
                      significant(1000 * stats.summarize([*pairs.a_s, *pairs.b_s]).median),
                      ratio_text(stats.paired_ratio(pairs.a_s, pairs.b_s)),
                      significant(100 * stats.summarize(paired_noise(pairs)).sd),
-                     significant(100 * resolvable(pairs)), significant(100 * resolvable_unpaired(pairs))])
+                     *_resolved(pairs), significant(100 * resolvable_unpaired(pairs))])
     return headers, rows
+
+
+def _resolved(pairs: Pairs) -> list[str]:
+    if len(pairs.a_s) < 2:
+        return [NOTHING] * 2
+    return [significant(100 * resolvable(pairs)), f"{pairs_to_find(pairs):,}"]
 
 
 def _ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:

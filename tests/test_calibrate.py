@@ -12,7 +12,19 @@ import pytest
 from bench import calibrate, environment, side_records, stats
 from bench.interleave import interleave
 from bench.record import Environment
-from bench.side_records import METRICS, Calibration, Ledger, Pairs, PeerRun, Peers, headers_and_rows, load, save
+from bench.side_records import (
+    ALPHA_EACH,
+    METRICS,
+    THRESHOLD,
+    Calibration,
+    Ledger,
+    Pairs,
+    PeerRun,
+    Peers,
+    headers_and_rows,
+    load,
+    save,
+)
 
 HERE = Environment(host="abc", cpu="x", num_cpus=2, num_threads=2, libraries={"torch": "2.14.1"})
 
@@ -58,8 +70,8 @@ def test_a_captured_step_has_no_batch():
 def test_what_is_called_resolvable_is_found_nine_times_in_ten():
     rng = np.random.default_rng(0)
     effect = side_records.resolvable(drifting_pairs(rng, 200))
-    found = [stats.verdict(stats.paired_ratio(pairs.a_s, [(1 + effect) * b for b in pairs.b_s]), 0.0) == "less"
-             for pairs in (drifting_pairs(rng, side_records.PAIRS) for _ in range(300))]
+    found = [stats.verdict(stats.paired_ratio(pairs.a_s, [(1 + effect) * b for b in pairs.b_s]), THRESHOLD, ALPHA_EACH)
+             == "less" for pairs in (drifting_pairs(rng, side_records.PAIRS) for _ in range(300))]
     assert np.mean(found) > 0.9 - 3 * math.sqrt(0.09 / 300)
 
 
@@ -117,7 +129,15 @@ def test_the_table_has_a_row_per_metric():
     headers, rows = headers_and_rows(calibration(train_step=Pairs(a_s=[0.001, 0.002], b_s=[0.001, 0.002])))
     assert [row[0] for row in rows] == ["train step", "batch", "evaluate", "inference", "latency"]
     assert all(len(row) == len(headers) for row in rows)
-    assert rows[0][1:5] == ["2", "1.50", "1.000 [1.000, 1.000]", "0"]
+    assert rows[0][1:7] == ["2", "1.50", "1.000 [1.000, 1.000]", "0", "2.50", "2"]
+    [once] = headers_and_rows(calibration(train_step=Pairs(a_s=[0.001], b_s=[0.001])))[1][:1]
+    assert once[5:7] == ["-", "-"]
+
+
+def test_more_noise_asks_for_more_pairs():
+    rng = np.random.default_rng(0)
+    asked = [side_records.pairs_to_find(drifting_pairs(rng, 50, noise=noise)) for noise in (0.002, 0.02, 0.1)]
+    assert asked[0] < 5 < asked[1] < 20 < asked[2]
 
 
 def test_peers_are_counted_over_all_processes():

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import subprocess
 
 import msgspec
@@ -11,7 +12,7 @@ import pytest
 from bench import compare, record_sets, revisions
 from bench.block import main as time_block
 from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord, encode
-from bench.side_records import METRICS, Calibration, Pairs, save
+from bench.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, pairs_to_find, save
 from fmnist_core import data
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, quality_key, speed_key, to_dict
 from tests.small import small_dataset
@@ -223,7 +224,61 @@ def test_a_revision_that_is_slower_is_found(tmp_path, capsys, stub_blocks, facto
     out = capsys.readouterr().out
     assert out.count(said) >= 4
     assert "10 pairs find 90 times in 100" in out
+    assert "Pairs (--rounds) that find 5 %" in out
     assert "no calibration" in out
+
+
+# The whole decision, simulated: five metrics, Holm, both gates
+
+
+def noisy_pairs(rng, n, slower=1.0, noise=0.03):
+    """A and B of one metric, B `slower`, with a drift that strikes both."""
+    drift = np.exp(np.linspace(0.0, 0.3, n))
+    a, b = (drift * np.exp(noise / math.sqrt(2) * rng.standard_normal(n)) for _ in range(2))
+    return Pairs(a_s=a.tolist(), b_s=(slower * b).tolist())
+
+
+def test_five_percent_are_found_nine_times_in_ten_by_the_pairs_that_the_calibration_asks_for():
+    """Of one metric, the others being as before. Each trial has a calibration of its own, as noisy as any."""
+    rng, trials, found, alarms = np.random.default_rng(0), 200, 0, 0
+    for _ in range(trials):
+        n = pairs_to_find(noisy_pairs(rng, 20))
+        metrics = {metric: noisy_pairs(rng, n, 1.05 if metric == "train_step" else 1.0) for metric in METRICS}
+        said = {finding.metric: finding.verdict for finding in compare.judge_revisions("", metrics, THRESHOLD)}
+        found += said.pop("train step") == "slower"
+        alarms += bool({"slower", "faster"} & {*said.values()})
+    assert found / trials >= 0.9 - 3 * math.sqrt(0.9 * 0.1 / trials)
+    assert alarms / trials < 0.05
+
+
+@pytest.mark.parametrize("noise", [0.01, 0.05, 0.2])
+@pytest.mark.parametrize("n", [3, PAIRS])
+def test_equal_revisions_rarely_alarm_in_any_metric(n, noise):
+    rng, trials = np.random.default_rng(n), 300
+    said = [compare.judge_revisions("", {metric: noisy_pairs(rng, n, noise=noise) for metric in METRICS}, THRESHOLD)
+            for _ in range(trials)]
+    share = lambda *verdicts: np.mean([any(finding.verdict in verdicts for finding in one) for one in said])
+    assert share("slower") < 0.05  # an alarm: exit code 1
+    assert share("slower", "faster") < 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
+
+
+def noisy_timing(rng, noise):
+    """A record whose medians differ from the cell's own by the noise of a block, metric by metric."""
+    factor = lambda: float(np.exp(noise * rng.standard_normal()))
+    inference = [Inference(batch_size=n, batch_s=[0.002 * n * factor()]) for n in (1, 1000)]
+    return msgspec.structs.replace(timing(0.010 * factor()), batch_s=[0.001 * factor()], evaluate_s=[0.5 * factor()],
+                                   inference=inference)
+
+
+def test_equal_records_rarely_alarm_in_any_metric():
+    rng, trials, noise = np.random.default_rng(0), 300, 0.05
+    block = lambda: np.exp(noise * rng.standard_normal(10)).tolist()
+    known = lambda: Calibration(environment=HERE, started_at="", cell={},
+                                metrics={metric: Pairs(a_s=block(), b_s=block()) for metric in METRICS})
+    alarms = [bool({finding.verdict for finding in sets([noisy_timing(rng, noise)], [noisy_timing(rng, noise)],
+                                                        known=known).findings} & {"slower", "faster"})
+              for _ in range(trials)]
+    assert np.mean(alarms) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
 
 
 def test_revisions_are_commits_or_the_working_tree():
