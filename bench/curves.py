@@ -15,8 +15,9 @@ from bench.grids import COLOURS, LINES
 from bench.outcomes import validation_last
 from bench.record import Epochs, TrainRecord
 from bench.rows import Results, Row
+from fmnist_core.config import DATASETS
 
-CLASSES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+CLASSES = DATASETS["fashion-mnist"].classes
 LOWEST_SHOWN, HIGHEST_LOSS = 75.0, 3.0
 """Accuracy in per cent at which the axis of the trials begins, loss at which it ends: some trials only guess (2.3)."""
 Series = Callable[[Epochs], Sequence[float]]

@@ -26,7 +26,7 @@ def render(results: Results) -> str:
     if rows:
         parts.append(f"**Hyper-parameters** (the report's Table 1.4)\n\n{_hyperparameters(rows[0])}")
     parts.append("**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
-                 + _per_class(rows))
+                 + per_class(rows))
     parts += [f"**Most confident mistakes, {escape(row.label)}** (test set, last epoch)\n\n{_mistakes(row)}"
               for row in rows]
     return "\n\n".join(parts)
@@ -68,14 +68,15 @@ def _hyperparameters(row: Row) -> str:
     return table(["parameter", "value"], [*rows, ["shuffle", "every epoch anew"]])
 
 
-def _per_class(rows: Sequence[Row]) -> str:
+def per_class(rows: Sequence[Row], names: Sequence[str] = CLASSES) -> str:
+    """A row per class, a column per cell."""
     body = []
-    for label, name in enumerate(CLASSES):
+    for label, name in enumerate(names):
         cells = []
         for row in rows:
-            matrices = [record.test.confusion for record in row.trained if len(record.test.confusion) == len(CLASSES)]
+            matrices = [record.test.confusion for record in row.trained if len(record.test.confusion) == len(names)]
             cells.append(estimate([matrix[label][label] / max(1, sum(matrix[label])) for matrix in matrices]))
-        body.append([str(label), name, *cells])
+        body.append([str(label), escape(name), *cells])
     totals = [f"{matrix.sum():,.0f}" for row in rows if (matrix := mean_confusion(row)) is not None]
     return (table(["class", "name", *(escape(row.label) for row in rows)], body, text_columns=2)
             + f"\n\nImages per seed: {', '.join(totals) or NOTHING}.")

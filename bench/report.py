@@ -14,20 +14,23 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench import experiment as experiments_
-from bench import explorer, figures, final_network, glossary, overview
+from bench import explorer, figures, final_network, glossary, outcomes, overview, stats
 from bench.claims import by_experiment, judge, parts_table, summary_table
 from bench.experiment import Experiment
 from bench.record import Record
-from bench.rows import Machine, Results, collect, machines
+from bench.rows import Machine, Results, Row, collect, machines
 from bench.sections import figures as figures_of
 from bench.sections import section
 from bench.side_records import Calibration, Ledger, Peers, SideRecord, load_all
 from bench.store import Store
+from fmnist_core.config import class_names
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST = ("network1_printed", "table_1_1", "network2_printed", "table_1_2", "final", "kernel_depth",
          "kernel_size_network1", "kernel_size_network2")
 """The order of the sections; others follow by name, `quick` last."""
+MAX_CELLS = 4
+"""Whose accuracies per class are shown beside each other."""
 
 
 class Document(NamedTuple):
@@ -125,7 +128,19 @@ def _unlisted(others: Results, names: Mapping[Machine, str]) -> list[str]:
     if not others.experiments:
         return []
     return ["## Other configurations\n\nRecords of cells that no experiment of the project has.",
-            *(section(one, others.rows[one.name], names) for one in others.experiments)]
+            *(section(one, others.rows[one.name], names) + _classes(others.rows[one.name])
+              for one in others.experiments)]
+
+
+def _classes(rows: Sequence[Row]) -> str:
+    """Accuracy per class of the best cells, on data whose classes the report does not show elsewhere."""
+    data = rows[0].cell.config.data
+    known = [row for row in rows if any(record.test.confusion for record in row.trained)]
+    if not known or data.dataset in ("fashion-mnist", "synthetic"):
+        return ""
+    best = sorted(known, key=lambda row: -stats.summarize(row.values(outcomes.test_last)).mean)[:MAX_CELLS]
+    return ("\n\n**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
+            + final_network.per_class(best, class_names(data)))
 
 
 def _known_figures(folder: Path) -> list[Path]:

@@ -49,15 +49,21 @@ class DatasetFacts(NamedTuple):
     size: int
     """Height and width in pixels."""
     num_train: int
+    classes: tuple[str, ...] = tuple("0123456789")
+    """Their names, in the order of the labels."""
 
+
+_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
+_KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
+_THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 DATASETS = {
-    "fashion-mnist": DatasetFacts(1, 28, 60_000),
+    "fashion-mnist": DatasetFacts(1, 28, 60_000, _CLOTHES),
     "synthetic": DatasetFacts(1, 28, 60_000),
     "mnist": DatasetFacts(1, 28, 60_000),
-    "kmnist": DatasetFacts(1, 28, 60_000),
+    "kmnist": DatasetFacts(1, 28, 60_000, _KANA),
     "emnist-digits": DatasetFacts(1, 28, 240_000),
-    "cifar10": DatasetFacts(3, 32, 50_000),
+    "cifar10": DatasetFacts(3, 32, 50_000, _THINGS),
     "idx": DatasetFacts(1, 28, 60_000),
 }
 """Ten classes each. `synthetic` needs no files; `idx` is a folder of four IDX files of your own."""
@@ -70,6 +76,8 @@ class DataConfig(Config, frozen=True, kw_only=True):
     """A name of `DATASETS`."""
     sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of `idx` only, and needed there: the digest of the four files, so that a record says which data it is of."""
+    class_names: Annotated[tuple[str, ...], Meta(max_length=NUM_CLASSES)] = ()
+    """Of `idx` only: ten names, in the order of the labels, for RESULTS.md and predictions; none: the labels."""
     validation_size: Natural = 10_000
     """Images of the training set that are held out for validation; 0 trains on all of them."""
     split_seed: Natural = 0
@@ -193,6 +201,10 @@ def check(cell: CellConfig) -> None:
                          f"{num_images} training images")
     if data.sha256 and data.dataset != "idx":
         raise ValueError(f"data.sha256 has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
+    if data.class_names and data.dataset != "idx":
+        raise ValueError(f"data.class_names has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
+    if data.class_names and len(set(data.class_names)) != NUM_CLASSES:
+        raise ValueError(f"data.class_names = {list(data.class_names)}: expected {NUM_CLASSES} different names")
     if data.erasing and data.erasing_size > data.input_size:
         raise ValueError(f"data.erasing_size = {data.erasing_size} is larger than data.input_size = {data.input_size}")
     model = cell.model
@@ -236,6 +248,11 @@ def _check_baseline(cell: CellConfig) -> None:
 def input_shape(data: DataConfig) -> tuple[int, int, int]:
     """(C, H, W) of the images that a model gets."""
     return DATASETS[data.dataset].channels, data.input_size, data.input_size
+
+
+def class_names(data: DataConfig) -> tuple[str, ...]:
+    """By label."""
+    return data.class_names or DATASETS[data.dataset].classes
 
 
 def to_dict(config: Struct) -> dict[str, Any]:

@@ -25,7 +25,6 @@ SHA256 = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-CLASS_NAMES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 
 Bytes = NDArray[np.uint8]
 
@@ -136,7 +135,8 @@ def _own_files(data_dir: str | None, sha256: str) -> Arrays:
     content = {name: _read(path) for name in SHA256 if (path := _path(folder, name))}
     digest = hashlib.sha256(b"".join(content.values())).hexdigest()
     if digest != sha256:
-        raise DataError(f"data.sha256 = '{sha256}', but the files in {folder} have {digest}")
+        raise DataError(f"data.sha256 = '{sha256}': the files in {folder} have another digest; where they are meant: "
+                        f"--set data.sha256={digest}")
     return _arrays(content)
 
 
@@ -157,6 +157,8 @@ def _torchvision(dataset: str, root: str) -> Arrays:
                         f"{error}") from error
     images = [np.asarray(part.data, np.uint8) for part in parts]
     images = [each.transpose(0, 3, 1, 2) if each.ndim == 4 else each[:, None] for each in images]
+    if dataset == "emnist-digits":  # its files have rows for columns
+        images = [each.swapaxes(2, 3) for each in images]
     labels = [np.asarray(part.targets, np.uint8) for part in parts]
     return Arrays(images[0], labels[0], images[1], labels[1])
 

@@ -1,7 +1,8 @@
 """Classify pictures with a trained network: `python -m fmnist_core.predict --weights FILE IMAGE...`
 
 Fashion-MNIST shows one piece of clothing, light on black, filling a square. A picture with a bright border is taken
-to be dark on light and inverted; every picture is made grey, cut to its content, and fitted into the square.
+to be dark on light and inverted; every picture is made grey, cut to its content, and fitted into the square. For a
+network that was trained on colour images a picture is only cut to a square and resized.
 """
 
 import argparse
@@ -14,15 +15,18 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from fmnist_core.files import CLASS_NAMES
+from fmnist_core.config import class_names
 from fmnist_core.weights import load
 
 CONTENT = 13
 """Grey level, of 255, above which a pixel is taken for content."""
 
 
-def prepare(picture: Image.Image, size: int = 28) -> Tensor:
-    """(1, 1, size, size) in [0, 1], light on black, as the training images are."""
+def prepare(picture: Image.Image, size: int = 28, *, colour: bool = False) -> Tensor:
+    """(1, 1, size, size) in [0, 1], light on black, as the training images are; (1, 3, size, size) in colour."""
+    if colour:
+        square = ImageOps.fit(picture.convert("RGB"), (size, size), Image.Resampling.LANCZOS)
+        return torch.from_numpy(np.asarray(square, np.float32) / 255).permute(2, 0, 1)[None]
     grey = picture.convert("L")
     if np.median(_border(np.asarray(grey))) > 127:
         grey = ImageOps.invert(grey)
@@ -44,13 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         trained = load(options.weights)
-        if trained.input_shape[0] != 1:
-            raise ValueError(f"weights {options.weights}: trained on colour images")
+        names, (channels, size, _) = class_names(trained.cell.data), trained.input_shape
         for name in options.images:
             with Image.open(Path(name)) as picture:
-                probabilities_K = trained.probabilities(prepare(picture, trained.input_shape[1]))[0]
+                probabilities_K = trained.probabilities(prepare(picture, size, colour=channels == 3))[0]
             likeliest = probabilities_K.topk(3)
-            print(f"{name}: " + ", ".join(f"{CLASS_NAMES[int(k)]} {float(p):.1%}"
+            print(f"{name}: " + ", ".join(f"{names[int(k)]} {float(p):.1%}"
                                           for p, k in zip(likeliest.values, likeliest.indices, strict=True)))
     except (ValueError, OSError, UnidentifiedImageError) as error:
         print(f"predict: {error}", file=sys.stderr)
