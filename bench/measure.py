@@ -33,9 +33,12 @@ MAX_DISAGREEMENT = 0.05
 """Between the sum of the samples and the wall time of their block, beyond which the record carries a warning."""
 
 
-def measure(cell: CellConfig, dataset: Dataset, *, experiment: str, speed_key: str,
+def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_key: str = "",
             clock: Clock | None = None) -> SpeedRecord:
-    """Time a fresh model of this cell. The caller sees to it that the machine has nothing else to do."""
+    """Time a fresh model of this cell. The caller sees to it that the machine has nothing else to do.
+
+    `experiment` and `speed_key`: what the record is to be filed under; by default nothing.
+    """
     compiled = cell.execution.compile != "no"
     if compiled:
         reset_graph_counts()
