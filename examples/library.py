@@ -1,6 +1,6 @@
 """The project as a library: train, evaluate, measure, and read records as a table.
 
-Run it whole (`python examples/library.py`, half a minute), or cell by cell in an editor that knows `# %%`.
+Run it whole (`python examples/library.py`, less than a minute), or cell by cell in an editor that knows `# %%`.
 """
 
 # %% A cell: what `[base]` of an experiment holds. `data.dataset = "fashion-mnist"` is the default.
@@ -14,7 +14,7 @@ from fmnist_core.train import Training, fit
 
 cell = CellConfig(
     model=KernelDepthCNN(kernel_size=3, depth=1, width=4),
-    data=DataConfig(dataset="synthetic", validation_size=50_000),  # leaves 10,000 images to train on
+    data=DataConfig(dataset="synthetic"),
     train=TrainConfig(epochs=1, global_batch_size=128),
 )
 
