@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROCESSES ?= $(shell nproc)
 BIN := .venv/bin
 
-.PHONY: bench test results check perf gpu data
+.PHONY: bench test results check perf baseline gpu data
 bench: .venv/installed data  ## train and time the quick sweep
 	$(BIN)/torchrun --nproc-per-node $(PROCESSES) bench/run.py quick
 
@@ -18,6 +18,9 @@ check: .venv/installed  ## lint, types, and that RESULTS.md is what the records 
 
 perf: .venv/installed data  ## timed regression checks, against a reference in the same run
 	$(BIN)/pytest tests/perf --benchmark-enable --benchmark-only
+
+baseline: .venv/installed data  ## what `make perf` compares with, for this machine, into tests/perf/baseline.json
+	$(BIN)/pytest tests/perf --benchmark-enable --benchmark-only --write-baseline
 
 gpu:  ## everything that needs a GPU, unattended; resumes
 	bash experiments/gpu.sh

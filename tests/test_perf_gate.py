@@ -146,17 +146,28 @@ def perf(tmp_path, *options):
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def test_make_perf_says_what_is_missing_and_fails_on_a_slowdown(tmp_path):
-    run = perf(tmp_path)
+def test_make_perf_says_what_is_missing_keeps_what_it_finds_and_fails_on_a_slowdown(tmp_path):
+    here, path = gate.machine_id(environment.collect(1)), tmp_path / "baseline.json"
+    elsewhere = gate.merged({}, Environment(cpu="other"), [gate.judge("test_batch", [2.0, 2.1], [1.0, 1.0], None)])
+    path.write_text(gate.lines(elsewhere))
+    run = perf(tmp_path)  # what holds for another machine is none of ours
     assert run.returncode == 0, run.stdout + run.stderr
     assert "NO BASELINE" in run.stdout
     assert "1 skipped" in run.stdout
     assert '"test_batch"' in run.stdout
 
-    faster_once = gate.Baseline(ratios=[0.001 * math.exp(i / 100) for i in range(5)], threshold=0.025)
-    environment_of_the_run = environment.collect(1)
-    judged = gate.Judged("test_batch", "", "", 0, faster_once)
-    (tmp_path / "baseline.json").write_text(gate.lines(gate.merged({}, environment_of_the_run, [judged])))
+    run = perf(tmp_path, "--write-baseline")
+    assert run.returncode == 0, run.stdout + run.stderr
+    written = gate.load(path)
+    assert set(written) == {here, *elsewhere}
+    assert {key: written[key] for key in elsewhere} == elsewhere
+    assert len(written[here].checks["test_batch"].ratios) == 5
+
+    known = written[here].checks["test_batch"]
+    faster_once = gate.Baseline(ratios=[ratio / 1000 for ratio in known.ratios], threshold=known.threshold)
+    path.write_text(gate.lines({**written, here: msgspec.structs.replace(
+        written[here], checks={"test_batch": faster_once})}))
     run = perf(tmp_path)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "slower" in run.stdout
+    assert "NO BASELINE" not in run.stdout
