@@ -6,17 +6,23 @@ A label that was copied from the request proves nothing; these are read off a fo
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fmnist_core.fused import FusedTraining
 from fmnist_core.fused_layers import FusedConv, FusedLinear
 from fmnist_core.train import Training, train_step
 
-WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero")
-"""Operators whose result the host needs before it can go on."""
+READS = {torch.Tensor.tolist: "host::tolist", torch.Tensor.cpu: "host::cpu", torch.Tensor.numpy: "host::numpy"}
+"""Calls that bring values to the host. On a CPU the dispatcher sees none of them."""
+WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::is_nonzero", "aten::masked_select", "aten::equal",
+         "aten::_unique2", "aten::bincount", "host::mask", "host::synchronize", *READS.values())
+"""Operators whose result, or the size of it, the host needs before it can go on; and what only the host knows of: those
+reads, an index by a mask, and an explicit wait."""
 
 
 @dataclass(frozen=True)
@@ -86,16 +92,41 @@ class _Counter(TorchDispatchMode):
         self.operators: dict[str, int] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name
+        self.add(func._schema.name)
+        if func._schema.name == "aten::index" and any(index is not None and index.dtype == torch.bool
+                                                      for index in args[1]):
+            self.add("host::mask")
+        return func(*args, **(kwargs or {}))
+
+    def add(self, name: str) -> None:
         self.operators[name] = self.operators.get(name, 0) + 1
+
+
+class _Reads(TorchFunctionMode):
+    def __init__(self, counter: _Counter) -> None:
+        super().__init__()
+        self.counter = counter
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in READS:
+            self.counter.add(READS[func])
         return func(*args, **(kwargs or {}))
 
 
 def count_operators(training: Training) -> dict[str, int]:
-    """Operator name to calls, of one training step as eager PyTorch dispatches it, batch included. Trains one step."""
+    """Operator name to calls, of one training step as eager PyTorch dispatches it, batch included. Trains one step.
+
+    What makes the host wait and is no operator has a name of its own, `host::...`.
+    """
     size = min(training.batch_size, len(training.dataset.train))
     index_N = torch.arange(size, device=training.device)
-    with _Counter() as counter:
+    synchronize = torch.cuda.synchronize
+
+    def wait(*arguments: Any) -> None:
+        counter.add("host::synchronize")
+        synchronize(*arguments)
+
+    with _Counter() as counter, _Reads(counter), mock.patch.object(torch.cuda, "synchronize", wait):
         images_NCHW, labels_N = training.batch(index_N)
         train_step(training, images_NCHW, labels_N, size)
     operators: dict[str, int] = counter.operators

@@ -65,6 +65,11 @@ def judged(expected):
     return judge
 
 
+@pytest.fixture
+def small_step():
+    return Training(CELLS["kernel 2, depth 1"], 0, counters.noise(CELLS["kernel 2, depth 1"], 8))
+
+
 def with_step(monkeypatch, change):
     """`train_step` with `change(images)` before it, wherever it is called from here."""
     step = train.train_step
@@ -77,8 +82,21 @@ def with_step(monkeypatch, change):
     monkeypatch.setattr(train, "train_step", changed)
 
 
-def test_an_added_wait_is_caught(judged, monkeypatch):
-    with_step(monkeypatch, lambda images: images.sum().item())
+@pytest.mark.parametrize("wait", [
+    lambda images: images.sum().item(), lambda images: bool(images.sum() > 0), lambda images: images.sum().tolist(),
+    lambda images: images.cpu(), lambda images: images.numpy(), lambda images: images[images > 0],
+    lambda images: images.nonzero(), lambda images: torch.equal(images, images),
+    lambda images: torch.cuda.synchronize(images.device),
+], ids=["item", "bool", "tolist", "cpu", "numpy", "mask", "nonzero", "equal", "synchronize"])
+def test_an_added_wait_is_caught(small_step, wait, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    assert observe.count_waits(observe.count_operators(small_step)) == 0
+    with_step(monkeypatch, wait)
+    assert observe.count_waits(observe.count_operators(small_step)) == 1
+
+
+def test_an_added_wait_is_a_problem(judged, monkeypatch):
+    with_step(monkeypatch, lambda images: images.sum().tolist())
     assert any("host_waits is 1, expected 0" in problem for problem in judged())
 
 
