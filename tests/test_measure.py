@@ -112,6 +112,9 @@ def test_evaluation_and_inference_have_a_sample_per_pass(quick):
     assert record.evaluate_s == pytest.approx([0.01] * 3)
     assert record.images_per_evaluation == 200
     assert {one.batch_size: len(one.batch_s) for one in record.inference} == {1: 5, 128: 3}  # 1000 are not there
+    rates = [stats.throughput(one.batch_size, one.batch_s).images_per_s for one in record.inference]
+    assert rates == pytest.approx([100.0, 12_800.0])  # every pass takes 10 ms
+    assert stats.throughput(record.images_per_evaluation, record.evaluate_s).images_per_s == pytest.approx(20_000.0)
 
 
 def test_the_floor_by_hand():
