@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from bench import stats
 from bench.claims import readings
 from bench.formatting import significant
-from bench.grids import COLOURS, LINES
+from bench.grids import COLOURS, LINES, say_waiting
 from bench.outcomes import validation_last
 from bench.record import Epochs, TrainRecord
 from bench.rows import Results, Row
@@ -97,10 +97,12 @@ def gaps(results: Results) -> Figure | None:
             printed = row.experiment.name.endswith("_printed") and "printed" not in row.label
             panel.plot(range(1, len(mean) + 1), mean, label=f"printed, {row.label}" if printed else row.label,
                        color=COLOURS[i % 7], linestyle=LINES[(i + i // 7) % 7], linewidth=1.2)
-        panel.axhline(0, color="black", linewidth=0.8)
         panel.set(xlabel="epoch", title=name)
         if own:
+            panel.axhline(0, color="black", linewidth=0.8)
             panel.legend(fontsize=7, ncols=2)
+        else:
+            say_waiting(panel)
     panels[0].set_ylabel("training less validation accuracy (points)")
     return figure
 

@@ -57,8 +57,8 @@ def cost(results: Results) -> Figure | None:
     figure = Figure(figsize=(11, 3.4), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 3)
     exact = lambda value: (value, value, value) if value else None
-    _lines(panels[0], kernels, depths, lambda k, d: (k, d) in grid and exact(grid[k, d].num_parameters))
-    _lines(panels[1], kernels, depths, lambda k, d: (k, d) in grid and exact(grid[k, d].multiply_adds))
+    _lines(panels[0], kernels, depths, lambda k, d: (k, d) in grid and exact(grid[k, d].num_parameters), legend=False)
+    _lines(panels[1], kernels, depths, lambda k, d: (k, d) in grid and exact(grid[k, d].multiply_adds), legend=not timed)
     _lines(panels[2], kernels, depths, lambda k, d: _rate(timed.get((k, d))))
     labels = ("trainable parameters", "multiply-adds per image", "training (images/s)")
     for panel, label in zip(panels, labels, strict=True):
@@ -79,7 +79,7 @@ def pareto(results: Results) -> Figure | None:
             cells.append((at, rate, interval))
     if not cells:
         return None
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
     axes = figure.subplots()
     kernels = sorted({k for (k, _), _, _ in cells})
     for i, kernel in enumerate(kernels):
@@ -96,7 +96,7 @@ def pareto(results: Results) -> Figure | None:
              title=f"Numbers: depth. {_machine_title(machine)}")
     axes.title.set_fontsize(8)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.legend()
+    legend_beside(axes)
     return figure
 
 
@@ -153,6 +153,8 @@ def kernel_sizes(results: Results) -> Figure | None:
             y, error = _error_bars([interval for _, interval in points])
             panel.errorbar([label for label, _ in points], y, yerr=error, fmt="o", color=COLOURS[0], capsize=3)
             panel.margins(x=0.15)
+        else:
+            say_waiting(panel)
         panel.set(xlabel="kernel size (pixels)", ylabel="test accuracy (%), last epoch", title=title)
     return figure if drawn else None
 
@@ -185,7 +187,7 @@ def _timed(results: Results) -> tuple[Machine | None, dict[tuple[int, int], Spee
 
 def _lines(
     axes: Axes, kernels: Sequence[int], depths: Sequence[int],
-    value: Callable[[int, int], Point | Literal[False] | None],
+    value: Callable[[int, int], Point | Literal[False] | None], *, legend: bool = True,
 ) -> None:
     """One line per kernel size over depth, a little apart so that their intervals do not cover each other."""
     for i, kernel in enumerate(kernels):
@@ -196,8 +198,21 @@ def _lines(
             axes.errorbar(x, y, yerr=error, label=f"kernel size {kernel}", color=COLOURS[i % 7], marker=MARKERS[i % 7],
                           linestyle=LINES[i % 7], capsize=2, markersize=4, linewidth=1)
     axes.set_xticks(list(depths))
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))  # beside the lines, never on them
+    if legend and axes.get_legend_handles_labels()[0]:
+        legend_beside(axes)
+
+
+def legend_beside(axes: Axes) -> None:
+    """Never on the data."""
+    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+def say_waiting(axes: Axes) -> None:
+    """In the place of an empty panel with an axis that means nothing."""
+    axes.text(0.5, 0.5, "waiting for records", transform=axes.transAxes, ha="center", color="#555555")
+    axes.set_xticks([])
+    if len(axes.get_shared_y_axes().get_siblings(axes)) == 1:  # else another panel's values stand at this axis
+        axes.set_yticks([])
 
 
 def _error_bars(points: Sequence[Point]) -> tuple[list[float], list[list[float]]]:

@@ -110,3 +110,15 @@ def test_curves_average_over_the_seeds_that_reached_an_epoch():
     mean, sd = curves.mean_and_sd([[1.0, 2.0, 4.0], [3.0, 6.0]])
     assert mean.tolist() == [2.0, 4.0, 4.0]
     assert sd.tolist() == pytest.approx([np.sqrt(2), np.sqrt(8), 0.0])
+
+
+def test_a_panel_without_records_says_so(loaded):
+    of = next(one for one in loaded if one.name == "kernel_size_network2")
+    drawn = figures.draw(collect([trained(of, cell, seed) for cell in of.cells for seed in range(2)], loaded))
+    assert words(drawn["kernel_sizes.svg"]).splitlines().count("waiting for records") == 1
+    complete_figures = figures.draw(collect(complete(), loaded))
+    assert not any("waiting for records" in words(content) for content in complete_figures.values())
+
+
+def test_a_legend_is_drawn_once_for_panels_that_share_it(drawn):
+    assert words(drawn["kernel_depth_cost.svg"]).splitlines().count("kernel size 3") == 1
