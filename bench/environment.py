@@ -3,12 +3,14 @@
 `python -m bench.environment` prints what a bug report needs.
 """
 
+import argparse
 import hashlib
 import importlib.metadata
 import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,12 @@ from typing import Any
 import msgspec
 
 from bench.record import Environment
+from fmnist_core.files import DataError, find
 
 LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "pandas", "msgspec", "scikit-learn")
 ROOT = Path(__file__).resolve().parent.parent
+_VARIABLES = ("ACCELERATE_", "CUDA_", "FMNIST_", "MKL_", "NCCL_", "OMP_", "RANK", "LOCAL_RANK", "TORCH", "WORLD_SIZE")
+"""Beginnings of the names of variables that change what a run does."""
 _GPU_FIELDS = ("name", "driver_version", "power.limit", "clocks.sm")
 
 
@@ -129,9 +134,30 @@ def _number(text: str | None) -> float | None:
         return None
 
 
-def main() -> None:
-    for key, value in msgspec.to_builtins(collect()).items():
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the environment, the launcher's variables, and where the data set is."""
+    argparse.ArgumentParser(prog="python -m bench.environment", description=__doc__,
+                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(arguments)
+    found = msgspec.to_builtins(collect())
+    found["libraries"] = {**found["libraries"], **_more_libraries()}
+    found["variables"] = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)}
+    found["data"] = _data()
+    for key, value in found.items():
         print(f"{key}: {', '.join(f'{k} {v}' for k, v in value.items()) if isinstance(value, dict) else value}")
+
+
+def _more_libraries() -> dict[str, str]:
+    """CUDA's own, and what draws and shows."""
+    installed = {each.metadata["Name"]: each.version for each in importlib.metadata.distributions()}
+    return {name: version for name, version in sorted(installed.items())
+            if name in ("matplotlib", "safetensors", "tqdm", "triton") or name.startswith("nvidia-")}
+
+
+def _data() -> str:
+    try:
+        return str(find())
+    except DataError:
+        return "not found"
 
 
 if __name__ == "__main__":

@@ -58,7 +58,8 @@ def cost(results: Results) -> Figure | None:
     panels: Sequence[Axes] = figure.subplots(1, 3)
     exact = lambda value: (value, value, value) if value else None
     _lines(panels[0], kernels, depths, lambda k, d: (k, d) in grid and exact(grid[k, d].num_parameters), legend=False)
-    _lines(panels[1], kernels, depths, lambda k, d: (k, d) in grid and exact(grid[k, d].multiply_adds), legend=not timed)
+    _lines(panels[1], kernels, depths, lambda k, d: (k, d) in grid and exact(grid[k, d].multiply_adds),
+           legend=not timed)
     _lines(panels[2], kernels, depths, lambda k, d: _rate(timed.get((k, d))))
     labels = ("trainable parameters", "multiply-adds per image", "training (images/s)")
     for panel, label in zip(panels, labels, strict=True):

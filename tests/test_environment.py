@@ -83,8 +83,14 @@ def test_a_change_anywhere_in_the_source_is_seen(tmp_path, monkeypatch, changed)
     assert environment._commit()[1] is True
 
 
-def test_the_command_prints_what_a_bug_report_needs(capsys):
-    environment.main()
+def test_the_command_prints_what_a_bug_report_needs(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    monkeypatch.setenv("FMNIST_DATA_DIR", str(tmp_path))
+    environment.main([])
     printed = capsys.readouterr().out
-    for word in ("cpu:", "torch ", "python:", "commit:", "num_threads:"):
+    for word in ("cpu:", "torch ", "matplotlib ", "python:", "commit:", "num_threads:", "OMP_NUM_THREADS 3",
+                 "data: not found"):
         assert word in printed
+    monkeypatch.setattr(environment, "find", lambda: tmp_path / "there")
+    environment.main([])
+    assert f"data: {tmp_path / 'there'}\n" in capsys.readouterr().out
