@@ -155,7 +155,7 @@ def _more_libraries() -> dict[str, str]:
 
 def _data() -> str:
     try:
-        return str(find())
+        return str(find(download=False))
     except DataError:
         return "not found"
 

@@ -58,14 +58,14 @@ def load_arrays(dataset: str, data_dir: str | None = None, sha256: str = "") -> 
     return _torchvision(dataset, data_dir or "data")
 
 
-def find(data_dir: str | None = None) -> Path:
+def find(data_dir: str | None = None, *, download: bool = True) -> Path:
     """The folder that holds all four files, plain or gzipped. Raises DataError that names every place looked in."""
     asked_for = data_dir or os.environ.get("FMNIST_DATA_DIR")
     places = [Path(asked_for)] if asked_for else [Path("data"), Path("data/FashionMNIST/raw"), DEBIAN]
     for place in places:
         if all(_path(place, name) for name in SHA256):
             return place
-    if not asked_for and _download():
+    if not asked_for and download and _download():
         return Path("data/FashionMNIST/raw")
     raise DataError(
         f"Fashion-MNIST was not found in {', '.join(str(place) for place in places)}"

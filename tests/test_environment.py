@@ -91,6 +91,6 @@ def test_the_command_prints_what_a_bug_report_needs(capsys, monkeypatch, tmp_pat
     for word in ("cpu:", "torch ", "matplotlib ", "python:", "commit:", "num_threads:", "OMP_NUM_THREADS 3",
                  "data: not found"):
         assert word in printed
-    monkeypatch.setattr(environment, "find", lambda: tmp_path / "there")
+    monkeypatch.setattr(environment, "find", lambda *, download: tmp_path / "there" / str(download))
     environment.main([])
-    assert f"data: {tmp_path / 'there'}\n" in capsys.readouterr().out
+    assert f"data: {tmp_path / 'there' / 'False'}\n" in capsys.readouterr().out
