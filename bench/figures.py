@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from bench import curves, grids
+from bench import curves, grids, pareto
 from bench.rows import Results
 
 _ATTRIBUTE = re.compile(rb' (?:d|x|y|transform)="[^"]*"')
@@ -45,7 +45,7 @@ STYLE: Any = {
 class Drawing(NamedTuple):
     name: str
     section: str
-    """Name of the experiment, or `overfitting`, under which RESULTS.md shows it."""
+    """Name of the experiment, or `overfitting` or `cost`, under which RESULTS.md shows it."""
     draw: Callable[[Results], Figure | None]
     """None where no record has what it needs."""
     alt: str
@@ -75,6 +75,8 @@ DRAWINGS: Sequence[Drawing] = (
             "Confusion matrix of the final network on the test set, mean over seeds, in per cent of each true class"),
     Drawing("generalisation_gap", "overfitting", curves.gaps,
             "Training accuracy less validation accuracy by epoch, Network 1 and Network 2"),
+    Drawing("accuracy_cost", "cost", pareto.figure,
+            "Test accuracy against parameters, multiply-adds and training time of everything trained here"),
 )
 
 

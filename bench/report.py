@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import beyond, cited, explorer, figures, final_network, glossary, outcomes, overview, stats
 from bench import experiment as experiments_
-from bench import explorer, figures, final_network, glossary, outcomes, overview, stats
 from bench.claims import by_experiment, judge, parts_table, summary_table
 from bench.experiment import Experiment
 from bench.record import Record
@@ -31,6 +31,9 @@ FIRST = ("network1_printed", "table_1_1", "network2_printed", "table_1_2", "fina
 """The order of the sections; others follow by name, `quick` last."""
 MAX_CELLS = 4
 """Whose accuracies per class are shown beside each other."""
+
+BEYOND = ("Every choice is made on held-out training images; a result is the last epoch of a training on all 60,000 "
+          "images, which nothing was chosen by.")
 
 
 class Document(NamedTuple):
@@ -57,6 +60,11 @@ def render(
         f"## How to read the tables\n\n{overview.HOW_TO_READ}",
         "## The report's claims", overview.HOW_CLAIMS_ARE_JUDGED, summary_table(judged),
         "### The parts of the claims, and their tests", parts_table(judged),
+        f"## The systems that the report cites\n\n{cited.render(results, names)}",
+        "## Accuracy against cost\n\n" + "\n\n".join(figures_of("cost", drawn)),
+        f"## Beyond\n\nGoals, and how far the recipes came. {BEYOND}\n\n{beyond.goals(results, names)}",
+        f"### What each part brings\n\n{beyond.parts(results)}",
+        f"### In one line\n\nWhat to type, and what to expect of one seed.\n\n{beyond.commands(results, names)}",
         f"## Experiments\n\n{overview.experiments_table(results)}",
         *(section(one, results.rows[one.name], names, drawn, claims.get(one.name, ()))
           + (f"\n\n{final_network.render(results)}" if one.name == "final" else "") for one in ordered),

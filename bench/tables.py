@@ -37,7 +37,7 @@ def accuracy_table(rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
         body.append([escape(row.label), seeds_text(row),
                      *[percent(reported.validation_accuracy, 1)] * reports_validation, *figures[:2],
                      *[percent(reported.test_accuracy, 1)] * reports_test, *figures[2:],
-                     _training_time(row, {} if where else names)])
+                     training_time(row, {} if where else names)])
     return table(headers, body, text_columns=2)
 
 
@@ -164,7 +164,7 @@ def layer_table(layers: Sequence[Layer]) -> str:
     return table(headers, [*rows, total], text_columns=2)
 
 
-def _training_time(row: Row, names: Mapping[Machine, str]) -> str:
+def training_time(row: Row, names: Mapping[Machine, str]) -> str:
     """Median over seeds, on each machine for itself; named where there are `names`."""
     texts = []
     for machine in sorted({Machine.of(record) for record in row.trained}):

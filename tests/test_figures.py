@@ -47,6 +47,8 @@ def test_figures_have_axes_with_units_and_a_white_ground(drawn):
         "table_1_1_curves.svg": ["Trial-7", "epoch", "loss", "accuracy (%)"],
         "final_curves.svg": ["training images", "validation", "ReLU after fc1, n = 3"],
         "final_confusion.svg": ["Ankle boot", "predicted class", "true class", "91.0"],
+        "accuracy_cost.svg": ["trainable parameters", "multiply-adds per image", "training (s), one machine",
+                              "the report's networks", "kernel x depth", "not beaten at its cost"],
         "generalisation_gap.svg": ["training less validation accuracy (points)", "Network 1", "Network 2"],
     }
     for name, labels in expected.items():

@@ -1,0 +1,118 @@
+"""What goes beyond the cited systems: goals, choices, what each part of a recipe brings, and the commands. No torch.
+
+Choices are made by validation accuracy alone; the cell that is chosen has a twin, trained on all 60,000 images, whose
+test accuracy at the last epoch is the result.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from bench import outcomes, stats
+from bench.cited import row_of, waiting
+from bench.formatting import NOTHING, code, escape, estimate, percent, points, table
+from bench.rows import Machine, Results, Row
+from bench.tables import training_time
+from fmnist_core.config import CellConfig
+from fmnist_core.models.catalogue import CITED, NON_NEURAL
+
+RESULT, WHOLE = "the recipe, all 60,000 images", "the recipe"
+"""Labels of the cell that is the result, and of the one that the parts are compared with."""
+RECIPES = {"beyond_small": "Under 100,000 parameters", "beyond_best": "The best single model"}
+GOALS = (("beyond_small", "cpu", 0.935), ("beyond_small", "cuda", 0.95), ("beyond_best", "cuda", 0.966))
+"""Experiment, kind of device, mean test accuracy at the last epoch."""
+FAST, FAST_GOALS = "beyond_fast", (0.92, 0.93)
+
+
+def goals(results: Results, names: Mapping[Machine, str]) -> str:
+    """`names`: of the machines."""
+    body = []
+    for experiment, kind, goal in GOALS:
+        row = row_of(results, experiment, RESULT)
+        mine = row is not None and row.trained and (row.trained[0].environment.device == "cpu") == (kind == "cpu")
+        reached = _reached(row, goal, names) if mine and row is not None else ["waiting", *[NOTHING] * 3]
+        on = "on a CPU" if kind == "cpu" else "with a GPU"
+        body.append([f"{RECIPES[experiment]}, {on}: {percent(goal, 1)} %", *reached])
+    for goal in FAST_GOALS:
+        body.append([f"Least time to {percent(goal, 0)} % on a CPU", *_fastest(results, goal, names)])
+    return table(["goal", "recipe", "test, last epoch (%)", "reached", "training time (s)"], body, text_columns=2)
+
+
+def _reached(row: Row, goal: float, names: Mapping[Machine, str]) -> list[str]:
+    values = row.values(outcomes.test_last)
+    low, _ = stats.mean_interval(values)
+    mean = stats.summarize(values).mean
+    verdict = "no" if mean < goal else "yes" if low >= goal else "yes, but not the whole interval"
+    return [code(row.experiment.name), estimate(values), verdict, training_time(row, names)]
+
+
+def _fastest(results: Results, goal: float, names: Mapping[Machine, str]) -> list[str]:
+    """The choice by validation accuracy among the cells of `beyond_fast`, and what its twin reaches."""
+    rows = [row for row in results.of(FAST) if row.trained]
+    chosen = choose([row for row in rows if row.setting("data.validation_size")], goal)
+    if not rows:
+        return ["waiting", *[NOTHING] * 3]
+    if chosen is None:
+        return ["none reaches it on validation", *[NOTHING] * 3]
+    twin = next((row for row in rows if row.cell.config == _on_all_images(chosen.cell.config)), None)
+    if twin is None:
+        return [f"{code(FAST)}, {escape(chosen.label)}", "waiting", NOTHING, NOTHING]
+    return [f"{code(FAST)}, {escape(twin.label)}", *_reached(twin, goal, names)[1:]]
+
+
+def choose(rows: Sequence[Row], goal: float) -> Row | None:
+    """Of the rows whose mean validation accuracy at the last epoch is at least `goal`, the one that trained fastest."""
+    good = [row for row in rows if (values := row.values(outcomes.validation_last))
+            and stats.summarize(values).mean >= goal]
+    return min(good, key=lambda row: stats.summarize(row.values(outcomes.train_s)).mean, default=None)
+
+
+def _on_all_images(config: CellConfig) -> CellConfig:
+    return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, validation_size=0))
+
+
+def parts(results: Results) -> str:
+    """What each part brings: the change of the validation accuracy against the whole recipe."""
+    tables = []
+    for experiment, title in RECIPES.items():
+        whole = row_of(results, experiment, WHOLE)
+        rows = [row for row in results.of(experiment) if row.cell.label not in (RESULT, WHOLE)]
+        body = [[escape(row.label), *_change(whole, row)] for row in rows]
+        own = [escape(WHOLE), *(_validation(whole), NOTHING, str(len(whole.trained)) if whole else NOTHING)]
+        tables.append(f"**{title}** (`{experiment}`)\n\n" + table(
+            ["cell", "validation, last epoch (%)", "change (points) [95 % interval]", "n"], [own, *body]))
+    return "\n\n".join(tables)
+
+
+def _validation(row: Row | None) -> str:
+    return estimate(row.values(outcomes.validation_last)) if row is not None and row.trained else waiting(row)
+
+
+def _change(whole: Row | None, row: Row) -> list[str]:
+    values = row.values(outcomes.validation_last)
+    reference = whole.values(outcomes.validation_last) if whole is not None else []
+    if not values or not reference:
+        return [_validation(row), NOTHING, str(len(row.trained)) if row.trained else NOTHING]
+    change = stats.compare(reference, values)
+    interval = f" [{points(change.low)}, {points(change.high)}]" if min(change.n_a, change.n_b) > 1 else ""
+    return [_validation(row), f"{points(change.difference)}{interval}", str(len(row.trained))]
+
+
+def commands(results: Results, names: Mapping[Machine, str]) -> str:
+    """Every recipe as one line to type, with what to expect of it: mean accuracy and seconds of training of a seed."""
+    wanted = [(name, RESULT) for name in RECIPES]
+    wanted += [(FAST, row.label) for row in results.of(FAST) if row.setting("data.validation_size") == 0]
+    wanted += [("final", "ReLU after fc1")]
+    wanted += [(entry.experiment, entry.name) for entry in (*CITED, *NON_NEURAL)]
+    body = []
+    for experiment, label in wanted:
+        row = row_of(results, experiment, label)
+        command = f'accelerate launch bench/run.py {experiment} --only "label={label}" --seeds 1'
+        body.append([code(command), *_expected(row, names)])
+    return table(["command", "test, last epoch (%)", "training time (s)"], body)
+
+
+def _expected(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
+    if row is None or not row.trained:
+        return [waiting(row), NOTHING]
+    return [percent(stats.summarize(row.values(outcomes.test_last)).mean), training_time(row, names)]

@@ -1,0 +1,58 @@
+"""The table of cited systems: what their authors claim beside what they reach here. No torch."""
+
+from collections.abc import Mapping
+
+from bench import outcomes
+from bench.formatting import NOTHING, count, escape, estimate, percent, table
+from bench.rows import Machine, Results, Row
+from bench.tables import training_time
+from fmnist_core.models.catalogue import CITED, NON_NEURAL, CitedSystem
+
+HOW_TO_READ = (
+    "Authors: the accuracy that they give (in brackets: where it was read, if not in their own text or code), how the "
+    "network was chosen that it belongs to, and on which release of the data set; the one in use before 31 August 2017 "
+    "is 0.4 to 0.55 points easier. Here: the current release, checked by its SHA-256; accuracies in %, mean ± sd "
+    "[95 % interval of the mean] over n seeds. The last epoch's is the result; the best on test is shown because it is "
+    "what many authors give. `waiting`: no record yet; `waiting (GPU)`: too heavy for a CPU, where tests "
+    "train it for some steps and see the loss fall. Where two systems share one network, the recipe differs.")
+HEADERS = ["system", "source", "year", "parameters", "multiply-adds", "authors (%)", "chosen by", "release",
+           "the report (%)", "here, last epoch", "here, validation-selected", "here, best on test (not a result)", "n",
+           "training time (s)"]
+
+
+def render(results: Results, names: Mapping[Machine, str]) -> str:
+    """`names`: of the machines."""
+    lines = [_line(results, entry, names) for entry in (*CITED, *NON_NEURAL)]
+    return f"{HOW_TO_READ}\n\n{table(HEADERS, lines, text_columns=2)}"
+
+
+def row_of(results: Results, experiment: str, label: str) -> Row | None:
+    """The cell of this name with most seeds; None where the results have no such experiment."""
+    rows = [row for row in results.of(experiment) if row.cell.label == label]
+    return max(rows, key=lambda row: len(row.trained), default=None)
+
+
+def waiting(row: Row | None) -> str:
+    """Of a row without a finished seed."""
+    if row is not None and row.failed:
+        return row.failed[-1].status
+    return "waiting (GPU)" if row is not None and row.experiment.launch.device == "cuda" else "waiting"
+
+
+def _line(results: Results, entry: CitedSystem, names: Mapping[Machine, str]) -> list[str]:
+    return [escape(entry.name), escape(entry.source), str(entry.year), count(entry.num_parameters),
+            count(entry.multiply_adds), _claim(entry), entry.selection if entry.authors_accuracy else NOTHING,
+            entry.release if entry.authors_accuracy else NOTHING, percent(entry.reported_accuracy),
+            *_here(row_of(results, entry.experiment, entry.name), names)]
+
+
+def _claim(entry: CitedSystem) -> str:
+    known = "" if entry.evidence in ("primary", "none") else f" ({entry.evidence})"
+    return percent(entry.authors_accuracy) + known
+
+
+def _here(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
+    if row is None or not row.trained:
+        return [waiting(row), *[NOTHING] * 4]
+    return [estimate(row.values(outcomes.test_last)), estimate(row.values(outcomes.test_selected)),
+            estimate(row.values(outcomes.test_best)), str(len(row.trained)), training_time(row, names)]

@@ -1,0 +1,129 @@
+"""The table of cited systems, the recipes beyond them and the figure of their costs, from records made by hand."""
+
+import msgspec
+import pytest
+
+from bench import beyond, cited, experiment, pareto
+from bench.rows import Machine, collect
+from fmnist_core.models.catalogue import CITED, NON_NEURAL
+from tests.made import CPU, GPU, failed, trained
+
+LOADED = {name: experiment.load(name) for name in experiment.names()}
+SMALL, FAST, AGARAP = LOADED["beyond_small"], LOADED["beyond_fast"], LOADED["cited_agarap"]
+
+NAMES = {Machine.at(CPU): "M1", Machine.at(GPU): "M2"}
+
+
+def results_of(*records):
+    return collect(records, list(LOADED.values()))
+
+
+def lines(text, start):
+    return [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines()
+            if line.startswith(f"| {start} |")]
+
+
+def cell(of, label):
+    return next(each for each in of.cells if each.label == label)
+
+
+def test_every_system_has_a_row_and_waits_for_a_cpu_or_a_gpu():
+    text = cited.render(results_of(), NAMES)
+    for entry in (*CITED, *NON_NEURAL):
+        [row] = lines(text, entry.name)
+        heavy = LOADED[entry.experiment].launch.device == "cuda"
+        assert row[9] == ("waiting (GPU)" if heavy else "waiting"), entry.name
+    [row] = lines(text, "CNN2 + BN + skip")
+    assert row[3:9] == ["211,820", "2,234,112", "92.54 (secondary)", "best on test", "unknown", "92.54"]
+    [row] = lines(text, "AlexNet")  # nobody gives a number of its own, so nothing was chosen
+    assert row[5:9] == ["-", "-", "-", "93.00"]
+
+
+def test_what_a_system_reaches_here_stands_beside_what_its_authors_say():
+    label = "CNN-Softmax"
+    curve = [0.1, 0.92, 0.2, 0.3, 0.93, 0.9]
+    records = [trained(AGARAP, cell(AGARAP, label), seed, test=[each + 0.01 * seed for each in curve],
+                       validation=[0.1, 0.5, 0.2, 0.3, 0.3, 0.3]) for seed in range(2)]
+    [row] = lines(cited.render(results_of(*records), NAMES), label)
+    assert [value.split(" ±")[0] for value in row[9:12]] == ["90.50", "92.50", "93.50"]
+    assert row[12:] == ["2", "12.0 on M1"]
+    broken = failed(AGARAP, cell(AGARAP, label), 0, "oom", "no memory")
+    assert lines(cited.render(results_of(broken), NAMES), label)[0][9] == "oom"
+
+
+def goal_rows(*records):
+    text = beyond.goals(results_of(*records), NAMES)
+    return {line.split("|")[1].strip(): [part.strip() for part in line.split("|")[2:-1]]
+            for line in text.splitlines()[2:]}
+
+
+@pytest.mark.parametrize(("accuracies", "verdict"), [
+    ((0.930, 0.931), "no"), ((0.940, 0.9401), "yes"), ((0.930, 0.945), "yes, but not the whole interval")])
+def test_a_goal_is_reached_by_the_mean_of_the_last_epochs_on_all_images(accuracies, verdict):
+    of = cell(SMALL, beyond.RESULT)
+    records = [trained(SMALL, of, seed, test=accuracy) for seed, accuracy in enumerate(accuracies)]
+    other = trained(SMALL, cell(SMALL, beyond.WHOLE), test=0.99)  # on fewer images: no result
+    rows = goal_rows(*records, other)
+    assert rows["Under 100,000 parameters, on a CPU: 93.5 %"][2] == verdict
+    assert rows["Under 100,000 parameters, with a GPU: 95.0 %"][0] == "waiting"
+    on_gpu = [trained(SMALL, of, seed, test=accuracy, environment=GPU) for seed, accuracy in enumerate(accuracies)]
+    assert goal_rows(*on_gpu)["Under 100,000 parameters, on a CPU: 93.5 %"][0] == "waiting"
+
+
+def test_the_fastest_is_chosen_by_validation_and_judged_on_test_by_its_twin():
+    """Least time above the goal on validation, whatever the test set says of it."""
+    held_out = [each for each in FAST.cells if each.config.data.validation_size]
+    settings = [(0.91, 3.0, 0.99), (0.922, 8.0, 0.99), (0.921, 5.0, 0.5), (0.925, 9.0, 0.99)]
+    records = []
+    for of, (validation, seconds, test) in zip(held_out, settings, strict=False):
+        record = trained(FAST, of, validation=validation, test=test)
+        records.append(msgspec.structs.replace(
+            record, epochs=msgspec.structs.replace(record.epochs, train_s=[seconds])))
+    assert goal_rows(*records)["Least time to 92 % on a CPU"][1] == "waiting"
+    chosen = held_out[2].config
+    on_all = next(each for each in FAST.cells if not each.config.data.validation_size
+                  and (each.config.model, each.config.train) == (chosen.model, chosen.train))
+    rows = goal_rows(*records, trained(FAST, on_all, test=0.915))
+    assert rows["Least time to 92 % on a CPU"] == [f"`beyond_fast`, {on_all.label}", "91.50", "no", "12.0 on M1"]
+    assert rows["Least time to 93 % on a CPU"][0] == "none reaches it on validation"
+
+
+def test_what_a_part_brings_is_the_change_of_the_validation_accuracy():
+    whole, part = cell(SMALL, beyond.WHOLE), cell(SMALL, "no shifts")
+    records = [trained(SMALL, of, seed, validation=base + 0.001 * seed, test=0.5)
+               for of, base in ((whole, 0.94), (part, 0.93)) for seed in range(2)]
+    text = beyond.parts(results_of(*records))
+    row, of_the_best = lines(text, "no shifts")
+    assert of_the_best[1] == "waiting (GPU)"
+    assert row[2].startswith("-1.00 [")
+    assert row[3] == "2"
+    assert lines(text, "no label smoothing")[0][1:] == ["waiting", "-", "-"]
+
+
+def test_every_command_names_a_cell_that_there_is():
+    text = beyond.commands(results_of(trained(AGARAP, cell(AGARAP, "CNN-SVM"), test=0.91)), NAMES)
+    commands = [line.split("`")[1] for line in text.splitlines() if "`" in line]
+    assert len(commands) == len(set(commands)) > len(CITED) + len(NON_NEURAL)
+    for command in commands:
+        name, label = command.split()[3], command.split('"')[1].partition("=")[2]
+        assert experiment.select(LOADED[name].cells, {"label": label}), command
+    [row] = [line for line in text.splitlines() if "label=CNN-SVM" in line]
+    assert row.endswith("| 91.00 | 12.0 on M1 |")
+
+
+def test_the_front_is_what_none_beats_at_its_cost():
+    assert pareto.front([(3, 0.9), (1, 0.5), (2, 0.9), (2, 0.4), (4, 0.8), (5, 0.95)]) == [(1, 0.5), (2, 0.9),
+                                                                                          (5, 0.95)]
+
+
+def test_points_are_cells_and_their_times_are_of_one_machine():
+    depth = LOADED["kernel_depth"]
+    records = [trained(depth, depth.cells[i], seed, num_parameters=100 + i, test=0.8 + 0.1 * seed)
+               for i in range(2) for seed in range(2)]
+    records.append(trained(depth, depth.cells[2], environment=GPU))
+    points = pareto.points_of(results_of(*records))
+    assert [(point.num_parameters, point.seconds) for point in points] == [(100, 12.0), (101, 12.0), (1234, None)]
+    assert points[0].accuracy == pytest.approx(0.85)
+    assert points[0].kind == "kernel x depth"
+    assert pareto.kind_of(SMALL.cells[0].config.model) == "beyond"
+    assert pareto.kind_of(LOADED["final"].cells[0].config.model) == "the report's networks"
