@@ -159,10 +159,23 @@ def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], lat
         print(f"\n{experiment.title}\n")
         formats = ("", ".2f", ".2f", "", ",.0f", ",", "")
         print(tabulate(rows, headers="keys", intfmt=",", floatfmt=formats, missingval="-"))
+        print(_foremost(rows))
     print(f"\nRecords: {folder}. Tables and figures of them:\n"
           f"  python -m bench.report --store {folder} --output {folder}/RESULTS.md")
     if [each.name for each in experiments] == ["quick"]:
         print("The full sweep, with several seeds and more epochs, is kernel_depth in the place of quick.")
+
+
+def _foremost(rows: list[dict[str, Any]]) -> str:
+    """The most accurate and the fastest of several cells."""
+    sentences = []
+    for what, key, unit in (("Highest mean accuracy", "test accuracy %", "{:.2f} %"),
+                            ("Fastest", "images/s", "{:,.0f} images/s")):
+        known = [row for row in rows if row[key] is not None]
+        if len(known) > 1:
+            best = max(known, key=lambda row: row[key])
+            sentences.append(f"{what}: {best['cell']}, {unit.format(best[key])}.")
+    return f"\n{' '.join(sentences)}" if sentences else ""
 
 
 def _cells(experiment: Experiment, planned: Iterable[Task]) -> list[Cell]:
