@@ -7,12 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-import msgspec
 import pytest
 from hypothesis import HealthCheck, settings
 
 import bench
-from bench import environment
+from bench import environment, promises
 from bench.promises import FaultRun
 from fmnist_core import files
 
@@ -26,8 +25,8 @@ settings.register_profile("short", deadline=None, derandomize=True, suppress_hea
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long-faults", nargs="?", type=float, const=1.0, metavar="SHARE", help="twice 50 kills and some "
                      "100,000 fuzzed inputs, or that share of both")
-    parser.addoption("--faults-record", type=Path, metavar="FILE", help="where the counts of faults are kept, if all "
-                     "tests pass")
+    parser.addoption("--faults-record", type=Path, metavar="FILE", help="where the counts of faults are kept, after "
+                     "those of earlier runs, if no test fails")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,20 +39,20 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("short")
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    path, config = session.config.getoption("--faults-record"), session.config
-    if path is None or exitstatus != pytest.ExitCode.OK:
-        return
-    began = datetime.fromtimestamp(config.stash[BEGAN], UTC).isoformat(timespec="seconds")
-    run = FaultRun(share=config.getoption("--long-faults") or 0.0, num_tests=session.testscollected, started_at=began,
-                   seconds=round(time.time() - config.stash[BEGAN], 1), environment=environment.collect(),
-                   counts=dict(sorted(config.stash[FAULTS].items())))
-    path.write_bytes(msgspec.json.format(msgspec.json.encode(run), indent=1) + b"\n")
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for what, number in sorted(config.stash[FAULTS].items()):
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
+    counts = dict(sorted(config.stash[FAULTS].items()))
+    for what, number in counts.items():
         terminalreporter.write_line(f"faults: {number:,} {what}")
+    path, passed = config.getoption("--faults-record"), terminalreporter.stats.get("passed", [])
+    good = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.INTERRUPTED) and not terminalreporter.stats.get("failed")
+    if path is None or not good:
+        return
+    began = config.stash[BEGAN]
+    run = FaultRun(files=sorted({report.nodeid.partition("::")[0] for report in passed}), num_tests=len(passed),
+                   share=config.getoption("--long-faults") or 0.0, stopped=exitstatus == pytest.ExitCode.INTERRUPTED,
+                   seconds=round(time.time() - began, 1), counts=counts, environment=environment.collect(),
+                   started_at=datetime.fromtimestamp(began, UTC).isoformat(timespec="seconds"))
+    promises.add(path, run)
 
 
 @pytest.fixture(scope="session")

@@ -20,6 +20,8 @@ from tests.distributed.launching import RUN, finish, torchrun
 
 pytestmark = [pytest.mark.distributed, pytest.mark.faults]
 
+OPTIONS = "--nnodes 2 --nproc-per-node {} --max-restarts 3 --rdzv-backend c10d --rdzv-endpoint {} --rdzv-id sweep"
+"""Of torchrun, as docs/many-machines.md has them: processes on a machine, and where the machines meet."""
 WITHIN_S = 120
 """All that is waited for comes within this time; most of it goes into starting processes."""
 EXPERIMENT = """
@@ -44,9 +46,8 @@ def machine(tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if agents:
             wait_until(lambda: listens(address))
         agents.append(torchrun(
-            "--nnodes", 2, "--nproc-per-node", 1, "--max-restarts", 3, "--rdzv-backend", "c10d",
-            "--rdzv-endpoint", "{}:{}".format(*address), "--rdzv-id", "sweep", RUN, path, "--store", tmp_path / "store",
-            *options, TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", FMNIST_DDP_TIMEOUT_S="20"))
+            *OPTIONS.format(1, "{}:{}".format(*address)).split(), RUN, path, "--store", tmp_path / "store", *options,
+            TORCH_DISABLE_SHARE_RDZV_TCP_STORE="1", FMNIST_DDP_TIMEOUT_S="20"))
         return agents[-1]
 
     yield start
