@@ -61,6 +61,7 @@ def test_a_job_of_the_array_ends_on_notice_and_the_same_goes_on(slurm, tmp_path)
     """The body of `--wrap`, on pretended cells."""
     slurm("python", f'#!/bin/sh\nshift\nexec "{sys.executable}" -m tests.pretend_sweep "$@"\n')
     [body] = [shlex.split(command)[-1] for command in COMMANDS if command.startswith("sbatch --array")]
+    assert body.startswith("srun ")  # the batch script itself gets no notice
     path, store = tmp_path / "mine.toml", tmp_path / "store"
     path.write_text('question = "?"\nmeasure = false\nseeds = { cpu = 20, cuda = 20 }\n'
                     'base = { data.dataset = "synthetic", model.name = "cnn" }')
