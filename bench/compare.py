@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from bench import environment, record_sets, revisions, side_runs, stats
-from bench.formatting import significant, table
+from bench.formatting import ratio_text, significant, table
 from bench.record import Environment, Record, SchemaError, decode, key_of
 from bench.record_sets import Finding, Question, Sets, milliseconds
 from bench.side_records import (
@@ -27,7 +27,6 @@ from bench.side_records import (
     Pairs,
     calibration_for,
     pairs_to_find,
-    ratio_text,
     resolvable,
 )
 from bench.store import Store

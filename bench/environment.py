@@ -33,7 +33,7 @@ def collect(num_threads: int = 0) -> Environment:
     first = gpus[0] if gpus else {}
     commit, dirty = _commit()
     return Environment(
-        host=hashlib.sha256(platform.node().encode()).hexdigest()[:12],
+        host=_host(),
         cpu=_cpu(),
         num_cpus=num_cpus(),
         device=first.get("name", "cpu"),
@@ -70,6 +70,22 @@ def num_gpus() -> int:
 
 def num_cpus() -> int:
     return len(os.sched_getaffinity(0))
+
+
+def num_replicas() -> int:
+    """Cells that train at once in cells mode: one per GPU, else one per processor."""
+    return num_gpus() if uses_gpu() else num_cpus()
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES is, or would be, GPU by GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible is not None else [str(i) for i in range(num_gpus())]
+
+
+def _host() -> str:
+    """Of the name and the processor: rented machines of different kinds often have one name."""
+    return hashlib.sha256(f"{platform.node()}, {_cpu()}".encode()).hexdigest()[:12]
 
 
 @lru_cache(maxsize=1)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from bench import curves, grids, pareto
+from bench import curves, grids, pareto, scaling_tables
 from bench.rows import Results
 
 _ATTRIBUTE = re.compile(rb' (?:d|x|y|transform)="[^"]*"')
@@ -45,7 +45,7 @@ STYLE: Any = {
 class Drawing(NamedTuple):
     name: str
     section: str
-    """Name of the experiment, or `overfitting` or `cost`, under which RESULTS.md shows it."""
+    """Name of the experiment, or `overfitting`, `cost` or `machine`, under which RESULTS.md shows it."""
     draw: Callable[[Results], Figure | None]
     """None where no record has what it needs."""
     alt: str
@@ -77,6 +77,8 @@ DRAWINGS: Sequence[Drawing] = (
             "Training accuracy less validation accuracy by epoch, Network 1 and Network 2"),
     Drawing("accuracy_cost", "cost", pareto.figure,
             "Test accuracy against parameters, multiply-adds and training time of everything trained here"),
+    Drawing("scaling", "machine", scaling_tables.figure,
+            "Training throughput against batch, width, fused seeds and processes; a DDP line per batch"),
 )
 
 

@@ -83,6 +83,13 @@ def count(value: int) -> str:
     return f"{value:,}" if value else NOTHING
 
 
+def ratio_text(ratio: stats.Ratio) -> str:
+    """e.g. 1.023 [1.010, 1.036]; without the interval for a single pair."""
+    if math.isnan(ratio.low):
+        return f"{ratio.ratio:.3f}"
+    return f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
 def p_value(p: float) -> str:
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import msgspec
 
+from bench import scaling_tables
 from bench.experiment import Cell, Experiment, Launch, Seeds, known_keys, value_of
 from bench.formatting import NOTHING, code, count, escape, plural, table
 from bench.record import Record, SpeedRecord, TrainRecord
 from bench.rows import Machine, Results
-from bench.side_records import Calibration, Ledger, Peers, SideRecord, headers_and_rows
+from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord
+from bench.side_tables import headers_and_rows
 from fmnist_core.config import CellConfig
 
 MAX_UNLISTED = 100
@@ -55,6 +57,9 @@ SIDES: dict[type[SideRecord], tuple[str, str]] = {
                   "noise, and says how small a change can be found."),
     Ledger: ("What Accelerate costs", "One training step done in several ways, in turns; mean over blocks [95 % "
              "interval]."),
+    Scaling: ("How speed grows", "One thread, or one GPU, to a process; the points of an axis in turns; mean over "
+              "rounds [95 % interval]. Widths are of the family, kernel size 3 and depth 2; the rest is of the final "
+              "network."),
     Peers: ("Beside other systems", "The same training by other systems, in turns; mean over rounds [95 % interval]."),
 }
 """Title and meaning of each."""
@@ -107,6 +112,8 @@ def beside(sides: Sequence[SideRecord]) -> str:
         parts.append(f"### {title}\n\n{meaning} Machine: {escape(Machine.at(side.environment))}.\n\n"
                      + table(headers, [[escape(text) for text in row] for row in body], text_columns=2)
                      + (f"\n{warnings}" if warnings else ""))
+        if isinstance(side, Scaling):
+            parts.append(scaling_tables.render(side))
     return "\n\n".join(parts)
 
 

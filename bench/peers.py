@@ -13,18 +13,17 @@ import contextlib
 import importlib.util
 import json
 import os
-import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
-from bench import environment, side_runs
+from bench import environment, side_runs, workers
 from bench.interleave import interleave
 from bench.side_records import Peer, PeerRun, Peers, save
+from bench.workers import Worker, WorkerFailed
 from fmnist_core.config import CellConfig, ExecutionConfig, TrainConfig, to_dict
 from fmnist_core.files import load_arrays
 
@@ -42,10 +41,6 @@ class System(NamedTuple):
     """Needed, and not required by this project."""
     missing: str = ""
     """Why it cannot run here."""
-
-
-class PeerFailed(Exception):
-    """A system that ended without a result; the last line that it wrote."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -73,8 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def systems(num_threads: int) -> list[System]:
     """The first is the reference."""
-    gpus, cores = (environment.num_gpus() if environment.uses_gpu() else 0), environment.num_cpus()
-    replicas = gpus or cores
+    gpus, replicas = (environment.num_gpus() if environment.uses_gpu() else 0), environment.num_replicas()
     few = "" if replicas > 1 else f"one {'GPU' if gpus else 'core'}: the line above"
     return [
         System("tutorial", "Accelerate's tutorial: ToTensor per item, DataLoader", "tutorial", 1, num_threads),
@@ -100,7 +94,7 @@ def run(chosen: Sequence[System], request: Mapping[str, Any], rounds: int) -> li
             return None
         try:
             answers = train(system, {**request, "round": rounds_done[system.name]})
-        except PeerFailed as error:
+        except WorkerFailed as error:
             skipped[system.name] = str(error)
             return None
         rounds_done[system.name] += 1
@@ -128,56 +122,23 @@ def to_run(answers: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> 
 
 
 def train(system: System, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Start the system's processes, let them begin together, and collect their answers. Raises PeerFailed."""
+    """Start the system's processes, let them begin together, and collect their answers. Raises WorkerFailed."""
     with contextlib.ExitStack() as stack:
-        workers = [_start(stack, system, request, i) for i in range(system.num_processes)]
-        for worker in workers:
+        crew = [_start(stack, system, request, i) for i in range(system.num_processes)]
+        for worker in crew:
             worker.wait_until_ready()
-        for worker in workers:
-            worker.begin()
-        return [worker.answer() for worker in workers]
+        for worker in crew:
+            worker.tell()
+        return [worker.answer() for worker in crew]
 
 
-class _Worker:
-    def __init__(self, process: "subprocess.Popen[str]", errors: IO[str]) -> None:
-        self._process, self._errors = process, errors
-
-    def wait_until_ready(self) -> None:
-        self._read(lambda line: line == "ready")
-
-    def begin(self) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-
-    def answer(self) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self._read(lambda line: line.startswith('{"epoch_s"')))
-        return answer
-
-    def _read(self, is_it: Callable[[str], bool]) -> str:
-        """The next line that is meant for us: frameworks print what they like."""
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if is_it(line.strip()):
-                return line.strip()
-        self._process.wait()
-        self._errors.seek(0)
-        raise PeerFailed((self._errors.read().strip().splitlines() or [f"exit code {self._process.returncode}"])[-1])
-
-
-def _start(stack: contextlib.ExitStack, system: System, request: Mapping[str, Any], i: int) -> _Worker:
+def _start(stack: contextlib.ExitStack, system: System, request: Mapping[str, Any], i: int) -> Worker:
     variables = {**os.environ, "OMP_NUM_THREADS": str(system.num_threads),
                  "TF_NUM_INTRAOP_THREADS": str(system.num_threads), "TF_CPP_MIN_LOG_LEVEL": "3"}
     if system.num_processes > 1 and environment.uses_gpu():
-        variables["CUDA_VISIBLE_DEVICES"] = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(
-            environment.num_gpus())))).split(",")[i]
+        variables["CUDA_VISIBLE_DEVICES"] = environment.visible_gpus()[i]
     asked = {**request, "seed": request["round"] * system.num_processes + i, "threads": system.num_threads}
-    errors = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115  the stack closes it
-    process = stack.enter_context(subprocess.Popen(
-        [sys.executable, "-m", "bench.peer_systems", system.worker, json.dumps(asked)], env=variables, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors))
-    stack.callback(process.kill)  # those that still run when another has failed
-    return _Worker(process, errors)
+    return workers.start(stack, "bench.peer_systems", [system.worker, json.dumps(asked)], variables)
 
 
 def _not_here(system: System) -> str:

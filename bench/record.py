@@ -27,7 +27,7 @@ class Environment(_Part, frozen=True, kw_only=True):
     """Where a record comes from."""
 
     host: str = ""
-    """Digest of the host name: equal on one machine, names nobody."""
+    """Digest of the machine's name and processor: equal on one machine, names nobody."""
     cpu: str = ""
     num_cpus: int = 0
     """Processors that this process may use."""

@@ -14,9 +14,9 @@ import msgspec
 from bench import outcomes, stats
 from bench.environment import speed_identity
 from bench.experiment import flatten, known_keys, value_of
-from bench.formatting import estimate, points, significant
+from bench.formatting import estimate, points, ratio_text, significant
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
-from bench.side_records import Calibration, Metric, ratio_text, record_ratio, resolvable_unpaired
+from bench.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
 from fmnist_core.config import CellConfig
 
 NO_CALIBRATION = "not resolved: this machine has no calibration, see python -m bench.calibrate"

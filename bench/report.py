@@ -21,7 +21,7 @@ from bench.record import Record
 from bench.rows import Machine, Results, Row, collect, machines
 from bench.sections import figures as figures_of
 from bench.sections import section
-from bench.side_records import Calibration, Ledger, Peers, SideRecord, load_all
+from bench.side_records import KINDS, SideRecord, load_all
 from bench.store import Store
 from fmnist_core.config import class_names
 
@@ -48,7 +48,7 @@ def render(
     """The whole of RESULTS.md and its figures: records, the experiments that they belong to, and machines' own."""
     place = {name: i for i, name in enumerate(FIRST)}
     ordered = sorted(experiments, key=lambda one: (one.name == "quick", place.get(one.name, len(FIRST)), one.name))
-    results = collect(records, ordered)
+    results = collect(records, ordered, sides)
     others = collect([record for group in results.others.values() for record in group], overview.unlisted(results))
     names = {machine: f"M{i}" for i, machine in enumerate(machines([*results.records, *others.records]), start=1)}
     drawn = figures.draw(results)
@@ -70,7 +70,7 @@ def render(
           + (f"\n\n{final_network.render(results)}" if one.name == "final" else "") for one in ordered),
         "## Over-fitting and early stopping\n\n" + "\n\n".join([final_network.overfitting(results),
                                                                 *figures_of("overfitting", drawn)]),
-        f"## The machine beside the cells\n\n{overview.beside(sides)}",
+        f"## The machine beside the cells\n\n{overview.beside(sides)}", *figures_of("machine", drawn),
         *_unlisted(others, names),
         f"## Glossary\n\nThe fields of the records, as `bench/record.py` defines them.\n\n{glossary.render()}",
     ]
@@ -129,7 +129,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _sides(folder: str) -> list[SideRecord]:
-    return [*load_all(folder, Calibration), *load_all(folder, Ledger), *load_all(folder, Peers)]
+    return [side for kind in KINDS for side in load_all(folder, kind)]
 
 
 def _unlisted(others: Results, names: Mapping[Machine, str]) -> list[str]:

@@ -15,6 +15,7 @@ import msgspec
 from bench.environment import speed_identity
 from bench.experiment import Cell, Experiment, known_keys, value_of
 from bench.record import Environment, Record, SpeedRecord, TrainRecord, key_of
+from bench.side_records import SideRecord
 from fmnist_core.config import CellConfig, quality_key, to_dict
 
 
@@ -129,13 +130,16 @@ class Results:
     """Records made by another version of the training code, or of a configuration that can no longer be read."""
     others: Mapping[str, Sequence[Record]]
     """Records of cells that no experiment has, by data set."""
+    sides: Sequence[SideRecord] = ()
+    """What is known of machines beside their cells."""
 
     def of(self, experiment: str, where: Callable[[Row], bool] = lambda row: True) -> list[Row]:
         """The rows of an experiment that may be compared with each other; none of an experiment that is not there."""
         return [row for row in comparable(self.rows.get(experiment, ())) if where(row)]
 
 
-def collect(records: Iterable[Record], experiments: Sequence[Experiment]) -> Results:
+def collect(records: Iterable[Record], experiments: Sequence[Experiment],
+            sides: Sequence[SideRecord] = ()) -> Results:
     """Every cell of every experiment gets at least one row, with records or without. Linear in the records."""
     by_training, by_cell = _grouped({key_of(record): record for record in records}.values())
     rows: dict[str, list[Row]] = {}
@@ -166,7 +170,7 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment]) -> Res
         if key_of(speeds[0]) not in used:
             others[_dataset(_training(speeds[0].cell))] += speeds
     return Results(experiments=experiments, rows=rows, records=list(used.values()), num_stale=num_stale,
-                   others={name: others[name] for name in sorted(others) if others[name]})
+                   others={name: others[name] for name in sorted(others) if others[name]}, sides=sides)
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:

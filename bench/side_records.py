@@ -1,8 +1,8 @@
-"""What is known of a machine beside the records of cells: its noise, Accelerate's price, its peers. No torch.
+"""What is known of a machine beside the records of cells: noise, Accelerate's price, peers, scaling. No torch.
 
-Three JSON files in the store, one each per machine: `calibration-<host>.json`, `ledger-<host>.json` and
-`peers-<host>.json`. Each is written whole by the module of its name, holds raw samples in base units, and names the
-environment it holds for. `headers_and_rows` gives any of them as a table of finished strings.
+JSON files in the store, one each per machine: `calibration-<host>.json`, and likewise `ledger`, `peers` and `scaling`.
+Each is written whole by the module of its name, holds raw samples in base units, and names the environment it holds
+for; `bench.side_tables` shows them.
 """
 
 import math
@@ -16,7 +16,6 @@ from scipy.stats import t as student
 
 from bench import stats
 from bench.environment import speed_identity
-from bench.formatting import NOTHING, significant
 from bench.record import Environment
 
 SIDE_SCHEMA_VERSION = 1
@@ -114,11 +113,49 @@ class Peers(_Side, frozen=True, tag="peers", kw_only=True):
     systems: list[Peer]
 
 
-SideRecord = Calibration | Ledger | Peers
-Side = TypeVar("Side", Calibration, Ledger, Peers)
+Axis = Literal["global_batch_size", "width", "fused seeds", "processes, cells", "processes, ddp"]
+AXES: tuple[Axis, ...] = get_args(Axis)
+"""What grows: images of a step; channels of the family's convolutions; seeds in one module; processes that each train a
+cell; processes that share one."""
 
 
-def path_of(folder: str | Path, kind: type[SideRecord], host: str) -> Path:
+class Point(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One place on an axis. Each process has one thread, or one GPU."""
+
+    axis: Axis
+    value: int
+    num_processes: int = 1
+    num_parameters: int = 0
+    images_per_step: int = 0
+    """Of all processes and seeds together."""
+    step_s: Seconds = []
+    """Mean seconds of a step with its batch, over the processes; one entry per round, taken in turns along the axis."""
+    skipped: str = ""
+
+
+class Reduction(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An all-reduce of float32 numbers, alone."""
+
+    num_processes: int
+    num_bytes: int
+    seconds: Seconds
+    """Mean of one, one entry per round."""
+
+
+class Scaling(_Side, frozen=True, tag="scaling", kw_only=True):
+    """How the speed of training grows with batch, width, seeds and processes."""
+
+    cell: dict[str, Any]
+    points: list[Point]
+    reductions: list[Reduction] = []
+
+
+SideRecord = Calibration | Ledger | Peers | Scaling
+KINDS: tuple[type[SideRecord], ...] = get_args(SideRecord)
+Side = TypeVar("Side", bound=_Side)
+
+
+def path_of(folder: str | Path, kind: type[_Side], host: str) -> Path:
     return Path(folder) / f"{kind.__struct_config__.tag}-{host}.json"
 
 
@@ -200,95 +237,3 @@ def _unpaired_noise(pairs: Pairs) -> tuple[float, int]:
     """Standard deviation of log(a / b) of any two blocks of the calibration, and its degrees of freedom."""
     logs = [math.log(seconds) for seconds in [*pairs.a_s, *pairs.b_s]]
     return math.sqrt(2) * stats.summarize(logs).sd, len(logs) - 1
-
-
-def headers_and_rows(record: SideRecord) -> tuple[list[str], list[list[str]]]:
-    """The record as a table: its first two columns are text."""
-    match record:
-        case Calibration():
-            return _calibration_table(record)
-        case Ledger():
-            return _ledger_table(record)
-        case Peers():
-            return _peers_table(record)
-
-
-def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[str]]]:
-    headers = ["metric", "pairs", "median (ms)", "same against same",
-               "noise of a pair (%)", f"resolved by {PAIRS} pairs (%)", f"pairs to find {200 * THRESHOLD:g} %",
-               "resolved by two records (%)"]
-    rows = []
-    for metric in [metric for metric in METRICS if metric in calibration.metrics]:
-        pairs = calibration.metrics[metric]
-        rows.append([metric.replace("_", " "), str(len(pairs.a_s)),
-                     significant(1000 * stats.summarize([*pairs.a_s, *pairs.b_s]).median),
-                     ratio_text(stats.paired_ratio(pairs.a_s, pairs.b_s)),
-                     significant(100 * stats.summarize(paired_noise(pairs)).sd),
-                     *_resolved(pairs), significant(100 * resolvable_unpaired(pairs))])
-    return headers, rows
-
-
-def _resolved(pairs: Pairs) -> list[str]:
-    if len(pairs.a_s) < 2:
-        return [NOTHING] * 2
-    return [significant(100 * resolvable(pairs)), f"{pairs_to_find(pairs):,}"]
-
-
-def _ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
-    reference = ledger.lines[0].step_s
-    headers = ["step", "what it adds", "microseconds", "more than raw (microseconds)", "times raw"]
-    rows = []
-    for each in ledger.lines:
-        if not each.step_s:
-            rows.append([each.name, f"skipped: {each.skipped}", *[NOTHING] * 3])
-            continue
-        compared = [NOTHING] * 2
-        if each is not ledger.lines[0]:
-            more = [1e6 * (mine - raw) for mine, raw in zip(each.step_s, reference, strict=True)]
-            compared = [_difference(more), ratio_text(stats.paired_ratio(each.step_s, reference))]
-        rows.append([each.name, each.what, _mean([1e6 * seconds for seconds in each.step_s]), *compared])
-    return headers, rows
-
-
-def _peers_table(peers: Peers) -> tuple[list[str], list[list[str]]]:
-    reference = rates(peers.systems[0])
-    headers = ["system", "what it is", "processes × threads", "images/s, whole machine",
-               f"times {peers.systems[0].name}", "parameters", "steps", "test accuracy (%)"]
-    rows = []
-    for peer in peers.systems:
-        if not peer.runs:
-            rows.append([peer.name, peer.skipped, *[NOTHING] * 6])
-            continue
-        accuracies = [accuracy for run in peer.runs for accuracy in run.test_accuracy]
-        versions = ", ".join(" ".join(each) for each in peer.libraries.items())
-        what = f"{peer.what} ({versions})" if versions else peer.what
-        rows.append([peer.name, what, f"{peer.num_processes} × {peer.num_threads}",
-                     _mean(rates(peer)),
-                     ratio_text(stats.paired_ratio(rates(peer), reference)) if reference else NOTHING,
-                     f"{peer.num_parameters:,}", f"{peer.runs[0].num_steps:,}",
-                     f"{100 * stats.summarize(accuracies).mean:.2f}"])
-    return headers, rows
-
-
-def rates(peer: Peer) -> list[float]:
-    """Images per second over the whole machine, one entry per round."""
-    return [run.images / run.train_s for run in peer.runs]
-
-
-def ratio_text(ratio: stats.Ratio) -> str:
-    """e.g. 1.023 [1.010, 1.036]; without the interval for a single pair."""
-    if math.isnan(ratio.low):
-        return f"{ratio.ratio:.3f}"
-    return f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
-
-
-def _mean(values: list[float]) -> str:
-    """Geometric, with its interval: of values above 0 that differ by factors."""
-    logs = [math.log(value) for value in values]
-    mean, low, high = (significant(math.exp(log)) for log in (stats.summarize(logs).mean, *stats.mean_interval(logs)))
-    return mean if len(values) == 1 else f"{mean} [{low}, {high}]"
-
-
-def _difference(values: list[float]) -> str:
-    mean, (low, high) = stats.summarize(values).mean, stats.mean_interval(values)
-    return f"{mean:+.0f}" if len(values) == 1 else f"{mean:+.0f} [{low:+.0f}, {high:+.0f}]"

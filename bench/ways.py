@@ -18,6 +18,7 @@ from fmnist_core.config import CellConfig, ExecutionConfig
 from fmnist_core.data import Dataset
 from fmnist_core.models.build import build
 from fmnist_core.optimizers import optimizer_for
+from fmnist_core.row_norm import normalize_by_rows
 from fmnist_core.train import Training
 
 
@@ -84,9 +85,11 @@ def all_ways(cell: CellConfig, dataset: Dataset, min_block_s: float, *, compiler
 
 
 def raw_step(training: Training) -> Step:
-    """What anyone would write, on a model of its own."""
+    """What anyone would write, on a model of its own with the layers that this project trains."""
     config, device = training.cell.train, training.device
     model = build(training.cell.model, training.dataset.input_shape).to(device).to(memory_format=torch.channels_last)
+    if device.type == "cpu":
+        model = normalize_by_rows(model)
     optimizer = optimizer_for(model, config)
 
     def step(training: Training, images_NCHW: Tensor, labels_N: Tensor, global_batch_size: int) -> None:

@@ -9,6 +9,7 @@ from bench import experiment
 from bench.environment import speed_identity
 from bench.experiment import Cell, Experiment
 from bench.record import Environment, Epochs, Inference, Labels, Layer, SpeedRecord, TestDetail, TrainRecord
+from bench.side_records import Point, Reduction, Scaling
 from fmnist_core.config import quality_key, speed_key, to_dict
 
 CPU = Environment(host="a" * 12, cpu="Test CPU", num_cpus=2, num_threads=1, libraries={"torch": "2.14.1"},
@@ -93,3 +94,16 @@ def complete(names: Sequence[str] = ALL) -> list[TrainRecord | SpeedRecord]:
 def confusion() -> list[list[int]]:
     """91 % right in every class, the others spread evenly."""
     return [[910 if i == j else 10 for j in range(10)] for i in range(10)]
+
+
+def scaling() -> Scaling:
+    """Steps of 2 ms and 0.01 ms an image; an all-reduce of 1 ms whatever its size, and steps of DDP a tenth slower."""
+    point = lambda axis, value, images, step_s, n=1: Point(
+        axis=axis, value=value, num_processes=n, num_parameters=1000, images_per_step=images, step_s=[step_s] * 2)
+    step = lambda images: 0.002 + 0.00001 * images
+    return Scaling(environment=CPU, started_at="", cell={}, points=[
+        *[point("global_batch_size", size, size, step(size)) for size in (10, 100, 1000)],
+        point("processes, cells", 1, 100, step(100)), point("processes, cells", 2, 200, step(100), 2),
+        point("processes, ddp", 2, 1000, 1.1 * (step(500) + 0.001), 2),
+        Point(axis="width", value=8, skipped="out of luck"),
+    ], reductions=[Reduction(num_processes=2, num_bytes=size, seconds=[0.001]) for size in (4, 4096)])

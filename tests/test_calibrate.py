@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench import calibrate, environment, side_records, stats
+from bench import calibrate, environment, side_records, side_tables, stats
 from bench.interleave import interleave
 from bench.record import Environment
 from bench.side_records import (
@@ -21,10 +21,10 @@ from bench.side_records import (
     Pairs,
     PeerRun,
     Peers,
-    headers_and_rows,
     load,
     save,
 )
+from bench.side_tables import headers_and_rows
 
 HERE = Environment(host="abc", cpu="x", num_cpus=2, num_threads=2, libraries={"torch": "2.14.1"})
 
@@ -145,7 +145,7 @@ def test_peers_are_counted_over_all_processes():
     peer = side_records.Peer(name="one", what="what", num_processes=2, runs=[run, run], libraries={"lib": "1.0"})
     absent = side_records.Peer(name="two", what="what", skipped="not installed")
     record = Peers(environment=HERE, started_at="", cell={}, epochs=2, images_per_epoch=100, systems=[peer, absent])
-    assert side_records.rates(peer) == [3000.0, 3000.0]
+    assert side_tables.rates(peer) == [3000.0, 3000.0]
     _, rows = headers_and_rows(record)
     assert rows[0][1:4] == ["what (lib 1.0)", "2 × 1", "3,000 [3,000, 3,000]"]
     assert rows[0][-1] == "60.00"

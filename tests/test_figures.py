@@ -10,7 +10,7 @@ import pytest
 
 from bench import curves, experiment, figures, grids
 from bench.rows import collect
-from tests.made import GPU, LABELS, complete, timed, trained
+from tests.made import GPU, LABELS, complete, scaling, timed, trained
 
 KERNEL_DEPTH = experiment.load("kernel_depth")
 
@@ -22,7 +22,7 @@ def loaded():
 
 @pytest.fixture(scope="module")
 def drawn(loaded):
-    return figures.draw(collect(complete(), loaded))
+    return figures.draw(collect(complete(), loaded, [scaling()]))
 
 
 def words(content):
@@ -49,6 +49,7 @@ def test_figures_have_axes_with_units_and_a_white_ground(drawn):
         "final_confusion.svg": ["Ankle boot", "predicted class", "true class", "91.0"],
         "accuracy_cost.svg": ["trainable parameters", "multiply-adds per image", "training (s), one machine",
                               "the report's networks", "kernel x depth", "not beaten at its cost"],
+        "scaling.svg": ["images of a batch", "processes", "images/s, all together", "one cell, DDP, batch 1000"],
         "generalisation_gap.svg": ["training less validation accuracy (points)", "Network 1", "Network 2"],
     }
     for name, labels in expected.items():
@@ -118,7 +119,7 @@ def test_a_panel_without_records_says_so(loaded):
     of = next(one for one in loaded if one.name == "kernel_size_network2")
     drawn = figures.draw(collect([trained(of, cell, seed) for cell in of.cells for seed in range(2)], loaded))
     assert words(drawn["kernel_sizes.svg"]).splitlines().count("waiting for records") == 1
-    complete_figures = figures.draw(collect(complete(), loaded))
+    complete_figures = figures.draw(collect(complete(), loaded, [scaling()]))
     assert not any("waiting for records" in words(content) for content in complete_figures.values())
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bench import environment, ledger, side_records, ways
+from bench import environment, ledger, side_records, side_tables, ways
 from bench.record import Environment
 from bench.side_records import Ledger, LedgerLine
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
@@ -55,7 +55,7 @@ def test_the_table_by_hand():
              LedgerLine(name="more", what="x", step_s=[0.0011, 0.0011]),
              LedgerLine(name="none", what="y", skipped="no compiler")]
     record = Ledger(environment=Environment(), started_at="", cell={}, lines=lines)
-    _, rows = side_records.headers_and_rows(record)
+    _, rows = side_tables.headers_and_rows(record)
     assert rows == [["raw", "all", "1,000 [1,000, 1,000]", "-", "-"],
                     ["more", "x", "1,100 [1,100, 1,100]", "+100 [+100, +100]", "1.100 [1.100, 1.100]"],
                     ["none", "skipped: no compiler", "-", "-", "-"]]

@@ -10,6 +10,7 @@ from bench import peer_systems, peers, side_records
 from bench.peer_systems import SYSTEMS
 from bench.peer_work import Work
 from bench.peers import System
+from bench.workers import WorkerFailed
 from fmnist_core import data
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig, to_dict
 from fmnist_core.models import layers as spec
@@ -79,7 +80,7 @@ def test_systems_take_turns_with_new_seeds_and_leave_when_they_fail(monkeypatch)
     def train(system, request):
         calls.append((system.name, request["round"]))
         if system.name == "fails" and request["round"] == 1:
-            raise peers.PeerFailed("out of luck")
+            raise WorkerFailed("out of luck")
         return [{"epoch_s": [1.0, 1.0, 1.0], "num_parameters": 7, "libraries": {"lib": "1"}, "test_accuracies": [0.5]}]
 
     monkeypatch.setattr(peers, "train", train)
@@ -97,7 +98,7 @@ def test_processes_start_together_and_failures_say_why(monkeypatch):
     (run,) = peers.train(System("raw", "", "raw", 1, 1), REQUEST | {"round": 0, "images": 60, "epochs": 1})
     assert len(run["epoch_s"]) == 1
     assert run["num_parameters"] == 313_346
-    with pytest.raises(peers.PeerFailed, match="KeyError: 'no such system'"):
+    with pytest.raises(WorkerFailed, match="KeyError: 'no such system'"):
         peers.train(System("x", "", "no such system", 1, 1), REQUEST | {"round": 0})
 
 

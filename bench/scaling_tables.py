@@ -1,0 +1,140 @@
+"""What processes that share a batch gain: measured beside predicted, and predicted for many GPUs. No torch."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from bench import experiment, stats
+from bench.formatting import NOTHING, escape, significant, table
+from bench.grids import COLOURS, LINES, MARKERS
+from bench.rows import Results
+from bench.scaling_model import (
+    StepCost,
+    break_even_s,
+    fit_link,
+    fit_step,
+    least_compute_s,
+    link_between,
+    shared_step_s,
+)
+from bench.side_records import AXES, Axis, Point, Scaling
+from bench.side_tables import images_per_s
+from fmnist_core.config import input_shape
+from fmnist_core.models.layers import multiply_adds, num_parameters
+from fmnist_core.models.networks import layers_of
+
+GPU_COUNTS = (2, 8, 64)
+NETWORKS = (("final", 0), ("table_1_1", 0), ("table_1_1", -1), ("table_1_2", -1))
+"""Experiment, and which of its cells: the final network, and the smallest and largest of the tables."""
+AXIS_LABELS: dict[Axis, str] = {"global_batch_size": "images of a batch", "width": "width (channels)",
+                                "fused seeds": "fused seeds", "processes, cells": "processes"}
+
+WHAT_IS_PREDICTED = """\
+**Processes that share a batch.** A step is modelled as a fixed part, a part in proportion to the images of a process,
+and an all-reduce of the gradient, nothing overlapping; the parts are fitted to the batch sizes and all-reduces measured
+above, so that the steps of DDP below are predictions, set beside what was measured."""
+
+WHAT_IS_ASSUMED = """\
+**GPUs: a prediction, not a measurement.** All-reduces by NCCL's own cost model of a ring, with the bandwidths of data
+sheets: NVLink 4 within 8 GPUs, InfiniBand NDR beyond. A step gains by sharing its batch only if the part of it that
+shrinks with the batch computes longer than the *break-even*; *peak* is the least that the multiply-adds of the step
+take at an H100's float32 peak, and the last columns say below which share of that peak the network must compute for
+n GPUs to pay at all. More than 100 %: they pay at any speed."""
+
+
+def render(scaling: Scaling) -> str:
+    parts = []
+    rows = _checked(scaling)
+    if rows:
+        headers = ["processes", "images a step", "measured (ms)", "predicted (ms)", "measured / predicted",
+                   "one process (ms)", "gain"]
+        parts.append(f"{WHAT_IS_PREDICTED}\n\n{table(headers, rows, text_columns=0)}")
+    headers = ["network", "batch", "gradient (MB)", "peak (µs)",
+               *[f"break-even, {n} GPUs (µs)" for n in GPU_COUNTS], *[f"pays below, {n} GPUs" for n in GPU_COUNTS]]
+    parts.append(f"{WHAT_IS_ASSUMED}\n\n{table(headers, _predicted())}")
+    return "\n\n".join(parts)
+
+
+def figure(results: Results) -> Figure | None:
+    """Throughput against batch, width, fused seeds and processes, machine by machine."""
+    scalings = [side for side in results.sides if isinstance(side, Scaling)]
+    if not scalings:
+        return None
+    drawing = Figure(figsize=(9, 5.6), layout="constrained")
+    for panel, axis in zip(drawing.subplots(2, 2).flat, AXIS_LABELS, strict=True):
+        lines = [line for scaling in scalings for line in _lines(scaling, axis)]
+        for i, (label, points) in enumerate(lines):
+            rates = [stats.summarize(images_per_s(point)) for point in points.values()]
+            spread = [rate.sd if rate.n > 1 else 0.0 for rate in rates]
+            panel.errorbar(list(points), [rate.mean for rate in rates], spread, label=label, color=COLOURS[i],
+                           marker=MARKERS[i], linestyle=LINES[i], markersize=4, capsize=2)
+        ticks = sorted({place for _, points in lines for place in points})
+        panel.set(xlabel=AXIS_LABELS[axis], ylabel="images/s, all together", xscale="log")
+        panel.set_ylim(bottom=0)
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.minorticks_off()
+        panel.legend(fontsize=7)
+    return drawing
+
+
+def _lines(scaling: Scaling, axis: Axis) -> list[tuple[str, dict[int, Point]]]:
+    """Label, and points by their place on the axis."""
+    where = scaling.environment.device if scaling.environment.num_devices else scaling.environment.cpu
+    lines = [(where, {point.value: point for point in _measured(scaling, axis)})]
+    if axis == "processes, cells":
+        lines = [("a cell each", lines[0][1])]
+        shared = _measured(scaling, "processes, ddp")
+        for batch in sorted({point.images_per_step for point in shared}):
+            several = [point for point in shared if point.images_per_step == batch]
+            lines.append((f"one cell, DDP, batch {batch}",
+                          {point.num_processes: point for point in [*_alone(scaling, batch), *several]}))
+    return lines
+
+
+def _checked(scaling: Scaling) -> list[list[str]]:
+    """One row per point of DDP."""
+    batches, rows = _measured(scaling, "global_batch_size"), []
+    if len(batches) < 2 or not scaling.reductions:
+        return []
+    cost = _cost(batches)
+    for point in _measured(scaling, "processes, ddp"):
+        timed = [each for each in scaling.reductions if each.num_processes == point.num_processes]
+        link = fit_link("measured", point.num_processes, [each.num_bytes for each in timed],
+                        [stats.summarize(each.seconds).median for each in timed])
+        predicted = shared_step_s(cost, link, point.images_per_step, 4 * point.num_parameters, point.num_processes)
+        measured, alone = stats.summarize(point.step_s).median, _alone(scaling, point.images_per_step)
+        alone_s = stats.summarize(alone[0].step_s).median if alone else float("nan")
+        rows.append([str(point.num_processes), f"{point.images_per_step:,}", significant(1000 * measured),
+                     significant(1000 * predicted), f"{measured / predicted:.2f}", significant(1000 * alone_s),
+                     f"{alone_s / measured:.2f}" if alone else NOTHING])
+    return rows
+
+
+def _predicted() -> list[list[str]]:
+    rows = []
+    for name, index in NETWORKS:
+        cell = experiment.load(name).cells[index]
+        layers, shape = layers_of(cell.config.model), input_shape(cell.config.data)
+        assert layers is not None
+        batch, num_bytes = cell.config.train.global_batch_size, 4 * num_parameters(layers, shape)
+        peak_s = least_compute_s(multiply_adds(layers, shape), batch)
+        needed = [break_even_s(link_between(n), num_bytes, n) for n in GPU_COUNTS]
+        rows.append([escape(f"{name}: {cell.label}"), str(batch), f"{num_bytes / 1e6:.2f}", significant(1e6 * peak_s),
+                     *[significant(1e6 * seconds) for seconds in needed],
+                     *[f"{significant(100 * peak_s / seconds, 2)} %" for seconds in needed]])
+    return rows
+
+
+def _measured(scaling: Scaling, axis: Axis) -> list[Point]:
+    assert axis in AXES
+    return [point for point in scaling.points if point.axis == axis and point.step_s]
+
+
+def _alone(scaling: Scaling, batch: int) -> list[Point]:
+    """One process at this batch."""
+    return [point for point in _measured(scaling, "global_batch_size") if point.value == batch]
+
+
+def _cost(batches: Sequence[Point]) -> StepCost:
+    return fit_step([point.images_per_step for point in batches],
+                    [stats.summarize(point.step_s).median for point in batches])
