@@ -63,7 +63,7 @@ def cells() -> dict[str, CellConfig]:
     """The report's networks, the corners of the kernel x depth family, and the step's other forms."""
     first = lambda name: experiment.load(name).cells[0].config
     corners = {f"kernel {k}, depth {d}": {"model.kernel_size": k, "model.depth": d} for k in (2, 5) for d in (1, 4)}
-    family = experiment.load("kernel_depth").cells
+    family = experiment.load("kernel_depth")
     final = first("final")
     accumulated = TrainConfig(**{**to_dict(final.train), "gradient_accumulation": 2, "gradient_clip_norm": 1.0})
     augmented = DataConfig(flip="alternating", shift=2, rotation=10.0, erasing=0.5)
@@ -71,7 +71,7 @@ def cells() -> dict[str, CellConfig]:
         "final": final,
         "network 1, printed": first("network1_printed"),
         "network 2, printed": first("network2_printed"),
-        **{name: experiment.select(family, values)[0].config for name, values in corners.items()},
+        **{name: experiment.select(family, values).cells[0].config for name, values in corners.items()},
         "final, accumulated and clipped": msgspec.structs.replace(final, train=accumulated),
         "final, augmented": msgspec.structs.replace(final, data=augmented),
     }

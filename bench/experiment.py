@@ -9,7 +9,7 @@
 import itertools
 import math
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -164,13 +164,17 @@ def known_keys(cell: CellConfig) -> list[str]:
     return ["model.name", *(f"{name}.{key}" for name, section in sections.items() for key in section.__struct_fields__)]
 
 
-def select(cells: Iterable[Cell], filters: Mapping[str, Any]) -> list[Cell]:
-    """The cells whose values equal all `filters`. Raises ValueError for a key that no cell has."""
-    cells = list(cells)
+def select(chosen: Experiment, filters: Mapping[str, Any]) -> Experiment:
+    """With only the cells whose values equal all `filters`. Raises ValueError for an unknown key or if none is left."""
     for key in filters:
-        if key != "label" and not any(key in known_keys(cell.config) for cell in cells):
-            raise ValueError(f"unknown key '{key}'{nearest(key, ['label', *known_keys(cells[0].config)])}")
-    return [cell for cell in cells if all(shown(cell, key) == value for key, value in filters.items())]
+        if key != "label" and not any(key in known_keys(cell.config) for cell in chosen.cells):
+            raise ValueError(f"unknown key '{key}'{nearest(key, ['label', *known_keys(chosen.cells[0].config)])}")
+    cells = [cell for cell in chosen.cells if all(shown(cell, key) == value for key, value in filters.items())]
+    if not cells:
+        wanted = ", ".join(f"{key}={value}" for key, value in filters.items())
+        labels = nearest(str(filters.get("label", "")), [cell.label for cell in chosen.cells])
+        raise ValueError(f"experiment {chosen.name}: no cell has {wanted}{labels}")
+    return msgspec.structs.replace(chosen, cells=cells)
 
 
 def shown(cell: Cell, key: str) -> Any:

@@ -39,11 +39,11 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_k
 
     `experiment` and `speed_key`: what the record is to be filed under; by default nothing.
     """
-    compiled = cell.execution.compile != "no"
-    if compiled:
-        reset_graph_counts()
     memory.forget_earlier_peaks()
     training = Training(cell, 0, dataset)
+    compiled = training.cell.execution.compile != "no"
+    if compiled:  # which happens at the first step
+        reset_graph_counts()
     device, size = training.device, min(training.batch_size, len(dataset.train))
     clock = clock or clock_for(device)
     labels = Labels(**asdict(observe(training)))

@@ -67,6 +67,8 @@ class Labels(_Part, frozen=True, kw_only=True):
     """Of the convolution weights: `channels_last`, `contiguous`, `mixed`, or `any` where strides cannot differ."""
     activation_memory_format: str = ""
     compiled: bool = False
+    compile_timings_s: dict[str, float] = {}
+    """Of `execution.compile = "auto"`: seconds of a step, eager (`no`) and compiled, by which it was chosen."""
     captured: bool = False
     """Replayed as a CUDA graph."""
     graph_breaks: int = 0

@@ -176,7 +176,7 @@ def _numerics(record: TrainRecord) -> dict[str, Any]:
 
 def _facts(record: SpeedRecord) -> dict[str, Any]:
     """What must be equal for two speeds to be compared."""
-    labels = msgspec.structs.asdict(record.labels)
+    labels = {key: value for key, value in msgspec.structs.asdict(record.labels).items() if key != "compile_timings_s"}
     if record.environment.device == "cpu":  # the flags are set there too, and mean nothing
         labels = {key: value for key, value in labels.items() if "tf32" not in key}
     return {"host": record.environment.host, **speed_identity(record.environment), **labels,

@@ -17,13 +17,11 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from bench import environment, experiment, launch, options, progress, tracking
 from bench.attempts import Attempt
-from bench.decoding import nearest
 from bench.plan import Task, due, is_done, missing, outdated, siblings, tasks
 from bench.record import Record
 from bench.store import Store, StoreError
@@ -94,7 +92,7 @@ class Sweep:
         if asked.dataset:
             overrides["data.dataset"] = asked.dataset
         filters = dict(options.setting(text, "--only") for text in asked.only)
-        self.experiments = [_selected(experiment.load(name, overrides), filters) for name in asked.experiments]
+        self.experiments = [experiment.select(experiment.load(name, overrides), filters) for name in asked.experiments]
         modes = {each.launch.mode for each in self.experiments}
         if len(modes) > 1:
             raise ValueError("experiments with launch.mode 'cells' and 'ddp' cannot share one launch: run them apart")
@@ -285,15 +283,6 @@ class Sweep:
 
     def _shares_machine(self) -> bool:
         return not self.ddp and self.world.local_num_processes > 1
-
-
-def _selected(chosen: experiment.Experiment, filters: dict[str, Any]) -> experiment.Experiment:
-    cells = experiment.select(chosen.cells, filters)
-    if not cells:
-        wanted = ", ".join(f"{key}={value}" for key, value in filters.items())
-        labels = nearest(str(filters.get("label", "")), [cell.label for cell in chosen.cells])
-        raise ValueError(f"experiment {chosen.name}: no cell has {wanted}{labels}")
-    return msgspec.structs.replace(chosen, cells=cells)
 
 
 if __name__ == "__main__":

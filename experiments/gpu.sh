@@ -36,8 +36,11 @@ for name in kernel_depth final table_1_1 table_1_2; do
     sweep "$name" --seeds 1
     sweep "$name" --seeds 1 --set execution.capture=true
 done
-step peers "$PYTHON" -m bench.peers --store "$STORE"
-step ledger "$PYTHON" -m bench.ledger --store "$STORE"
+for name in calibrate scaling peers ledger; do
+    step "$name" "$PYTHON" -m "bench.$name" --store "$STORE"
+done
+# 7. The recipes beyond the report, each with its ablation.
+for name in beyond_best beyond_small; do sweep "$name" --untimed; done
 step report "$PYTHON" -m bench.report --store "$STORE" --output "$STORE/RESULTS.md"
 echo "failed: ${failed[*]:-nothing}"
 [ ${#failed[@]} -eq 0 ]

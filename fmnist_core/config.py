@@ -150,8 +150,8 @@ class ExecutionConfig(Config, frozen=True, kw_only=True):
     """How the same training is carried out: decides speed, not what is learnt."""
 
     memory_format: MemoryFormat = "channels_last"
-    compile: Literal["no", "default", "reduce-overhead", "max-autotune"] = "no"
-    """`torch.compile` mode."""
+    compile: Literal["no", "auto", "default", "reduce-overhead", "max-autotune"] = "no"
+    """`torch.compile` mode; `auto`: `no` or `default`, by timing steps of both before the run."""
     capture: bool = False
     """CUDA only: replay the whole step as one CUDA graph."""
     deterministic: bool = False

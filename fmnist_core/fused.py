@@ -147,6 +147,9 @@ def check(cell: CellConfig, model: nn.Module, num_processes: int = 1) -> None:
         option = "optimizer = 'muon'" if cell.train.optimizer == "muon" else "whitening = 'frozen'"
         raise ValueError(f"seeds cannot be fused with train.{option}: fused parameters are one matrix, which hides "
                          "from the optimizer what is a convolution")
+    if cell.execution.compile == "auto":
+        raise ValueError("seeds cannot be fused with execution.compile = 'auto', which times them alone; allowed: "
+                         "'no', 'default'")
     if num_processes > 1:
         raise ValueError(f"seeds cannot be fused over {num_processes} processes; allowed: launch.mode = 'cells'")
 

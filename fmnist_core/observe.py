@@ -36,6 +36,7 @@ class Observed:
     weight_memory_format: str
     activation_memory_format: str
     compiled: bool
+    compile_timings_s: dict[str, float]
     captured: bool
     num_processes: int
 
@@ -68,6 +69,7 @@ def observe(training: Training | FusedTraining) -> Observed:
         weight_memory_format=memory_format(p for p in model.parameters() if p.ndim == 4),
         activation_memory_format=memory_format(output for output in outputs if output.ndim == 4),
         compiled=training.cell.execution.compile != "no",
+        compile_timings_s=training.compile_timings_s if isinstance(training, Training) else {},
         captured=training.captured,
         num_processes=training.num_processes,
     )

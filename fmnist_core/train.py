@@ -60,6 +60,10 @@ class Training:
 
     def __init__(self, cell: CellConfig, seed: int, dataset: Dataset, accelerator: Accelerator | None = None) -> None:
         """Raises ValueError where the model does not fit the images or a batch cannot be shared by the processes."""
+        self.compile_timings_s: dict[str, float] = {}
+        """Of `execution.compile = 'auto'`: seconds of a step, eager (`no`) and compiled; the faster was chosen."""
+        if cell.execution.compile == "auto":
+            cell = self._choose_compile(cell, dataset)
         self.cell, self.seed, self.dataset = cell, seed, dataset
         self.accelerator = accelerator or accelerator_for(cell.train.precision)
         self.rank, self.num_processes = self.accelerator.process_index, self.accelerator.num_processes
@@ -134,6 +138,13 @@ class Training:
 
     def set_learning_rate(self) -> None:
         set_learning_rate(self.optimizer, learning_rate(self.step, self.num_steps, self.cell.train))
+
+    def _choose_compile(self, cell: CellConfig, dataset: Dataset) -> CellConfig:
+        from fmnist_core import compile_choice  # it trains, and so imports this module
+
+        timings = compile_choice.time_modes(cell, dataset)
+        self.compile_timings_s = dict(timings)
+        return compile_choice.with_compile(cell, min(timings, key=lambda mode: timings[mode]))
 
     def _rates(self) -> Tensor:
         """The learning rate of every step."""

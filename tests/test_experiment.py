@@ -2,6 +2,7 @@
 
 import tomllib
 
+import msgspec
 import pytest
 
 from bench import experiment
@@ -97,19 +98,21 @@ def test_the_default_experiment_is_the_sweep_in_small():
 
 
 def test_selecting_cells():
-    cells = load("quick").cells
+    cells = load("quick")
     chosen = select(cells, {"model.kernel_size": 4, "model.depth": 2})
-    assert [cell.label for cell in chosen] == ["kernel_size 4, depth 2"]
+    assert [cell.label for cell in chosen.cells] == ["kernel_size 4, depth 2"]
     assert select(cells, {"label": "kernel_size 4, depth 2"}) == chosen
-    assert select(cells, {"model.name": "network1"}) == []
     assert select(cells, {}) == cells
+    with pytest.raises(ValueError, match=r"experiment quick: no cell has model\.name=network1"):
+        select(cells, {"model.name": "network1"})
     with pytest.raises(ValueError, match=r"unknown key 'model.kernel'; did you mean 'model.kernel_size'\?"):
         select(cells, {"model.kernel": 4})
 
 
 def test_a_key_of_some_cells_selects_among_those():
-    cells = [*cells_of('base.model.name = "cnn"'), *cells_of('base.model.name = "network1"')]
-    names = lambda **filters: [value_of(each.config, "model.name") for each in select(cells, filters)]
+    cells = (*cells_of('base.model.name = "cnn"'), *cells_of('base.model.name = "network1"'))
+    both = msgspec.structs.replace(load("quick"), cells=cells)
+    names = lambda **filters: [value_of(each.config, "model.name") for each in select(both, filters).cells]
     assert names(**{"model.num_pools": 2}) == ["cnn", "network1"]
     assert names(**{"model.depth": 2}) == ["cnn"]
 

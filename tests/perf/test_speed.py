@@ -6,6 +6,7 @@ import torch
 from bench import experiment
 from fmnist_core import train
 from fmnist_core.data import Dataset, Split
+from fmnist_core.evaluation import evaluate
 from fmnist_core.train import Training, accelerator_for
 from tests.perf.reference import Reference
 from tests.small import small_dataset
@@ -52,7 +53,7 @@ def test_forward(check, subject):
 
 
 def test_evaluation(check, subject):
-    check(lambda: train.evaluate(subject, subject.dataset.test), reference_on(subject.dataset.test).evaluate,
+    check(lambda: evaluate(subject, subject.dataset.test), reference_on(subject.dataset.test).evaluate,
           subject.device)
 
 
