@@ -143,7 +143,7 @@ class Training:
         from fmnist_core import compile_choice  # it trains, and so imports this module
 
         timings = compile_choice.time_modes(cell, dataset)
-        self.compile_timings_s = dict(timings)
+        self.compile_timings_s = {str(mode): seconds for mode, seconds in timings.items()}
         return compile_choice.with_compile(cell, min(timings, key=lambda mode: timings[mode]))
 
     def _rates(self) -> Tensor:
