@@ -9,8 +9,9 @@ long been known to be least (Patarasuk and Yuan 2009):
 
     reduction(bytes, n) = base + 2 (n - 1) * hop + 2 (n - 1) / n * bytes / bandwidth
 
-DDP overlaps part of the reduction with the backward pass, so that the model is a lower bound on what DDP gains, and
-tight for networks this small. All times are in seconds.
+Left out: what DDP itself costs in a step, and the wait for the slower of the processes, which make a step longer; and
+the reductions that overlap with the backward pass, which make it shorter. RESULTS.md says by how much measured steps
+differ from predicted ones. All times are in seconds.
 """
 
 from collections.abc import Sequence

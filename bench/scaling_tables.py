@@ -48,7 +48,7 @@ def render(scaling: Scaling) -> str:
     if rows:
         headers = ["processes", "images a step", "measured (ms)", "predicted (ms)", "measured / predicted",
                    "one process (ms)", "gain"]
-        parts.append(f"{WHAT_IS_PREDICTED}\n\n{table(headers, rows, text_columns=0)}")
+        parts.append(f"{WHAT_IS_PREDICTED}\n\n{table(headers, rows, text_columns=0)}\n\n{_verdict(rows)}")
     headers = ["network", "batch", "gradient (MB)", "peak (µs)",
                *[f"break-even, {n} GPUs (µs)" for n in GPU_COUNTS], *[f"pays below, {n} GPUs" for n in GPU_COUNTS]]
     parts.append(f"{WHAT_IS_ASSUMED}\n\n{table(headers, _predicted())}")
@@ -108,6 +108,16 @@ def _checked(scaling: Scaling) -> list[list[str]]:
                      significant(1000 * predicted), f"{measured / predicted:.2f}", significant(1000 * alone_s),
                      f"{alone_s / measured:.2f}" if alone else NOTHING])
     return rows
+
+
+def _verdict(rows: Sequence[Sequence[str]]) -> str:
+    """How far the model is off."""
+    ratios = [float(row[4]) for row in rows]
+    text = f"Measured steps took {min(ratios):.2f} to {max(ratios):.2f} times as long as predicted"
+    if min(ratios) > 1:
+        return (f"{text}: the model leaves out DDP's own work and the wait for the slower process, and is too hopeful "
+                "here, as it may be for GPUs.")
+    return f"{text}."
 
 
 def _predicted() -> list[list[str]]:

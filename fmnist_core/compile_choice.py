@@ -31,7 +31,8 @@ def time_modes(cell: CellConfig, dataset: Dataset) -> dict[Mode, float]:
         seconds_per_step(trainings["default"])  # compiles
     except Exception:  # what is missing shows itself in many ways
         del trainings["default"]
-    timings = {mode: min(seconds_per_step(training) for _ in range(ROUNDS)) for mode, training in trainings.items()}
+    rounds = [{mode: seconds_per_step(training) for mode, training in trainings.items()} for _ in range(ROUNDS)]
+    timings = {mode: min(seconds[mode] for seconds in rounds) for mode in trainings}
     device, num_processes = trainings["no"].device, trainings["no"].num_processes
     del trainings
     gc.collect()  # what Accelerate prepared is freed by the garbage collector alone

@@ -92,6 +92,7 @@ def test_predicted_and_measured_stand_side_by_side() -> None:
     row = next(line for line in text.splitlines() if line.startswith("| 2 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells == ["2", "1,000", "8.80", "8.00", "1.10", "12.0", "1.36"]
+    assert "Measured steps took 1.10 to 1.10 times as long as predicted: the model leaves out" in text
 
 
 def test_the_prediction_for_gpus_by_hand() -> None:
