@@ -8,8 +8,11 @@ from typing import Any, NamedTuple, Optional
 from msgspec.structs import replace
 
 from bench.experiment import Cell, Experiment
-from bench.record import Record
+from bench.record import Head, Record
 from fmnist_core.config import Baseline, CellConfig, quality_key, speed_key
+
+Known = Record | Head
+"""Whether a task is done, and how it ended, can be told from either."""
 
 
 class Task(NamedTuple):
@@ -52,7 +55,7 @@ def siblings(task: Task, left: Iterable[Task]) -> list[Task]:
     return list(found.values())  # half of one cell's batch may be the whole batch of another
 
 
-def due(planned: Iterable[Task], latest: Mapping[str, Record]) -> list[Task]:
+def due(planned: Iterable[Task], latest: Mapping[str, Known]) -> list[Task]:
     """The tasks, each followed by the smaller ones whose turn has come, as those before them ran out of memory."""
     found: dict[str, Task] = {}
     for task in planned:
@@ -63,7 +66,7 @@ def due(planned: Iterable[Task], latest: Mapping[str, Record]) -> list[Task]:
     return list(found.values())
 
 
-def missing(planned: Iterable[Task], latest: Mapping[str, Record], outdated: Mapping[str, Record]) -> list[Task]:
+def missing(planned: Iterable[Task], latest: Mapping[str, Known], outdated: Mapping[str, Known]) -> list[Task]:
     """The tasks that are not done; in the place of one that ran out of memory, the smaller that follows it."""
     left = []
     for task in planned:
@@ -75,13 +78,13 @@ def missing(planned: Iterable[Task], latest: Mapping[str, Record], outdated: Map
     return left
 
 
-def is_done(task: Task, latest: Mapping[str, Record], outdated: Mapping[str, Record]) -> bool:
+def is_done(task: Task, latest: Mapping[str, Known], outdated: Mapping[str, Known]) -> bool:
     """Whether there is a record, other than an outdated one."""
     record = latest.get(task.key)
     return record is not None and record is not outdated.get(task.key)
 
 
-def outdated(latest: Mapping[str, Record], *, rerun: bool = False, retry_failed: bool = False) -> dict[str, Record]:
+def outdated(latest: Mapping[str, Known], *, rerun: bool = False, retry_failed: bool = False) -> dict[str, Known]:
     """The records that are to be made again: with `retry_failed` those of failures, with `rerun` all."""
     return {key: record for key, record in latest.items() if rerun or (retry_failed and record.status != "ok")}
 

@@ -214,6 +214,24 @@ class SpeedRecord(_Part, tag_field="kind", tag="speed", frozen=True, kw_only=Tru
 Record = TrainRecord | SpeedRecord
 
 
+class TrainHead(Struct, tag_field="kind", tag="train", frozen=True, kw_only=True):
+    """Of a TrainRecord, what decides whether it is to be made again."""
+
+    schema: PositiveInt
+    quality_key: str
+    status: Status = "ok"
+
+
+class SpeedHead(Struct, tag_field="kind", tag="speed", frozen=True, kw_only=True):
+    schema: PositiveInt
+    speed_key: str
+    status: Status = "ok"
+
+
+Head = TrainHead | SpeedHead
+_HEAD = msgspec.json.Decoder(Head)
+
+
 def encode(record: Record) -> bytes:
     """One line, newline included. Defaults are left out, except the schema's version."""
     line = msgspec.to_builtins(record)
@@ -254,5 +272,20 @@ UPGRADES: list[Any] = [_forget_growth_since_start]
 """`UPGRADES[n - 1]` turns the content of a schema n line into schema n + 1."""
 
 
-def key_of(record: Record) -> str:
-    return record.quality_key if isinstance(record, TrainRecord) else record.speed_key
+def decode_head(line: bytes | str) -> Head:
+    """As `decode`, in a quarter of its time: of the rest of the line nothing is asked but that it is JSON."""
+    try:
+        head: Head = _HEAD.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return _head_of(decode(line))  # or its error
+    return head if head.schema == SCHEMA_VERSION else _head_of(decode(line))
+
+
+def _head_of(record: Record) -> Head:
+    if isinstance(record, TrainRecord):
+        return TrainHead(schema=record.schema, quality_key=record.quality_key, status=record.status)
+    return SpeedHead(schema=record.schema, speed_key=record.speed_key, status=record.status)
+
+
+def key_of(record: Record | Head) -> str:
+    return record.speed_key if isinstance(record, SpeedRecord | SpeedHead) else record.quality_key

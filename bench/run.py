@@ -108,7 +108,7 @@ class Sweep:
         """Launch, data and store, before any work. Raises ValueError."""
         launch.check(self.experiments, self.world, gpu=self.gpu)
         self._check_data()
-        latest = self.store.latest()
+        latest = self.store.heads()
         self.store.check_writable(each.name for each in self.experiments)
         # Processes that torchrun has started again must not run again what they ran before that.
         again = not self.world.num_restarts
@@ -187,7 +187,7 @@ class Sweep:
         group = [task]
         for other in siblings(task, self.left):
             if not self._attempt(other).checkpoint.exists() and self.store.claim(other.key):
-                if is_done(other, self.store.latest(), self.outdated) or self._is_given_up(other):
+                if is_done(other, self.store.heads(), self.outdated) or self._is_given_up(other):
                     self.store.release(other.key)
                 else:
                     group.append(other)
@@ -230,10 +230,10 @@ class Sweep:
     def _next(self) -> Task | None:
         """Claim the first free task, waiting while other processes hold all that are left; None: all are done."""
         while True:
-            self.left = missing(self.left, self.store.latest(), self.outdated)
+            self.left = missing(self.left, self.store.heads(), self.outdated)
             for task in self.left:
                 if self.store.claim(task.key):
-                    if not is_done(task, self.store.latest(), self.outdated) and not self._is_given_up(task):
+                    if not is_done(task, self.store.heads(), self.outdated) and not self._is_given_up(task):
                         return task
                     self.store.release(task.key)
             if not self.left:
@@ -257,7 +257,7 @@ class Sweep:
         self._attempt(task).finish()
         self.store.release(task.key)
         self.bar.finish(task.name, record, len(self.planned) - len(self.left))
-        self.left = missing(self.left, self.store.latest(), self.outdated)
+        self.left = missing(self.left, self.store.heads(), self.outdated)
 
     def _attempt(self, task: Task) -> Attempt:
         return Attempt(self.store.folder, task.key, self.world.num_processes if self.ddp else 1)

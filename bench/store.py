@@ -10,11 +10,11 @@ import fcntl
 import os
 import re
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Generic, TypeVar
 
-from bench.record import Record, SchemaError, decode, encode, key_of
+from bench.record import Head, Record, SchemaError, decode, decode_head, encode, key_of
 
 _FILE_NAME = re.compile(r"\w[\w .+-]{0,99}", re.ASCII)
 """Experiments that may name a file: no separator, nothing hidden, and short enough for every file system."""
@@ -31,9 +31,8 @@ class Store:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self._latest: dict[str, Record] = {}
-        self._homes: dict[str, Path] = {}  # by key: the file that its newest record is in
-        self._offsets: dict[Path, int] = {}  # by file: the end of the last line read
+        self._records = _Reader(self.folder, decode)
+        self._heads = _Reader(self.folder, decode_head)
         self._known_files: set[Path] = set()  # whose directory entry is durable
         self._claims: int | None = None
 
@@ -56,29 +55,24 @@ class Store:
 
         Raises StoreError for a line that cannot be read, naming file and line.
         """
-        try:
-            names = os.listdir(self.folder)
-        except FileNotFoundError:
-            return self._latest
-        except OSError as error:
-            raise StoreError(f"store {self.folder} cannot be read: {error.strerror}") from error
-        for path in sorted(self.folder / name for name in names if name.endswith(".jsonl")):
-            for record in self._new_records(path):
-                self._latest[key_of(record)] = record
-                self._homes[key_of(record)] = path
-        return self._latest
+        return self._records.latest()
+
+    def heads(self) -> dict[str, Head]:
+        """As `latest`, but for what a sweep must know to go on: with 100,000 records a second instead of several."""
+        return self._heads.latest()
 
     def append(self, record: Record) -> None:
         """Durable when this returns. Raises StoreError where it cannot be written; the file is then as it was.
 
-        A key stays in the file that `latest` found it in: the order of the lines says which one is the newest.
+        A key stays in the file that it was found in before: the order of the lines says which one is the newest.
         """
-        path = self._homes.get(key_of(record)) or self._file_of(record.experiment)
+        key = key_of(record)
+        path = self._heads.homes.get(key) or self._records.homes.get(key) or self._file_of(record.experiment)
         try:
             line = encode(record)
             decode(line)  # one that cannot be read back, e.g. because of a NaN, would make the whole store unreadable
         except ValueError as error:
-            raise StoreError(f"record {key_of(record)} cannot be kept: {error}") from error
+            raise StoreError(f"record {key} cannot be kept: {error}") from error
         try:
             with path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -131,7 +125,34 @@ class Store:
             weakref.finalize(self, os.close, self._claims)
         return self._claims
 
-    def _new_records(self, path: Path) -> Iterator[Record]:
+
+Line = TypeVar("Line", bound=Record | Head)
+
+
+class _Reader(Generic[Line]):
+    """What the lines of a folder say, each as `read` makes it. A line is read once."""
+
+    def __init__(self, folder: Path, read: Callable[[bytes], Line]) -> None:
+        self.folder, self.read = folder, read
+        self.homes: dict[str, Path] = {}
+        """By key: the file that its newest record is in."""
+        self._latest: dict[str, Line] = {}
+        self._offsets: dict[Path, int] = {}  # by file: the end of the last line read
+
+    def latest(self) -> dict[str, Line]:
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return self._latest
+        except OSError as error:
+            raise StoreError(f"store {self.folder} cannot be read: {error.strerror}") from error
+        for path in sorted(self.folder / name for name in names if name.endswith(".jsonl")):
+            for line in self._new(path):
+                self._latest[key_of(line)] = line
+                self.homes[key_of(line)] = path
+        return self._latest
+
+    def _new(self, path: Path) -> Iterator[Line]:
         start = offset = self._offsets.get(path, 0)
         try:
             with path.open("rb") as file:
@@ -142,7 +163,7 @@ class Store:
                 for line in file:
                     if not line.endswith(b"\n"):
                         break  # torn: its writer was killed
-                    yield decode(line)
+                    yield self.read(line)
                     self._offsets[path] = offset = offset + len(line)
         except SchemaError as error:
             number = path.read_bytes()[:offset].count(b"\n") + 1

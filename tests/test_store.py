@@ -54,13 +54,29 @@ def test_a_reader_sees_what_others_append_meanwhile(tmp_path):
     first = reader.latest()[KEY]
     writer.append(trained(OTHER_KEY, experiment="depth"))
     assert set(reader.latest()) == {KEY, OTHER_KEY}
-    assert reader.latest()[KEY] is first  # `run` tells a new record from an old one by identity
+    assert reader.latest()[KEY] is first
 
 
-def test_the_newest_record_of_a_key_wins_in_whatever_order_the_files_are_read(tmp_path):
+def test_heads_say_what_their_records_say(tmp_path):
+    reader, writer = Store(tmp_path), Store(tmp_path)
+    writer.append(trained(status="oom"))
+    writer.append(SpeedRecord(experiment="quick", speed_key=OTHER_KEY, cell={"a": 1}))
+    with (tmp_path / "quick.jsonl").open("ab") as file:  # of an older schema, which is upgraded
+        file.write(record.encode(trained("0" * 16, status="timeout")).replace(b'"schema":2', b'"schema":1'))
+    first = reader.heads()[KEY]
+    said = {key: (head.status, record.key_of(head)) for key, head in reader.heads().items()}
+    assert said == {key: (each.status, key) for key, each in Store(tmp_path).latest().items()}
+    assert set(said) == {KEY, OTHER_KEY, "0" * 16}
+    assert reader.heads()[KEY] is first  # `run` tells a new record from an old one by identity
+    writer.append(trained(status="ok"))
+    assert reader.heads()[KEY].status == "ok"
+
+
+@pytest.mark.parametrize("find", [Store.latest, Store.heads])
+def test_the_newest_record_of_a_key_wins_in_whatever_order_the_files_are_read(tmp_path, find):
     Store(tmp_path).append(trained(experiment="b", status="oom"))
     later = Store(tmp_path)
-    later.latest()
+    find(later)
     later.append(trained(experiment="a", status="ok"))
     assert later.latest()[KEY].status == "ok"
     assert Store(tmp_path).latest()[KEY].status == "ok"
@@ -107,8 +123,9 @@ def test_only_files_of_records_are_read(tmp_path):
 )
 def test_an_unreadable_line_is_named(tmp_path, line, message):
     (tmp_path / "quick.jsonl").write_bytes(record.encode(trained()) + record.encode(trained(OTHER_KEY)) + line)
-    with pytest.raises(StoreError, match=rf"quick\.jsonl, line 3: .*{message}"):
-        Store(tmp_path).latest()
+    for read in (Store(tmp_path).latest, Store(tmp_path).heads):
+        with pytest.raises(StoreError, match=rf"quick\.jsonl, line 3: .*{message}"):
+            read()
 
 
 BAD_NAMES = ["../x", "a/b", "/etc/x", "", ".", "..", ".hidden", "-x", "a\nb", "a\n", "a\0b", "\ud800", "é", "a" * 101]

@@ -1,6 +1,5 @@
 """Timed checks: `make perf`. Each round times the reference and then the check; the verdict is on their ratio."""
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +23,7 @@ Check = Callable[[Callable[[], Any], Callable[[], Any], torch.device], None]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--perf-rounds", type=int, default=30, help="timed rounds of each check; default: 30")
     parser.addoption("--perf-baseline", type=Path, default=gate.BASELINES, help="the file of baselines")
-    parser.addoption("--write-baseline", action="store_true", help="make what is measured now the baseline here")
+    parser.addoption("--write-baseline", action="store_true", help="add this process to this machine's baseline")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -67,15 +66,14 @@ def check(benchmark: Any, request: pytest.FixtureRequest) -> Check:
         judged = gate.judge(request.node.name, benchmark.stats.stats.data, reference_s[WARMUP_ROUNDS:],
                             known.checks.get(request.node.name) if known else None)
         request.config.stash[JUDGED].append(judged)
-        benchmark.extra_info.update(verdict=judged.verdict, change=judged.change,
-                                    reference_s=reference_s[WARMUP_ROUNDS:])
+        benchmark.extra_info.update(verdict=judged.verdict, said=judged.said, reference_s=reference_s[WARMUP_ROUNDS:])
         if option("--write-baseline"):
             return
         if judged.verdict == gate.NO_BASELINE:
-            pytest.skip("measured, but this machine has no baseline to judge it by; the lines to commit are below")
+            pytest.skip("measured, but this machine has no baseline to judge it by: `make baseline` makes one")
         if judged.verdict in ("slower", "faster"):
-            pytest.fail(f"{judged.verdict}: {judged.change}, as a multiple of the reference; if that is meant, commit "
-                        "the lines below", pytrace=False)
+            pytest.fail(f"{judged.verdict}: {judged.said}. If that is meant, `make baseline` and commit what it writes",
+                        pytrace=False)
 
     return run
 
@@ -86,18 +84,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     terminalreporter.section("timed checks against their baseline")
     for one in judged:
-        terminalreporter.write_line(f"{one.check}: {one.verdict} ({one.change}); here {one.rounds_needed} rounds find "
-                                    f"a change of {100 * gate.MUST_FIND:g} %")
+        terminalreporter.write_line(f"{one.check}: {one.verdict} ({one.said})")
     path = config.getoption("--perf-baseline")
     if config.getoption("--write-baseline"):
         path.write_text(gate.lines(gate.merged(gate.load(path), here(), judged)))
-        terminalreporter.write_line(f"written to {path}")
-        return
-    news = [one for one in judged if one.verdict in (gate.NO_BASELINE, "faster", "slower")]
-    if any(one.verdict == gate.NO_BASELINE for one in news):
+        terminalreporter.write_line(f"this process was added to {path}")
+    elif any(one.verdict == gate.NO_BASELINE for one in judged):
         terminalreporter.write_line("WARNING: NO BASELINE on this machine: no verdict was given on these checks",
                                     yellow=True, bold=True)
-    if news:
-        terminalreporter.write_line(f"The lines to commit to {os.path.relpath(path)} (--write-baseline writes them):")
-        merged = gate.merged(gate.load(path), here(), news)
-        terminalreporter.write_line(gate.lines({gate.machine_id(here()): merged[gate.machine_id(here())]}))

@@ -1,6 +1,8 @@
 """The verdict of a timed check: its time over the reference's, now and when the baseline was committed.
 
-Baselines are kept by machine, since a ratio of two kernels is a fact of the processor that runs them.
+Baselines are kept by machine, since a ratio of two kernels is a fact of the processor that runs them. One process gives
+one ratio: rounds of one process agree with each other better than with those of the next one, whose memory lies
+elsewhere. So a baseline is what several processes gave, and a verdict is made from their spread.
 """
 
 import math
@@ -17,24 +19,21 @@ from bench.record import Environment
 from fmnist_core.config import digest
 
 BASELINES = Path(__file__).parent / "baseline.json"
-MUST_FIND = 0.05
-"""The relative change that is to be found 9 times in 10, by as many rounds as `Judged.rounds_needed` asks for."""
 THRESHOLD = 0.025
-"""The least relative change that counts, where the machine can resolve it."""
-ALPHA, POWER = 0.01, 0.9
-"""False alarms of one check, so that those of a run of four stay below 5 %; and the share of true ones."""
-MIN_ROUNDS = 10
-"""Fewer say too little about the noise."""
+"""The least relative change that counts, however quiet the machine."""
+ALPHA = 0.01
+"""False alarms of one check, so that those of a run of four stay below 5 %."""
+MIN_PROCESSES = 5
+"""Fewer say too little about their spread: no verdict."""
 NO_BASELINE = "no baseline"
 
 
 class Baseline(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One check on one machine."""
 
+    commit: str
     ratios: list[float]
-    """Seconds of the check over those of the reference, one entry per round."""
-    threshold: float
-    """The least relative change that counts here."""
+    """Seconds of the check over those of the reference: of each process, the median over its rounds."""
 
 
 class Machine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -45,33 +44,29 @@ class Machine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
 class Judged(NamedTuple):
     check: str
     verdict: str
-    """`slower`, `faster`, `equivalent`, `not resolved` or `no baseline`."""
-    change: str
-    """Of the ratio against the baseline's, with its 95 % interval; or the ratio itself."""
-    rounds_needed: int
-    """With which this machine, as noisy as it was now, finds a change of MUST_FIND."""
-    new: Baseline
-    """To be committed, if this is how it should be."""
+    """`slower`, `faster`, `within the noise` or `no baseline`."""
+    said: str
+    """The change against the baseline and how large it must be here to count; or the ratio, and what is missing."""
+    ratio: float
+    """Of this process."""
 
 
 def judge(check: str, measured_s: Sequence[float], reference_s: Sequence[float], baseline: Baseline | None) -> Judged:
-    """Rounds were taken in turns; verdict by Welch's test on the logarithms, and by the check's own threshold."""
-    ratios = [measured / reference for measured, reference in zip(measured_s, reference_s, strict=True)]
-    logs = [math.log(ratio) for ratio in ratios]
-    # Of a difference between two such means; planned as for pairs, which is quick and asks for a little more.
-    cautious_sd = math.sqrt(2) * stats.sd_upper_bound(logs)
-    rounds = max(MIN_ROUNDS, stats.pairs_needed(cautious_sd, MUST_FIND, POWER, ALPHA, THRESHOLD))
-    # A machine that resolves less gets a threshold to match: half of what it finds, which costs it next to nothing.
-    sd = math.sqrt(2) * stats.summarize(logs).sd
-    least = stats.resolvable_ratio(sd, len(logs), POWER, ALPHA) / 2
-    new = Baseline(ratios=[round(ratio, 4) for ratio in ratios], threshold=round(max(THRESHOLD, least), 4))
-    if baseline is None:
-        mean = significant(math.exp(stats.summarize(logs).mean))
-        return Judged(check, NO_BASELINE, f"{mean} × reference", rounds, new)
-    result = stats.compare([math.log(ratio) for ratio in baseline.ratios], logs)
-    said = stats.verdict(result, math.log1p(baseline.threshold), ALPHA)
-    change = " to ".join(f"{100 * math.expm1(bound):+.1f} %" for bound in (result.low, result.high))
-    return Judged(check, {"greater": "slower", "less": "faster"}.get(said, said), change, rounds, new)
+    """Rounds were taken in turns. An alarm: the ratio lies outside the interval that holds, with 1 - ALPHA, the next
+    process of the baseline, and the change is at least THRESHOLD."""
+    ratio = stats.summarize([m / r for m, r in zip(measured_s, reference_s, strict=True)]).median
+    known = 0 if baseline is None else len(baseline.ratios)
+    if baseline is None or known < MIN_PROCESSES:
+        return Judged(check, NO_BASELINE, f"{significant(ratio)} × reference; {known} of at least {MIN_PROCESSES} "
+                                          "processes of a baseline", ratio)
+    logs = [math.log(each) for each in baseline.ratios]
+    middle = stats.summarize(logs).mean
+    least = max(stats.prediction_interval(logs, 1 - ALPHA).high - middle, math.log1p(THRESHOLD))
+    change = math.log(ratio) - middle
+    verdict = "within the noise" if abs(change) < least else "slower" if change > 0 else "faster"
+    said = (f"{100 * math.expm1(change):+.1f} % against {known} processes; here a change counts from "
+            f"{100 * math.expm1(least):.1f} % on")
+    return Judged(check, verdict, said, ratio)
 
 
 def machine_id(environment: Environment) -> str:
@@ -106,8 +101,11 @@ def lines(machines: dict[str, Machine]) -> str:
 
 
 def merged(machines: dict[str, Machine], environment: Environment, judged: Sequence[Judged]) -> dict[str, Machine]:
-    """`machines` with what was measured now, other machines and other checks kept."""
-    key = machine_id(environment)
-    known = machines[key].checks if key in machines else {}
-    here = Machine(about=describe(environment), checks={**known, **{one.check: one.new for one in judged}})
-    return {**machines, key: here}
+    """`machines` with what was measured now. Another process of the same commit is added; a new commit starts anew."""
+    key, commit = machine_id(environment), environment.commit + "-dirty" * environment.dirty
+    checks = dict(machines[key].checks) if key in machines else {}
+    for one in judged:
+        before = checks.get(one.check)
+        ratios = before.ratios if before is not None and before.commit == commit else []
+        checks[one.check] = Baseline(commit=commit, ratios=[*ratios, round(one.ratio, 4)])
+    return {**machines, key: Machine(about=describe(environment), checks=checks)}
