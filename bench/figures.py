@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from bench import curves, grids, pareto, scaling_tables
+from bench import curves, grids, pareto, pictures, scaling_tables
 from bench.rows import Results
+from fmnist_core.files import DataError
 
 _ATTRIBUTE = re.compile(rb' (?:d|x|y|transform)="[^"]*"')
 _NUMBER = re.compile(rb"-?\d+\.\d{3,}")
@@ -47,7 +48,7 @@ class Drawing(NamedTuple):
     section: str
     """Name of the experiment, or `overfitting`, `cost` or `machine`, under which RESULTS.md shows it."""
     draw: Callable[[Results], Figure | None]
-    """None where no record has what it needs."""
+    """None where no record has what it needs. Raises DataError where it needs the data set, which is not here."""
     alt: str
     """What the picture shows, for those who do not see it."""
 
@@ -73,6 +74,8 @@ DRAWINGS: Sequence[Drawing] = (
             "Loss and accuracy by epoch of the final network, both readings, mean and standard deviation over seeds"),
     Drawing("final_confusion", "final", curves.confusion,
             "Confusion matrix of the final network on the test set, mean over seeds, in per cent of each true class"),
+    Drawing("final_images", "final", pictures.figure,
+            "Test images with their true class and, where the final network errs, the predicted one"),
     Drawing("generalisation_gap", "overfitting", curves.gaps,
             "Training accuracy less validation accuracy by epoch, Network 1 and Network 2"),
     Drawing("accuracy_cost", "cost", pareto.figure,
@@ -82,11 +85,19 @@ DRAWINGS: Sequence[Drawing] = (
 )
 
 
-def draw(results: Results) -> dict[str, bytes]:
-    """File name to content, of every figure that the records allow."""
+def draw(results: Results) -> dict[str, bytes | None]:
+    """File name to content, of every figure that the records allow; None: it needs the data set, which is not here."""
+    drawn: dict[str, bytes | None] = {}
     with matplotlib.rc_context(STYLE):
-        figures = {f"{drawing.name}.svg": drawing.draw(results) for drawing in DRAWINGS}
-        return {name: svg(figure) for name, figure in figures.items() if figure is not None}
+        for drawing in DRAWINGS:
+            try:
+                figure = drawing.draw(results)
+            except DataError:
+                drawn[f"{drawing.name}.svg"] = None
+            else:
+                if figure is not None:
+                    drawn[f"{drawing.name}.svg"] = svg(figure)
+    return drawn
 
 
 def svg(figure: Figure) -> bytes:

@@ -83,18 +83,22 @@ def per_class(rows: Sequence[Row], names: Sequence[str] = CLASSES) -> str:
 
 
 def _mistakes(row: Row) -> str:
-    """Those that most seeds make, and of these the ones with the highest mean probability."""
+    made = common_mistakes(row)
+    if not made:
+        return "Waiting: no record lists mistakes yet."
+    body = [[str(index), _class(true), _class(predicted), f"{stats.summarize(values).mean:.4f}",
+             f"{len(values)} of {len(row.trained)}"] for (index, true, predicted), values in made.items()]
+    return table(["test image", "true class", "predicted class", "probability (mean)", "listed by (seeds)"], body)
+
+
+def common_mistakes(row: Row) -> dict[tuple[int, int, int], list[float]]:
+    """The most confident of those that most seeds make: (index, true class, predicted class) to probabilities."""
     made: dict[tuple[int, int, int], list[float]] = defaultdict(list)
     for record in row.trained:
         for index, true, predicted, probability in record.test.mistakes:
             made[index, true, predicted].append(probability)
-    if not made:
-        return "Waiting: no record lists mistakes yet."
-    mean = lambda values: stats.summarize(values).mean
-    first = sorted(made.items(), key=lambda one: (-len(one[1]), -mean(one[1]), one[0]))[:MAX_MISTAKES]
-    body = [[str(index), _class(true), _class(predicted), f"{mean(values):.4f}", f"{len(values)} of {len(row.trained)}"]
-            for (index, true, predicted), values in first]
-    return table(["test image", "true class", "predicted class", "probability (mean)", "listed by (seeds)"], body)
+    order = lambda one: (-len(made[one]), -stats.summarize(made[one]).mean, one)
+    return {one: made[one] for one in sorted(made, key=order)[:MAX_MISTAKES]}
 
 
 def _class(label: int) -> str:

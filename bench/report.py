@@ -38,8 +38,8 @@ BEYOND = ("Every choice is made on held-out training images; a result is the las
 
 class Document(NamedTuple):
     text: str
-    figures: dict[str, bytes]
-    """File name to content."""
+    figures: dict[str, bytes | None]
+    """File name to content. None: left as it is, since it needs the data set, which is not here."""
 
 
 def render(
@@ -80,7 +80,8 @@ def render(
 def stale(document: Document, output: Path) -> list[Path]:
     """The files that are not what the records give: missing, different, or no longer drawn."""
     folder = output.parent / figures.FOLDER
-    wanted = {output: document.text.encode(), **{folder / name: content for name, content in document.figures.items()}}
+    drawn = {folder / name: content for name, content in document.figures.items() if content is not None}
+    wanted = {output: document.text.encode(), **drawn}
     gone = [path for path in _known_figures(folder) if path.name not in document.figures and path.exists()]
     return [path for path, content in wanted.items() if not path.is_file() or path.read_bytes() != content] + gone
 
@@ -89,10 +90,10 @@ def write(document: Document, output: Path) -> None:
     folder = output.parent / figures.FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     for path in _known_figures(folder):
-        if path.name in document.figures:
-            path.write_bytes(document.figures[path.name])
-        else:
+        if path.name not in document.figures:
             path.unlink(missing_ok=True)
+        elif (content := document.figures[path.name]) is not None:
+            path.write_bytes(content)
     output.write_bytes(document.text.encode())
 
 
@@ -117,7 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         document = render(records, loaded, _sides(options.store))
         if not options.check:
             write(document, output)
-            print(f"{output}: written, with {len(document.figures)} figures in {output.parent / figures.FOLDER}")
+            print(f"{output}: written, with {len(document.figures)} figures in {output.parent / figures.FOLDER}"
+                  + "".join(f"; {name} is as it was: it needs the data set" for name in _not_drawn(document)))
             return 0
     except (ValueError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
@@ -125,6 +127,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     differing = stale(document, output)
     for path in differing:
         print(f"{path}: stale; python -m bench.report writes it anew", file=sys.stderr)
+    for name in _not_drawn(document):
+        print(f"{name}: not checked, it needs the data set", file=sys.stderr)
     return 1 if differing else 0
 
 
@@ -149,6 +153,10 @@ def _classes(rows: Sequence[Row]) -> str:
     best = sorted(known, key=lambda row: -stats.summarize(row.values(outcomes.test_last)).mean)[:MAX_CELLS]
     return ("\n\n**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
             + final_network.per_class(best, class_names(data)))
+
+
+def _not_drawn(document: Document) -> list[str]:
+    return [name for name, content in document.figures.items() if content is None]
 
 
 def _known_figures(folder: Path) -> list[Path]:

@@ -31,6 +31,8 @@ from fmnist_core.train import Diverged, OnStep, Training, accelerator_for, fit
 
 NUM_MISTAKES = 20
 """The most confident mistakes on the test set that a record keeps."""
+NUM_EXAMPLES = 20
+"""Of the first test images, what they were taken for."""
 CHECKPOINT_EVERY_S = 60.0
 """Wall time between two checkpoints of a training."""
 AGREE_EVERY = 10
@@ -207,10 +209,12 @@ def details(logits_NK: torch.Tensor, labels_N: torch.Tensor,
     confusion = torch.bincount(labels_N * num_classes + predicted_N, minlength=num_classes**2).view(num_classes, -1)
     wrong = (predicted_N != labels_N).nonzero().flatten()
     worst = wrong[confidence_N[wrong].argsort(descending=True, stable=True)][:NUM_MISTAKES]
-    mistakes = [(int(i), int(labels_N[i]), int(predicted_N[i]), round(float(confidence_N[i]), 4)) for i in worst]
+    about = lambda i: (int(i), int(labels_N[i]), int(predicted_N[i]), round(float(confidence_N[i]), 4))
     is_svm = config.loss == "squared_hinge"
     extra = {"sign_argmax_accuracy": sign_argmax_accuracy(logits_NK, labels_N)} if is_svm else {}
-    return TestDetail(confusion=confusion.tolist(), mistakes=mistakes), extra
+    examples = range(min(NUM_EXAMPLES, len(labels_N)))
+    return TestDetail(confusion=confusion.tolist(), mistakes=[about(i) for i in worst],
+                      examples=[about(i) for i in examples]), extra
 
 
 _datasets: dict[Any, data.Dataset] = {}

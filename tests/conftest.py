@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -66,6 +66,17 @@ def survived(request: pytest.FixtureRequest) -> Callable[..., None]:
     """`survived("kills")` counts one; the counts are printed after the run."""
     counter = request.config.stash[FAULTS]
     return lambda what, number=1: counter.update({what: number})
+
+
+@pytest.fixture(scope="module")
+def some_images() -> Iterator[None]:
+    """Pictures of test images can be drawn, whether the data set is installed or not."""
+    from bench import pictures
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pictures, "find", lambda **_: Path())
+        patch.setattr(pictures, "load_arrays", lambda *_: files.synthetic(10, 100))
+        yield
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def loaded():
 
 
 @pytest.fixture(scope="module")
-def drawn(loaded):
+def drawn(loaded, some_images):
     return figures.draw(collect(complete(), loaded, [scaling()]))
 
 
@@ -47,6 +47,8 @@ def test_figures_have_axes_with_units_and_a_white_ground(drawn):
         "table_1_1_curves.svg": ["Trial-7", "epoch", "loss", "accuracy (%)"],
         "final_curves.svg": ["training images", "validation", "ReLU after fc1, n = 3"],
         "final_confusion.svg": ["Ankle boot", "predicted class", "true class", "91.0"],
+        "final_images.svg": ["The first 2 test images, ReLU after fc1, seed 0: 1 wrong", "Ankle boot",
+                             "\N{MULTIPLICATION X} Dress", "\N{MULTIPLICATION X} T-shirt/top"],
         "accuracy_cost.svg": ["trainable parameters", "multiply-adds per image", "training (s), one machine",
                               "the report's networks", "kernel x depth", "not beaten at its cost"],
         "scaling.svg": ["images of a batch", "processes", "images/s, all together", "one cell, DDP, batch 1000"],

@@ -56,11 +56,11 @@ def test_what_is_written_is_read_back_to_the_last_bit(each):
 def test_a_published_line_stays_readable():
     each = decode(PUBLISHED)
     assert isinstance(each, TrainRecord)
-    assert (each.schema, each.seed, each.status, each.quality_key) == (2, 0, "ok", "f8fd76b1077d962e")
+    assert (each.schema, each.seed, each.status, each.quality_key) == (3, 0, "ok", "f8fd76b1077d962e")
     assert each.epochs.test_accuracy == [0.177]
     assert each.test.mistakes == [(7, 3, 5, 0.75)]
     assert each.environment.libraries == {"torch": "2.11.0"}
-    assert encode(each) == PUBLISHED.replace(b'"schema":1', b'"schema":2')
+    assert encode(each) == PUBLISHED.replace(b'"schema":1', b'"schema":3')
 
 
 @pytest.mark.parametrize(("device", "kept"), [(b"", 0), (b'"device":"cpu"', 0), (b'"device":"Some GPU"', 9)])
@@ -72,9 +72,9 @@ def test_peaks_of_a_cpu_in_schema_1_were_none(device, kept):
 
 
 def test_a_line_holds_its_kind_and_schema_first_and_no_defaults():
-    assert encode(TRAIN) == (b'{"kind":"train","schema":2,"experiment":"quick","quality_key":"0000000000000000",'
+    assert encode(TRAIN) == (b'{"kind":"train","schema":3,"experiment":"quick","quality_key":"0000000000000000",'
                              b'"seed":3,"cell":{"model":{"name":"cnn"}}}\n')
-    assert encode(SPEED) == (b'{"kind":"speed","schema":2,"experiment":"quick","speed_key":"ffffffffffffffff",'
+    assert encode(SPEED) == (b'{"kind":"speed","schema":3,"experiment":"quick","speed_key":"ffffffffffffffff",'
                              b'"cell":{"model":{"name":"cnn"}}}\n')
 
 
@@ -95,8 +95,8 @@ def test_the_key_is_the_one_of_its_kind():
         (b'{"schema":"1"}', "schema = '1'"),
         (b'{"schema":1e400}', "not a record"),
         (b'{"schema":true}', "not a record"),
-        (b'{"schema":3}', "schema 3 is newer than 2, the newest that this version reads"),
-        (b'{"schema":99999999999999999999999}', "is newer than 2"),
+        (b'{"schema":4}', "schema 4 is newer than 3, the newest that this version reads"),
+        (b'{"schema":99999999999999999999999}', "is newer than 3"),
         (PUBLISHED.replace(b'"seed":0', b'"seed":"0"'), "seed"),
         (PUBLISHED.replace(b'"seed":0,', b""), "seed"),
         (PUBLISHED.replace(b'"seed":0', b'"seed":0,"sead":0'), "sead"),

@@ -7,11 +7,14 @@ import sys
 import msgspec
 import pytest
 
-from bench import report
+from bench import pictures, report
 from bench.record import Inference, Labels, TrainRecord, encode
 from bench.rows import collect, comparable
 from bench.store import Store
+from fmnist_core import files
 from tests.made import CPU, GPU, LABELS, ONE_FACTOR, complete, experiment_of, failed, timed, trained
+
+pytestmark = pytest.mark.usefixtures("some_images")
 
 MADE = experiment_of()
 K2, K3 = MADE.cells
@@ -39,7 +42,7 @@ def full_store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def written(full_store, tmp_path_factory):
+def written(full_store, some_images, tmp_path_factory):
     output = tmp_path_factory.mktemp("written") / "RESULTS.md"
     assert report.main(["--store", str(full_store), "--output", str(output)]) == 0
     return output
@@ -352,6 +355,22 @@ def test_final_section_has_layers_classes_and_mistakes(written):
     assert "Images per seed: 10,000" in text
     assert "| 7 | Shirt | T-shirt/top | 0.9900 | 3 of 3 |" in text
     assert "| learning rate | 0.0001 |" in text
+
+
+def test_without_the_data_set_the_pictures_of_it_stay_as_they_are(written, full_store, tmp_path, capsys, monkeypatch):
+    shutil.copytree(written.parent, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(pictures, "find", files.find)
+    monkeypatch.setenv("FMNIST_DATA_DIR", str(tmp_path / "nowhere"))
+    arguments = ["--store", str(full_store), "--output", str(tmp_path / "RESULTS.md")]
+    picture = tmp_path / "docs/figures/final_images.svg"
+    assert picture.exists()
+    picture.write_text("as it was")
+    assert report.main([*arguments, "--check"]) == 0
+    assert "final_images.svg: not checked, it needs the data set" in capsys.readouterr().err
+    assert report.main(arguments) == 0
+    assert "final_images.svg is as it was: it needs the data set" in capsys.readouterr().out
+    assert picture.read_text() == "as it was"
+    assert (tmp_path / "RESULTS.md").read_bytes() == written.read_bytes()
 
 
 def test_gap_and_gain_by_stopping():
