@@ -134,6 +134,9 @@ class TrainConfig(Config, frozen=True, kw_only=True):
     """0: no clipping."""
     ema: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     """Decay, per step, of the exponential moving average of the weights that is evaluated and kept; 0: the weights."""
+    initialization: Literal["torch", "kaiming", "xavier"] = "torch"
+    """Of convolutions and Linear layers: PyTorch's default; normal for ReLU (He et al. 2015) or uniform (Glorot and
+    Bengio 2010), both with biases of 0."""
     whitening: Literal["no", "initial", "frozen"] = "no"
     """The first convolution begins, or stays, as the map that decorrelates the patches of the training images."""
     identity: bool = False

@@ -1,4 +1,4 @@
-"""What convolutions begin as, beyond PyTorch's default: a whitening of the images, and the identity.
+"""What weights begin as, beyond PyTorch's default: other scales, a whitening of the images, the identity.
 
 N images, C channels, O filters of k x k pixels, P = C * k * k pixels of a patch.
 """
@@ -19,6 +19,8 @@ EPSILON = 5e-4
 @torch.no_grad()
 def initialize(model: nn.Module, dataset: Dataset, config: TrainConfig) -> None:
     """As configured, in place. Raises ValueError for a network that cannot begin so."""
+    if config.initialization != "torch":
+        _draw_anew(model, config.initialization)
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     if config.whitening != "no":
         if not convolutions or convolutions[0].in_channels != dataset.input_shape[0]:
@@ -29,6 +31,17 @@ def initialize(model: nn.Module, dataset: Dataset, config: TrainConfig) -> None:
             raise ValueError("train.identity = true needs a network with two convolutions or more")
         for convolution in convolutions[1:]:
             pass_on(convolution)
+
+
+def _draw_anew(model: nn.Module, initialization: str) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            if initialization == "kaiming":
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            else:
+                nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _whiten(convolution: nn.Conv2d, dataset: Dataset, *, frozen: bool) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, StagedCNN, TrainConfig
+from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, Network2, StagedCNN, TrainConfig
 from fmnist_core.fused import FusedTraining
 from fmnist_core.initialization import EPSILON, initialize, pass_on
 from fmnist_core.train import Training, train_epoch
@@ -15,6 +15,27 @@ def training(model, **train) -> Training:
     data = DataConfig(dataset="synthetic", validation_size=40)
     return Training(CellConfig(model=model, data=data, train=TrainConfig(epochs=1, global_batch_size=32, **train)), 0,
                     small_dataset())
+
+
+# Closed forms. He: normal of variance 2 / fan in. Glorot: uniform of variance 2 / (fan in + fan out).
+@pytest.mark.parametrize(("initialization", "variance"), [("kaiming", 2 / 784), ("xavier", 2 / (784 + 392))])
+def test_scales_of_other_beginnings(initialization, variance):
+    begun = training(Network2(), initialization=initialization).model
+    weight = begun.fc1.weight
+    assert weight.var().item() == pytest.approx(variance, rel=0.02)
+    is_uniform = weight.abs().max().item() <= (3 * variance) ** 0.5 * (1 + 1e-6)
+    assert is_uniform is (initialization == "xavier")
+    of_conv2 = 2 / (4 * 25) if initialization == "kaiming" else 2 / (4 * 25 + 16 * 25)
+    assert begun.conv2.weight.var().item() == pytest.approx(of_conv2, rel=0.1)
+    assert not begun.conv2.bias.any()
+    assert not begun.fc2.bias.any()
+
+
+def test_seeds_begin_apart_and_fused_ones_as_alone():
+    begun = training(Network2(), initialization="kaiming")
+    fused = FusedTraining(begun.cell, (0, 1), begun.dataset)
+    assert all(torch.equal(a, b) for a, b in zip(fused.single(0).parameters(), begun.model.parameters(), strict=True))
+    assert not torch.equal(fused.single(0).fc1.weight, fused.single(1).fc1.weight)
 
 
 @pytest.mark.parametrize("kernel_size", [2, 3])
