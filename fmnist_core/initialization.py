@@ -34,12 +34,15 @@ def initialize(model: nn.Module, dataset: Dataset, config: TrainConfig) -> None:
 
 
 def _draw_anew(model: nn.Module, initialization: str) -> None:
+    """On the CPU and contiguous: neither device nor memory format decides which weight gets which number."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
+            drawn = torch.empty(module.weight.shape)
             if initialization == "kaiming":
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                nn.init.kaiming_normal_(drawn, nonlinearity="relu")
             else:
-                nn.init.xavier_uniform_(module.weight)
+                nn.init.xavier_uniform_(drawn)
+            module.weight.copy_(drawn)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
