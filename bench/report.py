@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import beyond, cited, explorer, figures, final_network, glossary, outcomes, overview, stats
+from bench import beyond, cited, explorer, figures, final_network, glossary, outcomes, overview, readme, stats
 from bench import experiment as experiments_
 from bench.claims import by_experiment, judge, parts_table, summary_table
 from bench.experiment import Experiment
@@ -36,10 +36,16 @@ BEYOND = ("Every choice is made on held-out training images; a result is the las
           "images, which nothing was chosen by.")
 
 
+README = "README.md"
+"""Beside RESULTS.md: where it has the marks for it, the results in short are written between them."""
+
+
 class Document(NamedTuple):
     text: str
     figures: dict[str, bytes | None]
     """File name to content. None: left as it is, since it needs the data set, which is not here."""
+    short: str
+    """The results in short, for the README."""
 
 
 def render(
@@ -74,7 +80,7 @@ def render(
         *_unlisted(others, names),
         f"## Glossary\n\nThe fields of the records, as `bench/record.py` defines them.\n\n{glossary.render()}",
     ]
-    return Document("\n\n".join(parts) + "\n", drawn)
+    return Document("\n\n".join(parts) + "\n", drawn, readme.render(results, judged))
 
 
 def stale(document: Document, output: Path) -> list[Path]:
@@ -82,6 +88,8 @@ def stale(document: Document, output: Path) -> list[Path]:
     folder = output.parent / figures.FOLDER
     drawn = {folder / name: content for name, content in document.figures.items() if content is not None}
     wanted = {output: document.text.encode(), **drawn}
+    if (page := output.parent / README).is_file():
+        wanted[page] = readme.inserted(page.read_text(), document.short).encode()
     gone = [path for path in _known_figures(folder) if path.name not in document.figures and path.exists()]
     return [path for path, content in wanted.items() if not path.is_file() or path.read_bytes() != content] + gone
 
@@ -95,6 +103,9 @@ def write(document: Document, output: Path) -> None:
         elif (content := document.figures[path.name]) is not None:
             path.write_bytes(content)
     output.write_bytes(document.text.encode())
+    page = output.parent / README
+    if page.is_file() and (text := page.read_text()) != (new := readme.inserted(text, document.short)):
+        page.write_text(new)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,7 @@ import sys
 import msgspec
 import pytest
 
-from bench import pictures, report
+from bench import pictures, readme, report
 from bench.record import Inference, Labels, TrainRecord, encode
 from bench.rows import collect, comparable
 from bench.store import Store
@@ -355,6 +355,30 @@ def test_final_section_has_layers_classes_and_mistakes(written):
     assert "Images per seed: 10,000" in text
     assert "| 7 | Shirt | T-shirt/top | 0.9900 | 3 of 3 |" in text
     assert "| learning rate | 0.0001 |" in text
+
+
+def test_the_readme_beside_it_has_the_results_in_short(written, full_store, tmp_path, capsys):
+    shutil.copytree(written.parent, tmp_path, dirs_exist_ok=True)
+    arguments = ["--store", str(full_store), "--output", str(tmp_path / "RESULTS.md")]
+    page = tmp_path / "README.md"
+    page.write_text(f"# Mine\n\n{readme.BEGIN}\nold\n{readme.END}\n\nmore\n")
+    assert report.main([*arguments, "--check"]) == 1
+    assert "README.md: stale" in capsys.readouterr().err
+    assert report.main(arguments) == 0
+    text = page.read_text()
+    assert text.startswith(f"# Mine\n\n{readme.BEGIN}\n\n| the report's claim | verdict here |")
+    assert text.endswith(f"{readme.END}\n\nmore\n")
+    assert "old" not in text
+    # of three seeds, made so that seed s of the first cell has 0.88 + 0.0005 s
+    assert "| here, ReLU after fc1 | 88.05 ± 0.05 [87.93, 88.17] | 88.05 ± 0.05 [87.93, 88.17] | 3 |" in text
+    assert "Kaiming" not in text  # a reading of its own, not the network as printed
+    assert "| Dropout between the two Linear layers reduces over-fitting | **waiting** |" in text
+    assert report.main([*arguments, "--check"]) == 0
+
+
+@pytest.mark.parametrize("text", ["# Mine\n", f"{readme.BEGIN}\nno end\n", f"{readme.END}\n{readme.BEGIN}\n"])
+def test_a_readme_without_the_marks_is_left_alone(text):
+    assert readme.inserted(text, "block") == text
 
 
 def test_without_the_data_set_the_pictures_of_it_stay_as_they_are(written, full_store, tmp_path, capsys, monkeypatch):

@@ -1,0 +1,31 @@
+"""The results in short, between two marks in the README. No torch."""
+
+from collections.abc import Sequence
+
+from bench import outcomes
+from bench.claims import Judged, readings
+from bench.formatting import escape, estimate, table
+from bench.rows import Results
+
+BEGIN, END = "<!-- results: written by `python -m bench.report` -->", "<!-- end of the results -->"
+
+
+def render(results: Results, judged: Sequence[Judged]) -> str:
+    """Verdicts on the claims, and the final network's accuracies beside the report's."""
+    verdicts = [[escape(one.claim.statement), f"**{one.verdict}**"] for one in judged]
+    rows = readings(results)
+    accuracies = [["the report", "91.6", "90.4 and 90.8", "1"]]
+    accuracies += [[f"here, {escape(row.label)}", estimate(row.values(outcomes.validation_last)),
+                    estimate(row.values(outcomes.test_last)), str(len(row.trained))] for row in rows if row.trained]
+    return "\n\n".join([
+        table(["the report's claim", "verdict here"], verdicts, text_columns=2),
+        "The final network, last epoch, mean ± sd over seeds [95 % interval], in per cent:",
+        table(["", "validation", "test", "seeds"], accuracies, text_columns=1),
+    ])
+
+
+def inserted(readme: str, block: str) -> str:
+    """`readme` with `block` between its marks; as it was where it has none."""
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    return f"{before}{BEGIN}\n\n{block}\n\n{END}{after}" if begin and end else readme
