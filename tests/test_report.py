@@ -372,7 +372,8 @@ def test_the_readme_beside_it_has_the_results_in_short(written, full_store, tmp_
     # of three seeds, made so that seed s of the first cell has 0.88 + 0.0005 s
     assert "| here, ReLU after fc1 | 88.05 ± 0.05 [87.93, 88.17] | 88.05 ± 0.05 [87.93, 88.17] | 3 |" in text
     assert "Kaiming" not in text  # a reading of its own, not the network as printed
-    assert "| Dropout between the two Linear layers reduces over-fitting | **waiting** |" in text
+    assert "| Dropout between the two Linear layers reduces over-fitting | **contradicted** |" in text
+    assert "| Batch normalization speeds up learning | **waiting** |" in text
     assert report.main([*arguments, "--check"]) == 0
 
 
