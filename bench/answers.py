@@ -42,7 +42,7 @@ def answer(rows: Sequence[Row]) -> str:
 
 
 def reproduced(rows: Sequence[Row]) -> str:
-    """How many of the reported accuracies lie inside our 95 % intervals."""
+    """How many of the reported accuracies, one run each, a run of ours would give."""
     return "".join([
         _reproduced("validation", [(row.cell.reported.validation_accuracy, row.values(outcomes.validation_last))
                                    for row in rows]),
@@ -51,15 +51,15 @@ def reproduced(rows: Sequence[Row]) -> str:
 
 
 def _reproduced(name: str, pairs: Sequence[tuple[float | None, Sequence[float]]]) -> str:
-    judged = [(reported, stats.mean_interval(values)) for reported, values in pairs
+    judged = [(reported, stats.prediction_interval(values)) for reported, values in pairs
               if reported is not None and len(values) > 1]
     if not judged:
         return ""
     inside = sum(low <= reported <= high for reported, (low, high) in judged)
     above = sum(low > reported for reported, (low, _) in judged)
     total = len(judged)
-    return (f" Reported {name} accuracies inside the 95 % interval of ours (last epoch): {inside} of {total}; ours "
-            f"is higher for {above} and lower for {total - inside - above}.")
+    return (f" Reported {name} accuracies that one run of ours would give (95 % prediction interval, last epoch): "
+            f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}.")
 
 
 def one_way_p(groups: Sequence[Sequence[float]]) -> float:
@@ -138,8 +138,9 @@ def _trends(rows: Sequence[Row]) -> str:
     sentences = []
     for axis in _grid_axes(rows):
         pairs = [(row.cell.axes[axis], value) for row in rows for value in row.values(outcomes.test_last)]
-        values, accuracies = {x for x, _ in pairs}, {y for _, y in pairs}
-        if not all(type(x) in (int, float) for x in values) or len(values) < 3 or len(accuracies) < 2:
+        if not all(type(x) in (int, float) for x, _ in pairs):
+            continue
+        if len({x for x, _ in pairs}) < 3 or len({y for _, y in pairs}) < 2:
             continue
         every = -(-len(pairs) // MAX_PERMUTED)
         slope, p = stats.trend([x for x, _ in pairs[::every]], [y for _, y in pairs[::every]])

@@ -10,7 +10,7 @@ import msgspec
 
 from bench import outcomes, stats
 from bench.cited import row_of, waiting
-from bench.formatting import NOTHING, code, escape, estimate, percent, points, table
+from bench.formatting import NOTHING, code, escape, estimate, folded, percent, plural, points, table
 from bench.rows import Machine, Results, Row
 from bench.tables import training_time
 from fmnist_core.config import CellConfig
@@ -79,8 +79,10 @@ def parts(results: Results) -> str:
         rows = [row for row in results.of(experiment) if row.cell.label not in (RESULT, WHOLE)]
         body = [[escape(row.label), *_change(whole, row)] for row in rows]
         own = [escape(WHOLE), *(_validation(whole), NOTHING, str(len(whole.trained)) if whole else NOTHING)]
-        tables.append(f"**{title}** (`{experiment}`)\n\n" + table(
-            ["cell", "validation, last epoch (%)", "change (points) [95 % interval]", "n"], [own, *body]))
+        listed = table(["cell", "validation, last epoch (%)", "change (points) [95 % interval]", "n"], [own, *body])
+        title = f"{title} ({code(experiment)})"
+        tables.append(f"**{title}**\n\n{listed}" if any(row.trained for row in results.of(experiment)) else
+                      folded(f"{title}: waiting", listed))
     return "\n\n".join(tables)
 
 
@@ -109,7 +111,7 @@ def commands(results: Results, names: Mapping[Machine, str]) -> str:
         row = row_of(results, experiment, label)
         command = f'accelerate launch bench/run.py {experiment} --only "label={label}" --seeds 1'
         body.append([code(command), *_expected(row, names)])
-    return table(["command", "test, last epoch (%)", "training time (s)"], body)
+    return folded(plural(len(body), "command"), table(["command", "test, last epoch (%)", "training time (s)"], body))
 
 
 def _expected(row: Row | None, names: Mapping[Machine, str]) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from bench import outcomes
-from bench.formatting import NOTHING, count, escape, estimate, percent, table
+from bench.formatting import NOTHING, count, escape, estimate, folded, percent, plural, table
 from bench.rows import Machine, Results, Row
 from bench.tables import training_time
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, CitedSystem
@@ -22,8 +22,14 @@ HEADERS = ["system", "source", "year", "parameters", "multiply-adds", "authors (
 
 def render(results: Results, names: Mapping[Machine, str]) -> str:
     """`names`: of the machines."""
-    lines = [_line(results, entry, names) for entry in (*CITED, *NON_NEURAL)]
-    return f"{HOW_TO_READ}\n\n{table(HEADERS, lines, text_columns=2)}"
+    done, waiting_ = [], []
+    for entry in (*CITED, *NON_NEURAL):
+        row = row_of(results, entry.experiment, entry.name)
+        (done if row is not None and row.trained else waiting_).append(_line(entry, row, names))
+    parts = [table(HEADERS, done, text_columns=2)] if done else []
+    if waiting_:
+        parts.append(folded(f"Waiting: {plural(len(waiting_), 'system')}", table(HEADERS, waiting_, text_columns=2)))
+    return "\n\n".join([HOW_TO_READ, *parts])
 
 
 def row_of(results: Results, experiment: str, label: str) -> Row | None:
@@ -39,11 +45,11 @@ def waiting(row: Row | None) -> str:
     return "waiting (GPU)" if row is not None and row.experiment.launch.device == "cuda" else "waiting"
 
 
-def _line(results: Results, entry: CitedSystem, names: Mapping[Machine, str]) -> list[str]:
+def _line(entry: CitedSystem, row: Row | None, names: Mapping[Machine, str]) -> list[str]:
     return [escape(entry.name), escape(entry.source), str(entry.year), count(entry.num_parameters),
             count(entry.multiply_adds), _claim(entry), entry.selection if entry.authors_accuracy else NOTHING,
             entry.release if entry.authors_accuracy else NOTHING, percent(entry.reported_accuracy),
-            *_here(row_of(results, entry.experiment, entry.name), names)]
+            *_here(row, names)]
 
 
 def _claim(entry: CitedSystem) -> str:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bench import environment, record_sets, revisions, side_runs, stats
+from bench import environment, record_sets, revisions, side_runs, stats, store
 from bench.formatting import ratio_text, significant, table
 from bench.record import Environment, Record, SchemaError, decode, key_of
 from bench.record_sets import Finding, Question, Sets, milliseconds
@@ -29,7 +29,6 @@ from bench.side_records import (
     pairs_to_find,
     resolvable,
 )
-from bench.store import Store
 from fmnist_core.config import to_dict
 
 ACCURACY_THRESHOLD = 0.001
@@ -92,7 +91,7 @@ def _compare_records(options: argparse.Namespace) -> list[Finding]:
 def read(path: str) -> list[Record]:
     """The newest record of each key in a folder or a .jsonl file. Raises ValueError."""
     if Path(path).is_dir():
-        return list(Store(path).latest().values())
+        return store.read(path)
     try:
         records = [decode(line) for line in Path(path).read_bytes().splitlines() if line.strip()]
         return list({key_of(record): record for record in records}.values())

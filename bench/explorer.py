@@ -27,7 +27,7 @@ from bench.explorer_columns import FILTERS, Line, columns, failures, rounded, sh
 from bench.record import Epochs, Record
 from bench.reproduce import command, records_of, selections
 from bench.rows import Machine, Results, Row, collect
-from bench.store import Store
+from bench.store import read
 from fmnist_core.config import CellConfig, to_dict
 
 FOLDER = Path(__file__).resolve().parent / "explorer_page"
@@ -51,7 +51,7 @@ def write(folder: str | Path, output: str | Path, experiments: Sequence[Experime
     """
     if experiments is None:
         experiments = [experiments_.load(name) for name in experiments_.names()]
-    Path(output).write_bytes(render(list(Store(folder).latest().values()), experiments).encode())
+    Path(output).write_bytes(render(read(folder), experiments).encode())
 
 
 def render(records: Sequence[Record], experiments: Sequence[Experiment]) -> str:

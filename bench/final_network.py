@@ -7,7 +7,7 @@ from bench import outcomes, stats
 from bench.answers import ALPHA
 from bench.claims import readings
 from bench.curves import CLASSES, mean_confusion
-from bench.formatting import NOTHING, escape, estimate, percent, plural, points, table
+from bench.formatting import NOTHING, escape, estimate, folded, percent, plural, points, table
 from bench.rows import Results, Row
 from bench.tables import layer_table
 
@@ -19,17 +19,22 @@ def render(results: Results) -> str:
     """Tables 1.3 and 1.4 of the report, accuracy per class, and the most confident mistakes."""
     rows = readings(results)
     parts = []
-    for row in rows:
+    for i, row in enumerate(rows):
         layers = next((speed.layers for speed in row.speeds if speed.layers), None)
-        parts.append(f"**Layers, {escape(row.label)}** (the report's Table 1.3)\n\n"
-                     + (layer_table(layers) if layers else "Waiting: no timing record has the layers yet."))
+        listed = layer_table(layers) if layers else "Waiting: no timing record has the layers yet."
+        parts.append(_first_open(i, f"Layers, {escape(row.label)} (the report's Table 1.3)", listed))
     if rows:
         parts.append(f"**Hyper-parameters** (the report's Table 1.4)\n\n{_hyperparameters(rows[0])}")
     parts.append("**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
                  + per_class(rows))
-    parts += [f"**Most confident mistakes, {escape(row.label)}** (test set, last epoch)\n\n{_mistakes(row)}"
+    parts += [folded(f"Most confident mistakes, {escape(row.label)} (test set, last epoch)", _mistakes(row))
               for row in rows]
     return "\n\n".join(parts)
+
+
+def _first_open(i: int, title: str, body: str) -> str:
+    """What differs little from reading to reading is shown once."""
+    return folded(title, body) if i else f"**{title}**\n\n{body}"
 
 
 def overfitting(results: Results) -> str:
@@ -77,7 +82,7 @@ def per_class(rows: Sequence[Row], names: Sequence[str] = CLASSES) -> str:
             matrices = [record.test.confusion for record in row.trained if len(record.test.confusion) == len(names)]
             cells.append(estimate([matrix[label][label] / max(1, sum(matrix[label])) for matrix in matrices]))
         body.append([str(label), escape(name), *cells])
-    totals = [f"{matrix.sum():,.0f}" for row in rows if (matrix := mean_confusion(row)) is not None]
+    totals = dict.fromkeys(f"{matrix.sum():,.0f}" for row in rows if (matrix := mean_confusion(row)) is not None)
     return (table(["class", "name", *(escape(row.label) for row in rows)], body, text_columns=2)
             + f"\n\nImages per seed: {', '.join(totals) or NOTHING}.")
 

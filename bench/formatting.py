@@ -40,6 +40,23 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[str]], *, text_columns
     return "\n".join(f"| {' | '.join(row)} |" for row in [headers, rule, *rows])
 
 
+def folded(title: str, body: str) -> str:
+    """What a reader opens to see: there, but not in the way."""
+    return f"<details>\n<summary>{title}</summary>\n\n{body}\n\n</details>"
+
+
+def without_empty_columns(headers: Sequence[str], rows: Sequence[Sequence[str]],
+                          kept: int) -> tuple[list[str], list[list[str]]]:
+    """Headers and rows without the columns, after the first `kept`, that hold nothing in any row."""
+    full = [i for i in range(len(headers)) if i < kept or any(row[i] != NOTHING for row in rows)]
+    return [headers[i] for i in full], [[row[i] for i in full] for row in rows]
+
+
+def anchor(title: str) -> str:
+    """What a heading is linked by, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
 def percent(fraction: float | None, digits: int = 2) -> str:
     return NOTHING if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f}"
 
@@ -91,7 +108,8 @@ def ratio_text(ratio: stats.Ratio) -> str:
 
 
 def p_value(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    """Digits enough to tell it from 0.05."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.4f}" if 0.0495 <= p < 0.0505 else f"p = {p:.3f}"
 
 
 def plural(number: int, noun: str) -> str:

@@ -15,7 +15,7 @@ from bench import experiment, outcomes, stats
 from bench.experiment import Experiment, flatten
 from bench.record import Record, SpeedRecord
 from bench.rows import Machine, Row, collect
-from bench.store import Store
+from bench.store import read
 from fmnist_core.config import to_dict
 
 OUTCOMES = {
@@ -72,10 +72,10 @@ COLUMNS = {
 def load(folder: str | Path, experiments: Sequence[str] | None = None) -> pd.DataFrame:
     """The records of a store, joined to experiments (names or paths of TOML files; by default all of the project's).
 
-    Raises ValueError for an unknown experiment or a store that cannot be read.
+    Raises ValueError for an unknown experiment or a store that is not there or cannot be read.
     """
     names = experiment.names() if experiments is None else experiments
-    return rows(Store(folder).latest().values(), [experiment.load(name) for name in names])
+    return rows(read(folder), [experiment.load(name) for name in names])
 
 
 def rows(records: Iterable[Record], experiments: Sequence[Experiment]) -> pd.DataFrame:

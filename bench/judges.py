@@ -13,7 +13,7 @@ import scipy.stats
 
 from bench import stats
 from bench.answers import ALPHA, MINIMUM_EFFECT, one_way_p
-from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points, significant
+from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
 from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
 from bench.record import SpeedRecord
 from bench.rows import Numerics, Results, Row, machines, memory_formats
@@ -132,6 +132,11 @@ def counts_rise(sequences: Sequence[Sequence[Row]], attribute: Callable[[Row], i
     return Finding(verdict, f"exact counts, smallest kernel first: {'; '.join(shown)}")
 
 
+STEP_WORDS: dict[stats.Verdict, str] = {
+    "less": "faster", "equivalent": "within 5 %", "not resolved": "not resolved", "greater": "slower"}
+"""In the order in which they are told: what decides against the claim comes first."""
+
+
 def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> Finding:
     """Whether a training step takes longer in the second row of each pair, on every machine that timed both alone."""
     timed = [(name, a, b) for machine in machines(results.records) for name, one, other in pairs
@@ -141,9 +146,12 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
     verdicts, texts = [], []
     for name, a, b in timed:
         minimum = MINIMUM_SLOWDOWN * stats.summarize(a.step_s).median
-        verdicts.append(stats.verdict(stats.compare(a.step_s, b.step_s), minimum, alpha=ALPHA / len(timed)))
-        ratio = stats.summarize(b.step_s).median / stats.summarize(a.step_s).median
-        texts.append(f"{escape(name)}: {significant(ratio)} times the step time")
+        change = stats.compare(a.step_s, b.step_s)
+        verdicts.append(stats.verdict(change, minimum, alpha=ALPHA / len(timed)))
+        ratio, low, high = (1 + each / change.mean_a for each in (change.difference, change.low, change.high))
+        texts.append(f"{escape(name)}: {ratio:.3f} [{low:.3f}, {high:.3f}] times the step time, "
+                     f"{STEP_WORDS[verdicts[-1]]}")
+    texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
     shown = "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
     if "less" in verdicts or "equivalent" in verdicts:
         return Finding("contradicted", shown)

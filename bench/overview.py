@@ -9,7 +9,7 @@ import msgspec
 
 from bench import scaling_tables
 from bench.experiment import Cell, Experiment, Launch, Seeds, known_keys, value_of
-from bench.formatting import NOTHING, code, count, escape, plural, table
+from bench.formatting import NOTHING, anchor, code, count, escape, plural, table
 from bench.record import Record, SpeedRecord, TrainRecord
 from bench.rows import Machine, Results
 from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord
@@ -27,6 +27,7 @@ HOW_TO_READ = """\
 - **last epoch** is the result. **Best epoch** is the highest validation accuracy over the epochs, and **test,
   validation-selected** the test accuracy at that epoch. **Best on test** is chosen by the test set itself: it is what
   some publications print, and no result.
+- **training time**: seconds spent training, evaluation excluded; median over seeds.
 - **training images**: accuracy on the first 10,000 training images, in evaluation mode.
 - **Throughput** is images per step by the median step [95 % interval of the median, distribution-free]. The interval
   is that of one run: it does not say how the next one, on a warmer or busier machine, would fare.
@@ -76,31 +77,37 @@ accelerate launch bench/run.py EXPERIMENT   # runs what is missing of an experim
 ```"""
 
 
-def introduction(results: Results, others: Results, names: Mapping[Machine, str]) -> str:
-    """What this is, how to get it again, where it was measured, and what is left out."""
+OF_ONES_OWN = """\
+Networks trained and timed: accuracy with its spread over seeds, speed with its spread over steps, and cost. This file
+is generated from the records in {store}; do not edit it. To get it again: `python -m bench.report --store {store}`"""
+
+
+def introduction(results: Results, others: Results, names: Mapping[Machine, str], own: str = "") -> str:
+    """What this is, how to get it again, where it was measured, and what is left out. `own`: of which store."""
     records = [*results.records, *others.records]
-    parts = [WHAT_THIS_IS, _counts(results, others)]
+    parts = [OF_ONES_OWN.format(store=own) if own else WHAT_THIS_IS, _counts(results, others)]
     if records:
         parts += [f"**Machines**\n\n{_machines_table(records, names)}", _versions(records)]
     return "\n\n".join(parts)
 
 
-def experiments_table(results: Results) -> str:
-    """One row per experiment: what is there, and what waits."""
+def experiments_table(results: Results, shown: Sequence[Experiment]) -> str:
+    """One row per experiment, linked to its section: what is there, and what waits."""
     body = []
-    for one in results.experiments:
+    for one in shown:
         rows = results.rows[one.name]
         cells = {id(row.cell): row for row in rows}
         timed = sum(any(speed.status == "ok" for speed in row.speeds) for row in cells.values())
         totals = [sum(len(row.trained) for row in rows), sum(row.num_missing for row in rows),
                   sum(len(row.failed) for row in rows)]
-        body.append([code(one.name), escape(one.title), count(len(cells)), *map(str, totals),
+        link = f"[{escape(one.title)}](#{anchor(one.title)})"
+        body.append([code(one.name), link, count(len(cells)), *map(str, totals),
                      f"{timed} of {len(cells)}" if one.measure else NOTHING])
     return table(["experiment", "title", "cells", "seeds done", "seeds waiting", "seeds failed", "cells timed"], body,
                  text_columns=2)
 
 
-def beside(sides: Sequence[SideRecord]) -> str:
+def beside(sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
     """What is known of a machine beside its cells: its noise, the price of Accelerate, its peers."""
     if not sides:
         return "Waiting: no machine has been calibrated."
@@ -109,7 +116,7 @@ def beside(sides: Sequence[SideRecord]) -> str:
         title, meaning = SIDES[type(side)]
         headers, body = headers_and_rows(side)
         warnings = "".join(f"\n- {escape(warning)}" for warning in side.warnings)
-        parts.append(f"### {title}\n\n{meaning} Machine: {escape(Machine.at(side.environment))}.\n\n"
+        parts.append(f"### {title}, {names[Machine.at(side.environment)]}\n\n{meaning}\n\n"
                      + table(headers, [[escape(text) for text in row] for row in body], text_columns=2)
                      + (f"\n{warnings}" if warnings else ""))
         if isinstance(side, Scaling):

@@ -16,7 +16,8 @@ from bench.environment import speed_identity
 from bench.experiment import Cell, Experiment, known_keys, value_of
 from bench.record import Environment, Record, SpeedRecord, TrainRecord, key_of
 from bench.side_records import SideRecord
-from fmnist_core.config import CellConfig, quality_key, to_dict
+from fmnist_core.config import CellConfig, input_shape, quality_key, to_dict
+from fmnist_core.models import layers, networks
 
 
 class Machine(NamedTuple):
@@ -88,6 +89,10 @@ class Row:
         return (alone or found)[-1] if found else None
 
     @property
+    def has_records(self) -> bool:
+        return bool(self.trained or self.failed or self.speeds)
+
+    @property
     def numerics(self) -> Numerics | None:
         return Numerics.of(self.trained[0]) if self.trained else None
 
@@ -108,11 +113,19 @@ class Row:
 
     @property
     def num_parameters(self) -> int:
-        return next((r.num_parameters for r in self._records if r.num_parameters), 0)
+        """As its records say, or in closed form; 0 where neither knows."""
+        known = next((r.num_parameters for r in self._records if r.num_parameters), 0)
+        return known or self._in_closed_form(layers.num_parameters)
 
     @property
     def multiply_adds(self) -> int:
-        return next((r.multiply_adds for r in self._records if r.multiply_adds), 0)
+        """Of one image's forward pass; likewise."""
+        known = next((r.multiply_adds for r in self._records if r.multiply_adds), 0)
+        return known or self._in_closed_form(layers.multiply_adds)
+
+    def _in_closed_form(self, count: Callable[[list[layers.Layer], layers.Shape], int]) -> int:
+        plain = networks.layers_of(self.cell.config.model)
+        return count(plain, input_shape(self.cell.config.data)) if plain else 0
 
     def setting(self, key: str) -> Any:
         """The cell's value at a dotted key; None where its model has no such key."""

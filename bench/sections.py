@@ -2,11 +2,10 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from bench import stats
 from bench.answers import answer, speed_answer
 from bench.experiment import Cell, Experiment
 from bench.figures import DRAWINGS, FOLDER
-from bench.formatting import code, escape, estimate, plural, table
+from bench.formatting import code, escape, estimate, folded, plural, table
 from bench.record import SpeedRecord
 from bench.rows import Machine, Row, comparable
 from bench.tables import (
@@ -24,12 +23,14 @@ def section(
     experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str], drawn: Collection[str] = (),
     claims: Sequence[str] = (),
 ) -> str:
-    """Question, settings, tables, figures, answer.
+    """Question, settings, tables, figures, answer; folded up while no cell has a record.
 
     `names`: of the machines; `drawn`: the figures there are; `claims`: the verdicts that rest on this experiment.
     """
     parts = [f"### {escape(experiment.title)}", f"`{experiment.name}`" + (
         f". **Question.** {escape(experiment.question)}" if experiment.question else "")]
+    if not any(row.has_records for row in rows):
+        return "\n\n".join([*parts, _waiting(experiment, rows, names), f"**Answer.** {answer(rows)}"])
     for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows):
         parts += _tables([row for row in rows if row.cell.config.data.dataset == dataset], dataset, names)
     parts += figures(experiment.name, drawn)
@@ -39,6 +40,15 @@ def section(
         verdicts = f" Claims: {'; '.join(claims)}." if claims else ""
         parts.append(f"**Answer.** {answer(own)}{''.join(speeds)}{verdicts}")
     return "\n\n".join(part for part in parts if part)
+
+
+def _waiting(experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
+    where = "a GPU" if experiment.launch.device == "cuda" else "a CPU or a GPU"
+    title = f"Waiting: {plural(len(rows), 'cell')} × {plural(rows[0].seeds_wanted, 'seed')}, for {where}"
+    tables = [part for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows) for part in
+              _tables([row for row in rows if row.cell.config.data.dataset == dataset], dataset, names) if part]
+    command = code(f"accelerate launch bench/run.py {experiment.name}")
+    return folded(title, "\n\n".join([*tables, f"To run it: {command}"]))
 
 
 def figures(place: str, drawn: Collection[str]) -> list[str]:
@@ -56,7 +66,9 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
     if len(comparable(rows)) < len(rows):
         parts.append("**The rows differ in their arithmetic, as named in the first column: they are not comparable.**")
     if to_targets := targets_table(rows, rows[0].experiment.targets, names):
-        parts.append(f"**Training time to a target validation accuracy**\n\n{to_targets}")
+        title = "Training time to a target validation accuracy"
+        alone = any(not record.labels.machine_shared for row in rows for record in row.trained)
+        parts.append(f"**{title}**\n\n{to_targets}" if alone else folded(f"{title} (‡)", to_targets))
     timed = False
     for machine, name in names.items():
         speeds = [speed for row in rows if (speed := row.timed(machine))]
@@ -93,8 +105,10 @@ def _warnings(rows: Sequence[Row], machine: Machine) -> str:
     lines += [f"- {escape(row.label)}: {speed.labels.recompiles} recompiles, {speed.labels.graph_breaks} graph breaks"
               for row, speed in timed if speed.labels.recompiles or speed.labels.graph_breaks]
     loads = [speed.environment.load for _, speed in timed if speed.environment.load]
-    lines += [f"- Load of the machine when the timings began (one-minute mean): {stats.summarize(loads).minimum:g} to "
-              f"{stats.summarize(loads).maximum:g}"] if loads else []
+    if loads:
+        low, high = min(loads), max(loads)
+        lines.append("- Load of the machine when the timings began (one-minute mean): "
+                     + (f"{low:g} to {high:g}" if low < high else f"{low:g}"))
     return "\n".join(lines)
 
 

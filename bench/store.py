@@ -126,6 +126,13 @@ class Store:
         return self._claims
 
 
+def read(folder: str | Path) -> list[Record]:
+    """All records of a folder, the newest of each key. Raises StoreError, also where there is no such folder."""
+    if not Path(folder).is_dir():
+        raise StoreError(f"store {folder}: there is no such folder")
+    return list(Store(folder).latest().values())
+
+
 Line = TypeVar("Line", bound=Record | Head)
 
 

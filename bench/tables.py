@@ -7,7 +7,20 @@ import msgspec
 
 from bench import outcomes, stats
 from bench.experiment import flatten, known_keys
-from bench.formatting import NOISY, NOTHING, SHARED, code, count, escape, estimate, percent, plural, significant, table
+from bench.formatting import (
+    NOISY,
+    NOTHING,
+    SHARED,
+    code,
+    count,
+    escape,
+    estimate,
+    percent,
+    plural,
+    significant,
+    table,
+    without_empty_columns,
+)
 from bench.record import Layer, SpeedRecord
 from bench.rows import Machine, Row, memory_formats
 
@@ -79,7 +92,7 @@ def speed_table(rows: Sequence[Row], machine: Machine) -> str:
         speed = row.timed(machine)
         figures = _speed_figures(speed) if speed else ["waiting", *[NOTHING] * (len(headers) - 4)]
         body.append([escape(row.label), count(row.num_parameters), count(row.multiply_adds), *figures])
-    return table(headers, body)
+    return table(*without_empty_columns(headers, body, kept=4))
 
 
 def _speed_figures(speed: SpeedRecord) -> list[str]:

@@ -176,8 +176,7 @@ def test_parameters_and_multiply_adds_are_compared_kernel_by_kernel():
     for part in ("4b", "4e"):
         assert verdict(counts(10, 11, 12, 13), part).verdict == "supported"
         assert verdict(counts(10, 11, 11, 13), part).verdict == "contradicted"
-        assert verdict(counts(10, 11, 12), part).verdict == "waiting"
-        assert verdict([], part).verdict == "waiting"
+        assert verdict([], part).verdict == "supported"  # closed forms: what can be counted needs no records
     # The printed cell, kernels 3 and 5, is no step of the sequence.
     assert verdict(counts(10, 11, 12, 13, 1), "4b").verdict == "supported"
 
@@ -349,8 +348,8 @@ def test_nine_claims_each_with_a_verdict_and_known_experiments():
     assert [claim.number for claim, _ in judged] == list(range(1, 10))
     used = {name for claim, _ in judged for part in claim.parts for name in part.experiments}
     assert used <= set(LOADED)
-    assert {one.verdict for one in judged} == {"waiting"}
-    assert claims.summary_table(judged).count("**waiting**") == 9
+    assert {one.claim.number: one.verdict for one in judged if one.verdict != "waiting"} == {4: "contradicted"}
+    assert claims.summary_table(judged).count("**waiting**") == 8
 
 
 def test_a_claim_falls_with_one_part_and_stands_only_with_all():
@@ -366,11 +365,17 @@ def test_a_claim_falls_with_one_part_and_stands_only_with_all():
 def test_parts_name_verdict_evidence_and_seeds():
     found = seeds("final", dict.fromkeys(FINAL, 0.95))
     judged = claims.judge(collect(found, list(LOADED.values())))
-    rows = {row.split("|")[1].strip(): row for row in claims.parts_table(judged).splitlines()}
+    rows = {row.split("|")[1].strip(): row for row in claims.parts_table(judged).splitlines() if row.startswith("|")}
     assert "**contradicted**" in rows["1b"]
     assert "94.75 to 95.25 (ReLU after fc1, last epoch, n = 3)" in rows["1b"]
     assert "`final`" in rows["1b"]
-    assert claims.by_experiment(judged)["final"][1] == "1b (test 90.4 % (section 1.7)): contradicted"
+    assert claims.by_experiment(judged)["final"][1] == "1b (test 90.4 % (section 1.7), in a reading): contradicted"
+
+
+def test_each_test_of_the_parts_is_told_once():
+    text = claims.parts_table(claims.judge(collect([], list(LOADED.values()))))
+    assert text.count("exact count, kernel by kernel") == 1
+    assert "\n- 4a, 4b, 4c, 4d, 4e, 4f: exact count, kernel by kernel." in text
 
 
 def test_arithmetic_that_differs_is_left_out_of_the_evidence():

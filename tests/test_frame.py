@@ -57,7 +57,7 @@ def test_training_times_of_two_machines_have_no_median():
 def test_load_reads_a_store(tmp_path):
     (tmp_path / "final.jsonl").write_bytes(b"".join(map(encode, complete(["final"]))))
     table = frame.load(tmp_path, ["final"])
-    assert table["seeds"].tolist() == [3] * 9
+    assert table["seeds"].tolist() == [3] * 11
     assert set(frame.load(tmp_path)["experiment"]) >= {"final", "kernel_depth", "quick"}
     with pytest.raises(ValueError, match="unknown experiment 'finale'"):
         frame.load(tmp_path, ["finale"])

@@ -7,7 +7,7 @@ import sys
 import msgspec
 import pytest
 
-from bench import pictures, readme, report
+from bench import frame, pictures, readme, report
 from bench.record import Inference, Labels, TrainRecord, encode
 from bench.rows import collect, comparable
 from bench.store import Store
@@ -173,9 +173,9 @@ def test_spread_of_a_step_and_every_inference_batch_by_hand():
     inference = [Inference(batch_size=n, batch_s=[0.001 * n ** 0.5] * 10) for n in (1, 4, 100)]
     text = text_of([timed(MADE, K2, [0.001 * step for step in range(1, 102)], inference=inference,
                           peak_memory_bytes=0, reserved_memory_bytes=0, operators_per_step=0)])
-    [row] = [row for row in rows_of(text, "kernel_size 2") if len(row) == SPEED_COLUMNS]
+    [row] = [row for row in rows_of(text, "kernel_size 2") if len(row) == SPEED_COLUMNS - 2]
     assert row[4:7] == ["51.0", "50.0", "100"]  # 1 to 101 ms: quartiles 26 and 76
-    assert row[11:] == ["2,000 (batch 4); 10,000 (batch 100)", "1.00", "-", "-"]
+    assert row[11:] == ["2,000 (batch 4); 10,000 (batch 100)", "1.00"]  # no columns of what nobody knows
 
 
 def test_noisy_and_shared_timings_are_marked():
@@ -267,7 +267,7 @@ def test_answer_calls_a_tiny_difference_none():
     assert "but by less than 0.1 points, which is called no effect" in line
 
 
-def test_answer_counts_reported_figures_inside_our_intervals():
+def test_answer_counts_reported_figures_that_one_run_would_give():
     made = experiment_of(ONE_FACTOR.split("[grid]")[0] + "".join(f"""
         [[cells]]
         label = "{k}"
@@ -276,7 +276,8 @@ def test_answer_counts_reported_figures_inside_our_intervals():
         """ for k, reported in ((2, 0.9), (3, 0.92), (4, 0.88))))
     records = [trained(made, cell, seed, validation=0.9 + 0.001 * seed) for cell in made.cells for seed in range(3)]
     text = text_of(records, made)
-    inside = "accuracies inside the 95 % interval of ours (last epoch)"
+    # Student's t of 2 degrees of freedom, 4.303, times 0.001 and the root of 4 / 3: 0.901 +- 0.005
+    inside = "accuracies that one run of ours would give (95 % prediction interval, last epoch)"
     assert f"Reported validation {inside}: 1 of 3; ours is higher for 1 and lower for 1." in text
     assert f"Reported test {inside}: 0 of 3; ours is higher for 3 and lower for 0." in text
 
@@ -342,7 +343,7 @@ def test_foreign_text_cannot_break_the_page():
 def test_the_order_of_records_does_not_matter_and_bytes_repeat(written, full_store):
     records = list(Store(full_store).latest().values())
     loaded = [report.experiments_.load(name) for name in report.experiments_.names()]
-    document = report.render(records[::-1], loaded)
+    document = report.render(records[::-1], loaded, own=str(full_store))
     assert document.text.encode() == written.read_bytes()
     figures = {path.name: path.read_bytes() for path in (written.parent / "docs/figures").iterdir()}
     assert document.figures == figures
@@ -357,8 +358,9 @@ def test_final_section_has_layers_classes_and_mistakes(written):
     assert "| learning rate | 0.0001 |" in text
 
 
-def test_the_readme_beside_it_has_the_results_in_short(written, full_store, tmp_path, capsys):
-    shutil.copytree(written.parent, tmp_path, dirs_exist_ok=True)
+def test_the_readme_beside_the_published_results_has_them_in_short(full_store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(report, "PUBLISHED", full_store.resolve())
+    assert report.main(["--store", str(full_store), "--output", str(tmp_path / "RESULTS.md")]) == 0
     arguments = ["--store", str(full_store), "--output", str(tmp_path / "RESULTS.md")]
     page = tmp_path / "README.md"
     page.write_text(f"# Mine\n\n{readme.BEGIN}\nold\n{readme.END}\n\nmore\n")
@@ -380,6 +382,61 @@ def test_the_readme_beside_it_has_the_results_in_short(written, full_store, tmp_
 @pytest.mark.parametrize("text", ["# Mine\n", f"{readme.BEGIN}\nno end\n", f"{readme.END}\n{readme.BEGIN}\n"])
 def test_a_readme_without_the_marks_is_left_alone(text):
     assert readme.inserted(text, "block") == text
+
+
+def test_records_of_ones_own_never_take_the_place_of_the_published_results(full_store, tmp_path, capsys):
+    assert report.main(["--store", str(full_store), "--output", str(report.RESULTS)]) == 2
+    assert "that is where the results of the published records stand" in capsys.readouterr().err
+    store = tmp_path / "mine"
+    shutil.copytree(full_store, store)
+    assert report.main(["--store", str(store)]) == 0
+    assert (store / "RESULTS.md").exists()
+    assert (store / "docs/figures/final_curves.svg").exists()
+
+
+def test_a_store_that_is_not_there_is_an_error(tmp_path, capsys):
+    for extra in ([], ["--check"], ["--html", str(tmp_path / "page.html")]):
+        assert report.main(["--store", str(tmp_path / "none"), *extra]) == 2
+        assert "there is no such folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="there is no such folder"):
+        frame.load(tmp_path / "none")
+
+
+def test_a_document_of_ones_own_shows_what_has_records_and_ones_own_experiments(tmp_path):
+    toml = ONE_FACTOR.replace('name = "cnn"', 'name = "cnn"\nwidth = 5')  # else the cells are some of kernel_depth's
+    own = experiment_of(toml, name="mine")
+    (tmp_path / "mine.toml").write_text(toml)
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "mine.jsonl").write_bytes(encode(trained(own, own.cells[0])))
+    assert report.main(["--store", str(store), str(tmp_path / "mine.toml")]) == 0
+    text = (store / "RESULTS.md").read_text()
+    assert "### One factor" in text
+    assert "**Question.** Does it matter?" in text
+    assert "Table 1.1" not in text
+    assert "## The report's claims" not in text
+    assert "1 training and 0 timings belong to the experiments below" in text
+
+
+def test_an_experiment_without_records_is_folded_up_but_there():
+    text = text_of([]).split("### One factor")[1].split("\n## ")[0]
+    assert "<summary>Waiting: 2 cells × 3 seeds, for a CPU or a GPU</summary>" in text
+    assert "| kernel_size 3 | waiting (3) |" in text
+    assert "`accelerate launch bench/run.py made`" in text
+    assert text.rstrip().endswith("No answer yet: 2 cells waiting or failed.")
+
+
+def test_the_reports_figures_stand_beside_ours_with_the_order_of_the_trials():
+    of = report.experiments_.load("table_1_2")
+    records = [trained(of, of.cells[i], seed, validation=accuracy + 0.001 * seed)
+               for i, accuracy in ((0, 0.9), (1, 0.91)) for seed in range(3)]
+    text = text_of(records, of).split("## The report's figures")[1]
+    rows = {row[1]: row for row in rows_of(text, "Table 1.2")}
+    # 0.901 +- 4.303 x 0.001 x the root of 4 / 3; of seven trials in the report Trial-1 comes fifth
+    assert rows["Trial-1"][2:] == ["validation", "89.3", "90.10 ± 0.10 [89.85, 90.35]", "89.60 to 90.60", "3", "5", "2"]
+    assert rows["Trial-2"][-2:] == ["1", "1"]
+    assert rows["Trial-3"][3:] == ["90.3", "waiting", "-", "0", "3", "-"]
 
 
 def test_without_the_data_set_the_pictures_of_it_stay_as_they_are(written, full_store, tmp_path, capsys, monkeypatch):

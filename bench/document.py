@@ -1,0 +1,142 @@
+"""RESULTS.md as a whole: its chapters, their order, and which of them a set of records has. No torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from bench import beyond, cited, figures, final_network, glossary, outcomes, overview, readme, reported, stats
+from bench.claims import Judged, by_experiment, judge, parts_table, summary_table
+from bench.experiment import Experiment
+from bench.formatting import anchor, folded
+from bench.record import Record
+from bench.rows import Machine, Results, Row, collect, machines
+from bench.sections import figures as figures_of
+from bench.sections import section
+from bench.side_records import SideRecord
+from fmnist_core.config import class_names
+
+FIRST = ("final", "table_1_1", "table_1_2", "network1_printed", "network2_printed", "kernel_depth",
+         "kernel_size_network1", "kernel_size_network2")
+"""The order of the sections; others follow by name, `quick` last."""
+MAX_CELLS = 4
+"""Whose accuracies per class are shown beside each other."""
+
+BEYOND = ("Every choice is made on held-out training images; a result is the last epoch of a training on all 60,000 "
+          "images, which nothing was chosen by.")
+
+
+class Document(NamedTuple):
+    text: str
+    figures: dict[str, bytes | None]
+    """File name to content. None: left as it is, since it needs the data set, which is not here."""
+    short: str
+    """The results in short, for the README; empty for a store of one's own."""
+
+
+class _Chapter(NamedTuple):
+    title: str
+    body: str
+    about: tuple[str, ...] = ()
+    """Experiments without whose records a document of one's own leaves the chapter out; none: it is always there."""
+
+
+def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: Sequence[SideRecord] = (), *,
+           own: str = "") -> Document:
+    """The whole of RESULTS.md and its figures: records, the experiments that they belong to, and machines' own.
+
+    `own`: the name of a store other than the published one. Then what has no records is left out, not shown as waiting.
+    """
+    place = {name: i for i, name in enumerate(FIRST)}
+    ordered = sorted(experiments, key=lambda one: (one.name == "quick", place.get(one.name, len(FIRST)), one.name))
+    results = collect(records, ordered, sides)
+    others = collect([record for group in results.others.values() for record in group], overview.unlisted(results))
+    names = _names(results, others)
+    drawn = figures.draw(results)
+    judged = judge(results)
+    done = {one.name for one in ordered if any(row.has_records for row in results.rows[one.name])}
+    shown = [one for one in ordered if not own or one.name in done]
+    chapters = [
+        *_report_chapters(results, judged, names, drawn),
+        _Chapter("Experiments", "\n\n".join([
+            overview.experiments_table(results, shown), *_sections(results, shown, judged, names, drawn)])
+            if shown else "No experiment of the project has records here."),
+        *_other_chapters(results, drawn, names),
+    ]
+    chapters = [one for one in chapters if not own or not one.about or done & set(one.about)]
+    unlisted = _unlisted(others, names)
+    chapters = [*unlisted, *chapters] if own else [*chapters, *unlisted]
+    chapters.append(_Chapter("Glossary", "The fields of the records, as `bench/record.py` defines them.\n\n"
+                             + folded("All fields", glossary.render())))
+    parts = ["# Results", overview.introduction(results, others, names, own), _contents(chapters),
+             f"## How to read the tables\n\n{overview.HOW_TO_READ}",
+             *(f"## {one.title}\n\n{one.body}" for one in chapters)]
+    return Document("\n\n".join(part for part in parts if part) + "\n", drawn,
+                    "" if own else readme.render(results, judged))
+
+
+def _names(results: Results, others: Results) -> dict[Machine, str]:
+    known = {*machines([*results.records, *others.records]), *(Machine.at(one.environment) for one in results.sides)}
+    return {machine: f"M{i}" for i, machine in enumerate(sorted(known), start=1)}
+
+
+def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[Machine, str],
+                     drawn: Mapping[str, bytes | None]) -> list[_Chapter]:
+    """What answers the report as a whole."""
+    of_claims = tuple({name for one in judged for part in one.claim.parts for name in part.experiments})
+    systems = tuple(name for name in results.rows if name.startswith("cited_"))
+    recipes = tuple(name for name in results.rows if name.startswith("beyond_"))
+    return [
+        _Chapter("The report's claims", "\n\n".join([
+            overview.HOW_CLAIMS_ARE_JUDGED, summary_table(judged), "### The parts of the claims, and their tests",
+            parts_table(judged)]), of_claims),
+        _Chapter("The report's figures", reported.render(results), (*reported.TABLES, "final")),
+        _Chapter("The systems that the report cites", cited.render(results, names), systems),
+        _Chapter("Accuracy against cost", "\n\n".join(figures_of("cost", drawn))),
+        _Chapter("Beyond", "\n\n".join([
+            f"Goals, and how far the recipes came. {BEYOND}", beyond.goals(results, names),
+            "### What each part brings", beyond.parts(results), "### In one line",
+            "What to type, and what to expect of one seed.", beyond.commands(results, names)]), recipes),
+    ]
+
+
+def _sections(results: Results, shown: Sequence[Experiment], judged: Sequence[Judged], names: Mapping[Machine, str],
+              drawn: Mapping[str, bytes | None]) -> list[str]:
+    claims = by_experiment(judged)
+    return [section(one, results.rows[one.name], names, drawn, claims.get(one.name, ()))
+            + (f"\n\n{final_network.render(results)}" if one.name == "final" else "") for one in shown]
+
+
+def _other_chapters(results: Results, drawn: Mapping[str, bytes | None],
+                    names: Mapping[Machine, str]) -> list[_Chapter]:
+    chapters = [
+        _Chapter("Over-fitting and early stopping", "\n\n".join([
+            final_network.overfitting(results), *figures_of("overfitting", drawn)]),
+            final_network.OVERFITTING_EXPERIMENTS),
+    ]
+    if results.sides or results.records:
+        chapters.append(_Chapter("The machine beside the cells", "\n\n".join([
+            overview.beside(results.sides, names), *figures_of("machine", drawn)])))
+    return chapters
+
+
+def _contents(chapters: Sequence[_Chapter]) -> str:
+    return "\n".join(f"- [{one.title}](#{anchor(one.title)})" for one in chapters)
+
+
+def _unlisted(others: Results, names: Mapping[Machine, str]) -> list[_Chapter]:
+    if not others.experiments:
+        return []
+    return [_Chapter("Other configurations", "\n\n".join([
+        "Records of cells that no experiment of the project has.",
+        *(section(one, others.rows[one.name], names) + _classes(others.rows[one.name])
+          for one in others.experiments)]))]
+
+
+def _classes(rows: Sequence[Row]) -> str:
+    """Accuracy per class of the best cells, on data whose classes the report does not show elsewhere."""
+    data = rows[0].cell.config.data
+    known = [row for row in rows if any(record.test.confusion for record in row.trained)]
+    if not known or data.dataset in ("fashion-mnist", "synthetic"):
+        return ""
+    best = sorted(known, key=lambda row: -stats.summarize(row.values(outcomes.test_last)).mean)[:MAX_CELLS]
+    return ("\n\n**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
+            + final_network.per_class(best, class_names(data)))
