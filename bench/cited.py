@@ -22,7 +22,8 @@ HEADERS = ["system", "source", "year", "parameters", "multiply-adds", "authors (
 
 def render(results: Results, names: Mapping[Machine, str]) -> str:
     """`names`: of the machines."""
-    done, waiting_ = [], []
+    done: list[list[str]] = []
+    waiting_: list[list[str]] = []
     for entry in (*CITED, *NON_NEURAL):
         row = row_of(results, entry.experiment, entry.name)
         (done if row is not None and row.trained else waiting_).append(_line(entry, row, names))
