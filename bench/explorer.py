@@ -13,22 +13,19 @@ import json
 import math
 import string
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench import experiment as experiments_
 from bench import frame
-from bench.experiment import Cell, Experiment, Launch, Seeds, flatten
-from bench.explorer_columns import FILTERS, Line, columns, failures, rounded, show
+from bench.experiment import Experiment, as_text, flatten
+from bench.explorer_columns import FILTERS, Line, columns, failures, rounded
 from bench.record import Epochs, Record
 from bench.reproduce import command, records_of, selections
-from bench.rows import Machine, Results, Row, collect
+from bench.rows import Machine, Row, collect
 from bench.store import Store
-from fmnist_core.config import CellConfig, to_dict
+from fmnist_core.config import to_dict
 
 FOLDER = Path(__file__).resolve().parent / "explorer_page"
 DEFAULT_OUTPUT = "explorer.html"
@@ -64,7 +61,7 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment]) -> str:
 
 def content(records: Sequence[Record], experiments: Sequence[Experiment]) -> dict[str, Any]:
     """What the page shows, as JSON types. Columns, `cell_of` and `times` have an entry per line of the table."""
-    everything = [*experiments, *_unlisted(collect(records, experiments))]
+    everything = frame.with_others(records, experiments)
     results = collect(records, everything)
     rows = [row for one in everything for row in results.rows[one.name]]
     lines = [Line(row, machine) for row in rows for machine in _machines(row)]
@@ -97,24 +94,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _unlisted(results: Results) -> list[Experiment]:
-    """Cells of records that no experiment has, as experiments: one for each name that ran them."""
-    found: dict[str, dict[bytes, CellConfig]] = defaultdict(dict)
-    for record in (record for group in results.others.values() for record in group):
-        try:
-            config = msgspec.convert(record.cell, CellConfig)
-        except ValueError:
-            continue  # a configuration that can no longer be read
-        found[record.experiment][msgspec.json.encode(config, order="sorted")] = config
-    return [Experiment(name=f"{name}, other cells", title="", question="", seeds=Seeds(cpu=0, cuda=0), launch=Launch(),
-                       measure=False, cells=[Cell(config=one, label=_label(one)) for one in configs.values()])
-            for name, configs in sorted(found.items())]
-
-
-def _label(config: CellConfig) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]} {show(value)}" for key, value in flatten(to_dict(config)).items())
-
-
 def _machines(row: Row) -> Sequence[Machine | None]:
     """Those for which `bench.frame` has an entry of this row."""
     return sorted({Machine.of(one) for one in row.speeds if one.status == "ok" and one.step_s}) or [None]
@@ -124,7 +103,7 @@ def _details(row: Row, reproduce: str) -> dict[str, Any]:
     environments = [one.environment for one in records_of(row) if one.environment.commit]
     commits = {one.commit[:12] + (" with local changes" if one.dirty else "") for one in environments}
     about = {"note": row.cell.note, "reported in": row.cell.reported.source, "commit": ", ".join(sorted(commits))}
-    settings = {key: show(value) for key, value in flatten(to_dict(row.cell.config)).items()}
+    settings = {key: as_text(value) for key, value in flatten(to_dict(row.cell.config)).items()}
     return {"about": {**settings, **{key: value for key, value in about.items() if value}},
             "failures": failures(row), "command": reproduce, "curves": _curves(row)}
 

@@ -3,12 +3,12 @@
 Values are in the units of the titles: percent, points, milliseconds, MiB; null where unknown.
 """
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench import frame, stats
+from bench.experiment import as_text, every_setting
 from bench.record import Record
 from bench.reproduce import records_of
 from bench.rows import Machine, Numerics, Row
@@ -86,13 +86,6 @@ def rounded(value: float, digits: int = 5) -> float | None:
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None
 
 
-def show(value: Any) -> str:
-    """A setting as text."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return value if isinstance(value, str) else json.dumps(value)
-
-
 def _about(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
     configs = [line.row.cell.config for line in lines]
     yield _text("experiment", "experiment", [line.row.experiment.name for line in lines], shown=True)
@@ -134,26 +127,15 @@ def _figures(entries: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def _settings(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
     """The settings in which cells differ, by dotted key; nothing where a cell's model has no such setting."""
-    settings = [_every_setting(line.row.cell.config) for line in lines]
-    for key in dict.fromkeys(key for one in settings for key in one):
+    settings = [every_setting(line.row.cell.config) for line in lines]
+    for key in dict.fromkeys(key for one in settings for key in one if key != "model.name"):  # the column `model`
         values = [one.get(key) for one in settings]
         if len({repr(value) for value in values if value is not None}) < 2:
             continue
         if all(value is None or type(value) in (int, float) for value in values):
             yield {"key": key, "title": key, "kind": "plain", "shown": False, "meaning": "setting", "values": values}
         else:
-            yield _text(key, key, ["" if value is None else show(value) for value in values], meaning="setting")
-
-
-def _every_setting(config: CellConfig) -> dict[str, Any]:
-    """Defaults too, by dotted key; options of a model one by one."""
-    flat: dict[str, Any] = {}
-    for name in config.__struct_fields__:
-        section = getattr(config, name)
-        for key in section.__struct_fields__:
-            value = getattr(section, key)
-            flat |= {f"{name}.{key}.{k}": v for k, v in value.items()} if key == "options" else {f"{name}.{key}": value}
-    return flat
+            yield _text(key, key, ["" if value is None else as_text(value) for value in values], meaning="setting")
 
 
 def _text(key: str, title: str, values: Sequence[str], *, shown: bool = False, meaning: str = "") -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import explorer
+from bench import explorer, overview
+from fmnist_core.config import CellConfig, CustomModel
 from tests.explorer_records import GRID, HOSTILE, other, small_store, train
 
 
@@ -57,12 +58,25 @@ def test_samples_are_thinned_and_the_page_is_told() -> None:
 def test_records_of_no_experiment_have_lines_and_stale_ones_are_counted() -> None:
     # The same cell and seed by another version of the training code has another key.
     stale = msgspec.structs.replace(train(other(2), 0, 0.5), quality_key="f" * 16)
-    content = explorer.content([train(other(1), 0, 0.5), stale], [GRID])
-    assert column(content, "experiment")[6:] == ["grid, other cells"]
-    assert column(content, "cell")[6:] == ["name cnn, epochs 7, learning_rate 0.002"]
-    assert column(content, "train.learning_rate") == [0.001] * 6 + [0.002]
-    assert column(content, "train.epochs") == [10] * 6 + [7]
-    assert (content["num_records"], content["num_left_out"]) == (1, 1)
+    content = explorer.content([train(other(1), 0, 0.5), train(other(3), 0, 0.5), stale], [GRID])
+    assert column(content, "experiment")[6:] == ["grid, other cells"] * 2
+    assert column(content, "cell")[6:] == ["learning_rate 0.002", "learning_rate 0.004"]
+    assert column(content, "status")[6:] == ["ok", "ok"]
+    assert column(content, "train.learning_rate") == [0.001] * 6 + [0.002, 0.004]
+    assert column(content, "train.epochs") == [10] * 6 + [7, 7]
+    assert (content["num_records"], content["num_left_out"]) == (2, 1)
+
+
+def test_networks_of_ones_own_are_named_by_their_options() -> None:
+    models = [CustomModel(factory="my.nets:tiny", options={"width": width}) for width in (4, 8)]
+    own = [train(CellConfig(model=model), 0, 0.5) for model in models]
+    assert column(explorer.content(own, []), "cell") == ["width 4", "width 8"]
+    assert column(explorer.content(own[:1], []), "cell") == ["my.nets:tiny"]
+
+
+def test_all_cells_without_an_experiment_have_lines() -> None:
+    many = [train(other(i), 0, 0.5) for i in range(overview.MAX_UNLISTED + 1)]
+    assert len(explorer.content(many, [])["times"]) == overview.MAX_UNLISTED + 1
 
 
 class Scripts(HTMLParser):
