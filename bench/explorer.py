@@ -29,8 +29,10 @@ from fmnist_core.config import to_dict
 
 FOLDER = Path(__file__).resolve().parent / "explorer_page"
 DEFAULT_OUTPUT = "explorer.html"
-MAX_SAMPLES = 200
-"""Step times and epochs embedded of one record; of more, every second, third ... is taken, and the page says so."""
+MAX_STEPS = 1_000
+"""Step times embedded of one timing; of more, every second, third ... is taken, and the page says so."""
+MAX_EPOCHS = 200
+"""Likewise epochs of one training."""
 MAX_SEEDS = 32
 """Learning curves embedded of one cell."""
 CURVES = {
@@ -112,7 +114,8 @@ def _curves(row: Row) -> dict[str, Any] | None:
     """Accuracies in percent. `accuracy` and `loss`: by series of `CURVES`, then by seed, then by epoch."""
     trained = [one for one in [*row.trained, *row.failed] if one.epochs != Epochs()]
     shown = trained[:MAX_SEEDS]
-    every = _stride(max((len(getattr(one.epochs, name)) for one in shown for name in CURVES["accuracy"]), default=0))
+    lengths = (len(getattr(one.epochs, name)) for one in shown for name in CURVES["accuracy"])
+    every = _stride(max(lengths, default=0), MAX_EPOCHS)
     scale = {"accuracy": 100.0, "loss": 1.0}
     series = {kind: [[[rounded(scale[kind] * value) for value in getattr(one.epochs, name)[::every]] for one in shown]
                      for name in names] for kind, names in CURVES.items()}
@@ -123,13 +126,13 @@ def _times(line: Line) -> dict[str, Any] | None:
     speed = line.row.timed(line.machine) if line.machine else None
     if speed is None:
         return None
-    every = _stride(len(speed.step_s))
+    every = _stride(len(speed.step_s), MAX_STEPS)
     return {"of": len(speed.step_s), "every": every, "warnings": speed.warnings,
             "step_ms": [rounded(1e3 * value) for value in speed.step_s[::every]]}
 
 
-def _stride(number: int) -> int:
-    return max(1, math.ceil(number / MAX_SAMPLES))
+def _stride(number: int, most: int) -> int:
+    return max(1, math.ceil(number / most))
 
 
 def _library() -> str:
