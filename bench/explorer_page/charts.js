@@ -91,12 +91,17 @@ function showPlot() {
   }));
 }
 
-/** Say so where a plot holds times of several machines, and offer to tell them apart. */
+/** Say so where a plot holds times of several machines, or of shared ones; offer to tell machines apart. */
 function showClocks(axes, some) {
   const mixed = axes.filter(column => clocksOf(column, some).length > 1);
-  byId("clocks").hidden = !mixed.length;
-  byId("clocks-text").textContent = mixed.map(column => `The values of “${column.title}” come from ` +
-    `${clocksOf(column, some).length} machines: compare them within one machine only.`).join(" ");
+  const shared = axes.filter(column => some.some(i => isShared(column, i)));
+  byId("clocks").hidden = !mixed.length && !shared.length;
+  byId("clocks-text").textContent = [
+    ...mixed.map(column => `The values of “${column.title}” come from ${clocksOf(column, some).length} machines: ` +
+      "compare them within one machine only."),
+    ...shared.map(column => `‡, no measurement of speed since other work ran beside: ` +
+      `${count(some.filter(i => isShared(column, i)).length)} of the values of “${column.title}”.`),
+  ].join(" ");
   const other = mixed.find(column => column.clock !== view.colour);
   byId("recolour").hidden = !other;
   if (other) byId("recolour").value = other.clock;

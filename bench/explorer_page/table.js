@@ -77,6 +77,9 @@ let found = [];    // the lines that pass the filters, in order
 let numHidden = 0; // the lines that pass all filters but that for records
 let drawn = null;  // the line in detail
 
+/** Whether other work ran beside a time: it is no measurement of speed. */
+function isShared(column, i) { return column.marks?.[i].includes("‡") ?? false; }
+
 /** The machines that a column's times come from, among some lines; none for what no machine decides. */
 function clocksOf(column, some) {
   const clock = columns.get(column.clock);
@@ -295,7 +298,7 @@ function showTable() {
   byId("pager").hidden = numPages === 1;
   showHead(visible);
   byId("rows").replaceChildren(...found.slice((page - 1) * PAGE_SIZE, page * PAGE_SIZE).map(i => rowOf(i, visible)));
-  if (!found.length) byId("rows").append(element("tr", {}, element("td", {}, "No row passes the filters.")));
+  if (!found.length) byId("rows").append(element("tr", {}, element("td", {colSpan: visible.length}, "No row passes the filters.")));
   const kept = byId("rows").querySelector(`[data-line="${view.row}"] button`);
   reach(kept ?? byId("rows").querySelector("button"));
   markRows();
