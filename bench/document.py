@@ -8,7 +8,7 @@ from bench.claims import Judged, by_experiment, judge, parts_table, summary_tabl
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
 from bench.record import Record
-from bench.rows import Machine, Results, Row, collect, machines
+from bench.rows import Machine, Results, Row, collect, machine_names
 from bench.sections import figures as figures_of
 from bench.sections import section
 from bench.side_records import SideRecord
@@ -49,7 +49,7 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
     ordered = sorted(experiments, key=lambda one: (one.name == "quick", place.get(one.name, len(FIRST)), one.name))
     results = collect(records, ordered, sides)
     others = collect([record for group in results.others.values() for record in group], overview.unlisted(results))
-    names = _names(results, others)
+    names = machine_names([*results.records, *others.records], sides)
     drawn = figures.draw(results)
     judged = judge(results)
     done = {one.name for one in ordered if any(row.has_records for row in results.rows[one.name])}
@@ -71,11 +71,6 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
              *(f"## {one.title}\n\n{one.body}" for one in chapters)]
     return Document("\n\n".join(part for part in parts if part) + "\n", drawn,
                     "" if own else readme.render(results, judged))
-
-
-def _names(results: Results, others: Results) -> dict[Machine, str]:
-    known = {*machines([*results.records, *others.records]), *(Machine.at(one.environment) for one in results.sides)}
-    return {machine: f"M{i}" for i, machine in enumerate(sorted(known), start=1)}
 
 
 def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[Machine, str],

@@ -7,6 +7,7 @@
 """
 
 import itertools
+import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -164,6 +165,23 @@ def known_keys(cell: CellConfig) -> list[str]:
     return ["model.name", *(f"{name}.{key}" for name, section in sections.items() for key in section.__struct_fields__)]
 
 
+def every_setting(cell: CellConfig) -> dict[str, Any]:
+    """Defaults too, by dotted key; the options of a model one by one."""
+    return flatten({key: value_of(cell, key) for key in known_keys(cell)})
+
+
+def label_of(settings: Mapping[str, Any]) -> str:
+    """Settings in short: `kernel_size 3, depth 2`."""
+    return ", ".join(f"{key.rpartition('.')[2]} {as_text(value)}" for key, value in flatten(settings).items())
+
+
+def as_text(value: Any) -> str:
+    """A setting as text, lists without their brackets."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(as_text, value))
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
 def select(chosen: Experiment, filters: Mapping[str, Any]) -> Experiment:
     """With only the cells whose values equal all `filters`. Raises ValueError for an unknown key or if none is left."""
     for key in filters:
@@ -205,8 +223,7 @@ def _product(grid: Mapping[str, Any]) -> list[_Draft]:
     drafts = []
     for values in itertools.product(*grid.values()):
         axes = dict(zip(grid, values, strict=True))
-        label = ", ".join(f"{key.rpartition('.')[2]} {_show(value)}" for key, value in axes.items())
-        drafts.append(_Draft(_nest(axes), label=label, axes=axes))
+        drafts.append(_Draft(_nest(axes), label=label_of(axes), axes=axes))
     return drafts
 
 
@@ -289,9 +306,3 @@ def _find(name_or_path: str) -> Path:
         raise ValueError(f"unknown experiment '{name_or_path}'{nearest(name_or_path, names())}; "
                          f"experiments: {', '.join(names())}; or the path of a .toml file")
     return FOLDER / f"{name_or_path}.toml"
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -13,27 +13,27 @@ import json
 import math
 import string
 import sys
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from bench import experiment as experiments_
 from bench import frame
-from bench.experiment import Cell, Experiment, Launch, Seeds, flatten
-from bench.explorer_columns import FILTERS, Line, columns, failures, rounded, show
+from bench.experiment import Experiment, as_text, flatten
+from bench.explorer_columns import FILTERS, Line, columns, failures, rounded
 from bench.record import Epochs, Record
 from bench.reproduce import command, records_of, selections
-from bench.rows import Machine, Results, Row, collect
+from bench.rows import Machine, Row, collect, machine_names
+from bench.side_records import SideRecord, load_every
 from bench.store import read
-from fmnist_core.config import CellConfig, to_dict
+from fmnist_core.config import to_dict
 
 FOLDER = Path(__file__).resolve().parent / "explorer_page"
 DEFAULT_OUTPUT = "explorer.html"
-MAX_SAMPLES = 200
-"""Step times and epochs embedded of one record; of more, every second, third ... is taken, and the page says so."""
+MAX_STEPS = 1_000
+"""Step times embedded of one timing; of more, every second, third ... is taken, and the page says so."""
+MAX_EPOCHS = 200
+"""Likewise epochs of one training."""
 MAX_SEEDS = 32
 """Learning curves embedded of one cell."""
 CURVES = {
@@ -51,20 +51,21 @@ def write(folder: str | Path, output: str | Path, experiments: Sequence[Experime
     """
     if experiments is None:
         experiments = [experiments_.load(name) for name in experiments_.names()]
-    Path(output).write_bytes(render(read(folder), experiments).encode())
+    Path(output).write_bytes(render(read(folder), experiments, load_every(folder)).encode())
 
 
-def render(records: Sequence[Record], experiments: Sequence[Experiment]) -> str:
+def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: Sequence[SideRecord] = ()) -> str:
     """The page, one HTML document. Raises ValueError where the charting library is missing."""
     library, script = _library(), _in_script(_part("table.js") + _part("charts.js"))
     parts = {"hashes": " ".join(f"'sha256-{_digest(one)}'" for one in (library, script)), "style": _part("page.css"),
-             "data": _json_in_script(content(records, experiments)), "library": library, "script": script}
+             "data": _json_in_script(content(records, experiments, sides)), "library": library, "script": script}
     return string.Template(_part("page.html")).substitute(parts)
 
 
-def content(records: Sequence[Record], experiments: Sequence[Experiment]) -> dict[str, Any]:
+def content(records: Sequence[Record], experiments: Sequence[Experiment],
+            sides: Sequence[SideRecord] = ()) -> dict[str, Any]:
     """What the page shows, as JSON types. Columns, `cell_of` and `times` have an entry per line of the table."""
-    everything = [*experiments, *_unlisted(collect(records, experiments))]
+    everything = frame.with_others(records, experiments)
     results = collect(records, everything)
     rows = [row for one in everything for row in results.rows[one.name]]
     lines = [Line(row, machine) for row in rows for machine in _machines(row)]
@@ -73,7 +74,7 @@ def content(records: Sequence[Record], experiments: Sequence[Experiment]) -> dic
     place = {id(row): i for i, row in enumerate(rows)}
     selected = {id_: filters for one in experiments for id_, filters in selections(one).items()}
     return {
-        "columns": columns(lines, entries), "filters": FILTERS,
+        "columns": columns(lines, entries, machine_names(records, sides)), "filters": FILTERS,
         "cell_of": [place[id(line.row)] for line in lines],
         "times": [_times(line) for line in lines],
         "cells": [_details(row, command(row, selected.get(id(row.cell)))) for row in rows],
@@ -97,24 +98,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _unlisted(results: Results) -> list[Experiment]:
-    """Cells of records that no experiment has, as experiments: one for each name that ran them."""
-    found: dict[str, dict[bytes, CellConfig]] = defaultdict(dict)
-    for record in (record for group in results.others.values() for record in group):
-        try:
-            config = msgspec.convert(record.cell, CellConfig)
-        except ValueError:
-            continue  # a configuration that can no longer be read
-        found[record.experiment][msgspec.json.encode(config, order="sorted")] = config
-    return [Experiment(name=f"{name}, other cells", title="", question="", seeds=Seeds(cpu=0, cuda=0), launch=Launch(),
-                       measure=False, cells=[Cell(config=one, label=_label(one)) for one in configs.values()])
-            for name, configs in sorted(found.items())]
-
-
-def _label(config: CellConfig) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]} {show(value)}" for key, value in flatten(to_dict(config)).items())
-
-
 def _machines(row: Row) -> Sequence[Machine | None]:
     """Those for which `bench.frame` has an entry of this row."""
     return sorted({Machine.of(one) for one in row.speeds if one.status == "ok" and one.step_s}) or [None]
@@ -124,7 +107,7 @@ def _details(row: Row, reproduce: str) -> dict[str, Any]:
     environments = [one.environment for one in records_of(row) if one.environment.commit]
     commits = {one.commit[:12] + (" with local changes" if one.dirty else "") for one in environments}
     about = {"note": row.cell.note, "reported in": row.cell.reported.source, "commit": ", ".join(sorted(commits))}
-    settings = {key: show(value) for key, value in flatten(to_dict(row.cell.config)).items()}
+    settings = {key: as_text(value) for key, value in flatten(to_dict(row.cell.config)).items()}
     return {"about": {**settings, **{key: value for key, value in about.items() if value}},
             "failures": failures(row), "command": reproduce, "curves": _curves(row)}
 
@@ -133,7 +116,8 @@ def _curves(row: Row) -> dict[str, Any] | None:
     """Accuracies in percent. `accuracy` and `loss`: by series of `CURVES`, then by seed, then by epoch."""
     trained = [one for one in [*row.trained, *row.failed] if one.epochs != Epochs()]
     shown = trained[:MAX_SEEDS]
-    every = _stride(max((len(getattr(one.epochs, name)) for one in shown for name in CURVES["accuracy"]), default=0))
+    lengths = (len(getattr(one.epochs, name)) for one in shown for name in CURVES["accuracy"])
+    every = _stride(max(lengths, default=0), MAX_EPOCHS)
     scale = {"accuracy": 100.0, "loss": 1.0}
     series = {kind: [[[rounded(scale[kind] * value) for value in getattr(one.epochs, name)[::every]] for one in shown]
                      for name in names] for kind, names in CURVES.items()}
@@ -144,13 +128,13 @@ def _times(line: Line) -> dict[str, Any] | None:
     speed = line.row.timed(line.machine) if line.machine else None
     if speed is None:
         return None
-    every = _stride(len(speed.step_s))
+    every = _stride(len(speed.step_s), MAX_STEPS)
     return {"of": len(speed.step_s), "every": every, "warnings": speed.warnings,
             "step_ms": [rounded(1e3 * value) for value in speed.step_s[::every]]}
 
 
-def _stride(number: int) -> int:
-    return max(1, math.ceil(number / MAX_SAMPLES))
+def _stride(number: int, most: int) -> int:
+    return max(1, math.ceil(number / most))
 
 
 def _library() -> str:

@@ -1,7 +1,9 @@
 """Results as a pandas DataFrame: `load("experiments/results")`. No torch.
 
 One row per cell and machine: a cell that was timed on two machines has two rows, one that was timed on none has one.
-Cells without records are rows too, with 0 seeds. `COLUMNS` says what each column holds.
+Cells without records are rows too, with 0 seeds. So are records of cells that no experiment has (made with --set or
+with a TOML file of one's own): their experiment is called `NAME, other cells`, after the one that ran them, with the
+data set in brackets where it is not Fashion-MNIST. `COLUMNS` says what each column holds.
 """
 
 import math
@@ -11,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench import experiment, outcomes, stats
+from bench import experiment, outcomes, overview, stats
 from bench.experiment import Experiment, flatten
 from bench.record import Record, SpeedRecord
 from bench.rows import Machine, Row, collect
@@ -24,7 +26,7 @@ OUTCOMES = {
     "train_last": outcomes.train_last, "gap_last": outcomes.gap_last,
 }
 COLUMNS = {
-    "experiment": "name of the experiment",
+    "experiment": "name of the experiment; `NAME, other cells` where no experiment has the cell",
     "cell": "its label",
     "config": "the settings that are not the defaults, by dotted key",
     "dataset": "name of the data set",
@@ -70,12 +72,20 @@ COLUMNS = {
 
 
 def load(folder: str | Path, experiments: Sequence[str] | None = None) -> pd.DataFrame:
-    """The records of a store, joined to experiments (names or paths of TOML files; by default all of the project's).
+    """The records of a store, joined to experiments: to those named (or paths of TOML files), and to no others.
 
-    Raises ValueError for an unknown experiment or a store that is not there or cannot be read.
+    By default to all of the project's, with rows for the records of other cells too. Raises ValueError for an unknown
+    experiment or a store that is not there or cannot be read.
     """
-    names = experiment.names() if experiments is None else experiments
-    return rows(read(folder), [experiment.load(name) for name in names])
+    records = read(folder)
+    if experiments is not None:
+        return rows(records, [experiment.load(name) for name in experiments])
+    return rows(records, with_others(records, [experiment.load(name) for name in experiment.names()]))
+
+
+def with_others(records: Sequence[Record], experiments: Sequence[Experiment]) -> list[Experiment]:
+    """The experiments, and after them the cells of records that none of them has."""
+    return [*experiments, *overview.unlisted(collect(records, experiments), most=None)]
 
 
 def rows(records: Iterable[Record], experiments: Sequence[Experiment]) -> pd.DataFrame:

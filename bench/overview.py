@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 
 from bench import scaling_tables
-from bench.experiment import Cell, Experiment, Launch, Seeds, known_keys, value_of
+from bench.experiment import Cell, Experiment, Launch, Seeds, every_setting, label_of
 from bench.formatting import NOTHING, anchor, code, count, escape, plural, table
 from bench.record import Record, SpeedRecord, TrainRecord
 from bench.rows import Machine, Results
 from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord
 from bench.side_tables import headers_and_rows
-from fmnist_core.config import CellConfig
+from fmnist_core.config import CellConfig, DataConfig
 
 MAX_UNLISTED = 100
 """Cells shown of records that belong to no experiment; the others are counted."""
@@ -124,28 +124,33 @@ def beside(sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
     return "\n\n".join(parts)
 
 
-def unlisted(results: Results) -> list[Experiment]:
-    """Records of no experiment, as experiments of their own: one per data set and name that ran them."""
+def unlisted(results: Results, most: int | None = MAX_UNLISTED) -> list[Experiment]:
+    """Records of no experiment, as experiments of their own: one per data set and name that ran them.
+
+    Nobody asks for seeds of theirs. At most so many cells of each; None: all.
+    """
     made = []
     for dataset, group in results.others.items():
+        where = "" if dataset == DataConfig().dataset else f" ({dataset})"
         for name in sorted({record.experiment for record in group}):
-            contents = {_canonical(record.cell): record.cell for record in group if record.experiment == name}
-            cells = _labelled([cell for content in contents.values() if (cell := _readable(content))])
+            readable = [config for record in group if record.experiment == name and (config := _readable(record.cell))]
+            cells = _labelled(list({_canonical(config): config for config in readable}.values()))
             if cells:
-                more = f"; {len(cells) - MAX_UNLISTED} more are not shown" if len(cells) > MAX_UNLISTED else ""
+                num_more = 0 if most is None else len(cells) - most
+                more = f"; {num_more} more are not shown" if num_more > 0 else ""
                 made.append(Experiment(
-                    name=f"{name} ({dataset})", title=f"{name}, {dataset}: other cells{more}", question="",
-                    seeds=Seeds(cpu=1, cuda=1), launch=Launch(), measure=False, cells=cells[:MAX_UNLISTED]))
+                    name=f"{name}, other cells{where}", title=f"{name}, {dataset}: other cells{more}", question="",
+                    seeds=Seeds(cpu=0, cuda=0), launch=Launch(), measure=False, cells=cells[:most]))
     return made
 
 
 def _labelled(configs: Sequence[CellConfig]) -> list[Cell]:
     """Cells labelled by the settings in which they differ."""
-    settings = [{key: value_of(config, key) for key in known_keys(config)} for config in configs]
+    settings = [every_setting(config) for config in configs]
     keys = dict.fromkeys(itertools.chain.from_iterable(settings))
     varied = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
-    label = lambda one: ", ".join(f"{key.rpartition('.')[2]} {one[key]}" for key in varied if key in one)
-    return [Cell(config=config, label=label(one) or one["model.name"])
+    label = lambda one: label_of({key: one[key] for key in varied if key in one})
+    return [Cell(config=config, label=label(one) or one.get("model.factory") or one["model.name"])
             for config, one in zip(configs, settings, strict=True)]
 
 

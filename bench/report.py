@@ -17,7 +17,7 @@ from pathlib import Path
 from bench import experiment as experiments_
 from bench import explorer, figures, readme
 from bench.document import Document, render
-from bench.side_records import KINDS, SideRecord, load_all
+from bench.side_records import load_every
 from bench.store import read
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         output = _output(options)
         loaded = [experiments_.load(name) for name in [*experiments_.names(), *options.experiments]]
-        document = render(read(options.store), loaded, _sides(options.store),
+        document = render(read(options.store), loaded, load_every(options.store),
                           own="" if _is_published(options.store) else options.store)
         if not options.check:
             write(document, output)
@@ -109,10 +109,6 @@ def _output(options: argparse.Namespace) -> Path:
 
 def _is_published(store: str) -> bool:
     return Path(store).resolve() == PUBLISHED
-
-
-def _sides(folder: str) -> list[SideRecord]:
-    return [side for kind in KINDS for side in load_all(folder, kind)]
 
 
 def _not_drawn(document: Document) -> list[str]:

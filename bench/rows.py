@@ -210,6 +210,12 @@ def machines(records: Iterable[Record]) -> list[Machine]:
     return sorted({Machine.of(record) for record in records})
 
 
+def machine_names(records: Iterable[Record], sides: Iterable[SideRecord]) -> dict[Machine, str]:
+    """M1, M2 ... of all machines that anything was measured on: the names in RESULTS.md and in the explorer."""
+    known = {*machines(records), *(Machine.at(side.environment) for side in sides)}
+    return {machine: f"M{i}" for i, machine in enumerate(sorted(known), start=1)}
+
+
 def _grouped(records: Iterable[Record]) -> tuple[dict[bytes, list[TrainRecord]], dict[bytes, list[SpeedRecord]]]:
     by_training: dict[bytes, list[TrainRecord]] = defaultdict(list)
     by_cell: dict[bytes, list[SpeedRecord]] = defaultdict(list)

@@ -183,6 +183,11 @@ def load(folder: str | Path, kind: type[Side], host: str) -> Side | None:
         raise ValueError(f"{path} cannot be read: {error}") from error
 
 
+def load_every(folder: str | Path) -> list["SideRecord"]:
+    """Of every kind and machine. Raises ValueError."""
+    return [record for kind in KINDS for record in load_all(folder, kind)]
+
+
 def load_all(folder: str | Path, kind: type[Side]) -> list[Side]:
     """Of every machine, in the order of their hosts. Raises ValueError."""
     start = f"{kind.__struct_config__.tag}-"

@@ -40,6 +40,14 @@ def test_a_grid_is_the_product_in_the_order_of_the_file():
     assert cells[1].config == CellConfig(model=KernelDepthCNN(kernel_size=5), train=TrainConfig(epochs=7))
 
 
+def test_tables_of_a_grid_are_labelled_by_what_is_in_them():
+    cells = cells_of("""
+        base.model = { name = "custom", factory = "my.nets:tiny" }
+        grid.model.options = [{ width = 4, norm = true }, { width = 8 }]
+    """)
+    assert [cell.label for cell in cells] == ["width 4, norm true", "width 8"]
+
+
 def test_cells_written_out_stand_on_top_of_the_base():
     cells = cells_of("""
         [base]

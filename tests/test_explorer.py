@@ -9,8 +9,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import explorer
-from tests.explorer_records import GRID, HOSTILE, other, small_store, train
+from bench import explorer, overview
+from fmnist_core.config import CellConfig, CustomModel
+from tests.explorer_records import GPU, GRID, HOSTILE, other, small_store, speed, train
 
 
 def column(content: dict[str, Any], key: str) -> list[Any]:
@@ -35,6 +36,30 @@ def test_a_line_has_the_units_of_its_titles() -> None:
     assert column(content, "precision")[:4] == ["float32", "float32", "float32", None]
 
 
+def test_a_training_time_names_the_machine_that_trained() -> None:
+    one, two = (GRID.cells[i].config for i in (3, 4))
+    more = [train(one, 0, 0.5, environment=GPU, shared=True), train(two, 0, 0.5), train(two, 1, 0.5, environment=GPU)]
+    content = explorer.content([*small_store(), *more], [GRID])
+    short = lambda key: [value and value.split(":")[0] for value in column(content, key)]
+    marks = {one["key"]: one["marks"] for one in content["columns"] if "marks" in one}
+    # Cell 0 was trained on the CPU, and timed on the GPU (other work beside, noisy) and on the CPU.
+    assert short("machine") == ["M1", "M2", *[None] * 5]
+    assert short("train_machine") == ["M2", "M2", "M2", None, "M1", "several", None]
+    assert column(content, "machine")[0].startswith("M1: A GPU")
+    assert column(content, "train_s") == [2.0, 2.0, 2.0, None, 2.0, None, None]
+    assert marks["train_s"] == [" on M2", " on M2", " on M2", "", "‡ on M1", " on several", ""]
+    assert marks["images_per_s"] == marks["step_ms"] == ["†‡", *[""] * 6]
+    assert {one["key"]: one["clock"] for one in content["columns"] if one.get("clock")} == {
+        "train_s": "train_machine", **dict.fromkeys(("images_per_s", "step_ms", "first_step_s", "times_limit",
+                                                     "inference_images_per_s", "latency_ms"), "machine")}
+    assert {"machine", "train_machine"} <= set(content["filters"])
+
+
+def test_with_one_machine_times_need_not_name_it() -> None:
+    content = explorer.content([train(GRID.cells[0].config, 0, 0.5, shared=True)], [GRID])
+    assert next(one for one in content["columns"] if one["key"] == "train_s")["marks"] == ["‡", *[""] * 5]
+
+
 def test_failures_are_told_with_their_reason() -> None:
     content = explorer.content(small_store(), [GRID])
     assert column(content, "status") == ["ok", "ok", "diverged", "oom", "waiting", "waiting", "waiting"]
@@ -45,8 +70,10 @@ def test_failures_are_told_with_their_reason() -> None:
 def test_samples_are_thinned_and_the_page_is_told() -> None:
     content = explorer.content(small_store(), [GRID])
     gpu, cpu = content["times"][:2]
-    assert (cpu["of"], cpu["every"], cpu["step_ms"]) == (600, 3, [1.0] * 200)
+    assert (cpu["of"], cpu["every"], cpu["step_ms"]) == (600, 1, [1.0] * 600)
     assert (gpu["of"], gpu["every"], gpu["step_ms"]) == (4, 1, [2.0, 2.0, 4.0, 4.0])
+    [times, *_] = explorer.content([speed(GRID.cells[0].config, [0.001] * 2001)], [GRID])["times"]
+    assert (times["of"], times["every"], times["step_ms"]) == (2001, 3, [1.0] * 667)
     many = [train(GRID.cells[0].config, seed, 0.5) for seed in range(explorer.MAX_SEEDS + 1)]
     curves = explorer.content(many, [GRID])["cells"][0]["curves"]
     assert (curves["of"], curves["seeds"], curves["every"]) == (33, list(range(32)), 1)
@@ -57,12 +84,25 @@ def test_samples_are_thinned_and_the_page_is_told() -> None:
 def test_records_of_no_experiment_have_lines_and_stale_ones_are_counted() -> None:
     # The same cell and seed by another version of the training code has another key.
     stale = msgspec.structs.replace(train(other(2), 0, 0.5), quality_key="f" * 16)
-    content = explorer.content([train(other(1), 0, 0.5), stale], [GRID])
-    assert column(content, "experiment")[6:] == ["grid, other cells"]
-    assert column(content, "cell")[6:] == ["name cnn, epochs 7, learning_rate 0.002"]
-    assert column(content, "train.learning_rate") == [0.001] * 6 + [0.002]
-    assert column(content, "train.epochs") == [10] * 6 + [7]
-    assert (content["num_records"], content["num_left_out"]) == (1, 1)
+    content = explorer.content([train(other(1), 0, 0.5), train(other(3), 0, 0.5), stale], [GRID])
+    assert column(content, "experiment")[6:] == ["grid, other cells"] * 2
+    assert column(content, "cell")[6:] == ["learning_rate 0.002", "learning_rate 0.004"]
+    assert column(content, "status")[6:] == ["ok", "ok"]
+    assert column(content, "train.learning_rate") == [0.001] * 6 + [0.002, 0.004]
+    assert column(content, "train.epochs") == [10] * 6 + [7, 7]
+    assert (content["num_records"], content["num_left_out"]) == (2, 1)
+
+
+def test_networks_of_ones_own_are_named_by_their_options() -> None:
+    models = [CustomModel(factory="my.nets:tiny", options={"width": width}) for width in (4, 8)]
+    own = [train(CellConfig(model=model), 0, 0.5) for model in models]
+    assert column(explorer.content(own, []), "cell") == ["width 4", "width 8"]
+    assert column(explorer.content(own[:1], []), "cell") == ["my.nets:tiny"]
+
+
+def test_all_cells_without_an_experiment_have_lines() -> None:
+    many = [train(other(i), 0, 0.5) for i in range(overview.MAX_UNLISTED + 1)]
+    assert len(explorer.content(many, [])["times"]) == overview.MAX_UNLISTED + 1
 
 
 class Scripts(HTMLParser):

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 
@@ -61,12 +62,40 @@ def text(page: chromium.Page, selector: str) -> str:
 
 def test_ten_thousand_records_are_drawn_page_by_page(page: chromium.Page) -> None:
     assert text(page, "#summary") == "10,000 records, 407 rows"
+    look_at(page, "status=&sort=")
     assert text(page, "#count") == "407 of 407 rows"
     assert text(page, "#page") == "page 1 of 5"
     assert len(cells(page, "cell")) == 100
     page.hover("#next", click=True)
     assert text(page, "#page") == "page 2 of 5"
-    assert cells(page, "cell")[0] == f"name cnn, epochs 7, learning_rate {94 / 1000}"
+    assert cells(page, "cell")[0] == f"learning_rate {94 / 1000}"
+
+
+def test_the_first_view_has_the_rows_with_results_best_first(page: chromium.Page) -> None:
+    assert text(page, "#count") == "404 of 407 rows"
+    assert " ".join(text(page, "#hidden").split()) == "3 wait for records Show them"
+    assert page.run("document.querySelector('#filter-status').value") == "with records"
+    assert [one.split(" ")[0] for one in cells(page, "test")[:4]] == ["87.50", "62.50", "62.50", "3.99"]
+    page.hover("#unhide", click=True)
+    assert text(page, "#count") == "407 of 407 rows"
+    assert page.run("document.querySelector('#hidden').hidden")
+    assert page.run("location.hash") == "#status="
+    look_at(page, "status=waiting")
+    assert text(page, "#count") == "3 of 407 rows"
+
+
+def test_at_1300_pixels_the_table_needs_no_scrolling_sideways(file: Path, page: chromium.Page) -> None:
+    page.send("Emulation.setDeviceMetricsOverride", width=1300, height=900, deviceScaleFactor=1, mobile=False)
+    try:
+        usual = "experiment,test,validation,seeds,parameters,machine,images_per_s,train_s"  # where nothing failed
+        look_at(page, f"experiment=grid&columns={usual}")
+        wide = "(box => box.scrollWidth - box.clientWidth)(document.querySelector('#scroller'))"
+        assert page.run(wide) == 0
+        look_at(page, "")  # a row that failed has a status and a reason too
+        right = "document.querySelector('[data-sort=test]').getBoundingClientRect().right"
+        assert page.run(right) < page.run("document.querySelector('#scroller').getBoundingClientRect().right")
+    finally:
+        page.send("Emulation.clearDeviceMetricsOverride")
 
 
 def test_the_plot_shows_what_the_filters_pass(page: chromium.Page) -> None:
@@ -77,14 +106,47 @@ def test_the_plot_shows_what_the_filters_pass(page: chromium.Page) -> None:
              "const p = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
              "return p.some((v, i) => i % 4 === 0 && v === 0 && p[i + 1] === 114 && p[i + 2] === 178); })()")
     page.wait(drawn)  # the first colour of the palette, #0072B2
-    look_at(page, "x=train.learning_rate&log=y")  # 403 rows have a test accuracy, one of them 0 %
-    assert text(page, "#plotted") == "402 of 407 rows have both values."
+    look_at(page, "x=train.learning_rate&logy=1")  # 403 rows have a test accuracy, one of them 0 %
+    assert text(page, "#plotted") == "402 of 404 rows have both values."
+
+
+def test_an_axis_is_logarithmic_where_its_values_span_far(page: chromium.Page) -> None:
+    ticked = "['x', 'y'].filter(axis => document.querySelector(`#log${axis}`).checked).join('')"
+    look_at(page, "x=train.learning_rate")  # 0.001 to 0.4
+    assert page.run(ticked) == "x"
+    look_at(page, "x=train.learning_rate&q=learning_rate>=0.1")
+    assert page.run(ticked) == ""
+    page.hover("#logx", click=True)
+    assert page.run(ticked) == "x"
+    page.run("Object.assign(document.querySelector('#x'), {value: 'train_s'}).dispatchEvent(new Event('change'))")
+    assert page.run(ticked) == ""  # a choice holds for its own column
+
+
+def test_a_plot_of_times_of_several_machines_says_so(page: chromium.Page) -> None:
+    assert text(page, "#clocks-text") == (
+        "The values of “training (images/s)” come from 2 machines: compare them within one machine only. "
+        "‡, no measurement of speed since other work ran beside: 1 of the values of “training (images/s)”.")
+    assert page.run("document.querySelector('#colour').value") == "machine"  # each has its colour and shape
+    look_at(page, "colour=model")
+    page.hover("#recolour", click=True)
+    assert page.run("document.querySelector('#colour').value") == "machine"
+    assert page.run("document.querySelector('#recolour').hidden")
+    second = page.run("[...document.querySelectorAll('#filter-machine option')].map(one => one.value)[3]")
+    assert second.startswith("M2: A CPU")
+    look_at(page, urlencode({"machine": second}))
+    assert page.run("document.querySelector('#clocks').hidden")
+
+
+def test_a_training_time_stands_beside_its_own_machine(page: chromium.Page) -> None:
+    look_at(page, "experiment=grid&sort=")
+    assert cells(page, "machine")[:3] == ["M1", "M2", "-"]
+    assert cells(page, "train_s")[:3] == ["2.00 on M2"] * 3
 
 
 def test_search_and_lists_narrow_the_rows(page: chromium.Page) -> None:
     page.run("document.querySelector('#q').focus()")
-    page.send("Input.insertText", text="learning_rate=0.01 -0.012 test<0.99")
-    # By its words: learning rates 0.01, 0.011 ... 0.019, without 0.012; by the comparison, below 0.99 %: all of them.
+    page.send("Input.insertText", text="learning_rate>=0.01 learning_rate<0.02 -0.012 test<0.99")
+    # Learning rates 0.01, 0.011 ... 0.019, without 0.012; test below 0.99 %: all of them.
     page.wait("document.querySelector('#count').textContent === '9 of 407 rows'")
     assert all("learning_rate 0.01" in cell for cell in cells(page, "cell"))
     page.hover("#clear", click=True)
@@ -96,32 +158,50 @@ def test_search_and_lists_narrow_the_rows(page: chromium.Page) -> None:
     assert "experiment=grid" in page.run("location.hash")
 
 
+@pytest.mark.parametrize(("search", "problem"), [
+    ("tset>90", "No column is called “tset”; the nearest is “test”, as in test>90."),
+    ("kernel=3", "No column is called “kernel”; the nearest is “kernel_size”, as in kernel_size=3."),
+    ("qqqqqqqq<1", "No column is called “qqqqqqqq”; Columns lists the names."),
+    ("test>much", "test is a number, and “much” none."),
+    ("test>=0 epochs=7 name=cnn -grid", ""),
+])
+def test_a_word_that_can_find_nothing_is_named(page: chromium.Page, search: str, problem: str) -> None:
+    look_at(page, urlencode({"q": search}))
+    assert text(page, "#problem") == problem
+
+
 def test_headings_sort_by_keyboard_and_keep_the_focus(page: chromium.Page) -> None:
+    look_at(page, "sort=")
     page.run("document.querySelector('[data-sort=test]').focus()")
     heading = "document.activeElement.closest('th').getAttribute('aria-sort')"
+    page.press("Enter")
+    assert page.run(heading) == "descending"  # more is better
+    assert [one.split(" ")[0] for one in cells(page, "test")[:4]] == ["87.50", "62.50", "62.50", "3.99"]
     page.press("Enter")
     assert page.run(heading) == "ascending"
     assert [float(one.split(" ")[0]) for one in cells(page, "test")] == [i / 100 for i in range(100)]
     page.press("Enter")
-    assert page.run(heading) == "descending"
-    assert [one.split(" ")[0] for one in cells(page, "test")[:4]] == ["87.50", "62.50", "62.50", "3.99"]
-    page.press("Enter")
     assert page.run(heading) == "none"
+    for key in ("train_s", "parameters", "experiment"):
+        page.run(f"document.querySelector('[data-sort={key}]').focus()")
+        page.press("Enter")
+        assert page.run(heading) == "ascending"
 
 
 @pytest.mark.parametrize("direction", ["", "-"])
 def test_texts_sort_as_people_count_and_nothing_comes_last(page: chromium.Page, direction: str) -> None:
-    look_at(page, f"experiment=grid&sort={direction}kernel_size")
+    look_at(page, f"status=&experiment=grid&sort={direction}kernel_size&columns=kernel_size")
     assert cells(page, "kernel_size") == (["2"] * 3 + ["3"] * 2 + ["10"] * 2)[:: -1 if direction else 1]
-    look_at(page, f"experiment=grid&sort={direction}test")
+    look_at(page, f"status=&experiment=grid&sort={direction}test")
     assert cells(page, "test")[3:] == ["-"] * 4
 
 
 def test_a_row_shows_its_curves_its_times_and_its_command(page: chromium.Page) -> None:
+    look_at(page, "sort=")
     page.hover("#rows tr:nth-child(2) td")
     page.wait("document.querySelectorAll('#detail canvas').length === 3")
     assert text(page, "#detail h2") == "grid: kernel_size 2, depth 1"
-    assert "600 steps; one in 3 is shown" in text(page, "#detail")
+    assert "600 steps on M2: A CPU" in text(page, "#detail")
     command = "accelerate launch bench/run.py grid --only model.kernel_size=2 --only model.depth=1 --seeds 2"
     assert text(page, "#detail pre") == command
     page.send("Browser.grantPermissions", permissions=["clipboardReadWrite", "clipboardSanitizedWrite"])
@@ -132,18 +212,54 @@ def test_a_row_shows_its_curves_its_times_and_its_command(page: chromium.Page) -
 
 
 def test_rows_are_walked_and_kept_by_keyboard(file: Path, page: chromium.Page) -> None:
+    look_at(page, "sort=")
     page.run("document.querySelector('#rows button').focus()")
     page.press("ArrowDown")
     page.press("ArrowDown")
     assert text(page, "#detail h2") == "grid: kernel_size 2, depth 2"
     page.press("Enter")
-    assert page.run("location.hash") == "#row=2"
+    assert page.run("location.hash") == "#sort=&row=2"
     page.press("ArrowDown")  # a kept row stays
     assert text(page, "#detail h2") == "grid: kernel_size 2, depth 2"
     page.press("Escape")
-    assert page.run("location.hash") == ""
+    assert page.run("location.hash") == "#sort="
     page.open(file, "row=2")
     assert text(page, "#detail h2") == "grid: kernel_size 2, depth 2"
+
+
+def test_few_stops_lead_to_the_rows_the_axes_and_the_command(file: Path, page: chromium.Page) -> None:
+    focus = "document.activeElement.id || document.activeElement.closest('tr')?.dataset.line"
+    for steps, (stop, target) in enumerate({"to-rows": "0", "to-axes": "x", "to-detail": "copy"}.items(), start=1):
+        page.open(file, "row=0&sort=")
+        for _ in range(steps):
+            page.press("Tab")
+        assert page.run(focus) == stop
+        page.press("Enter")
+        assert page.run(focus) == target
+
+
+def test_tab_stops_at_one_row(page: chromium.Page) -> None:
+    in_rows = "document.activeElement.closest('#rows tr')?.sectionRowIndex"
+    page.run("document.querySelector('#to-rows').click()")
+    assert page.run(in_rows) == 0
+    page.press("End")
+    assert page.run(in_rows) == 99
+    page.press("ArrowUp")
+    page.press("Tab")
+    assert page.run("document.activeElement.id") == "x"
+    page.run("document.querySelector('#to-rows').click()")
+    assert page.run(in_rows) == 98
+    page.press("Home")
+    assert page.run(in_rows) == 0
+
+
+def test_rows_that_move_below_a_resting_pointer_are_not_shown(page: chromium.Page) -> None:
+    page.hover("#rows tr:nth-child(3) td")
+    page.wait("document.querySelector('#rows tr:nth-child(3)').className === 'shown'")
+    title = text(page, "#detail h2")
+    look_at(page, "sort=learning_rate")
+    page.run("new Promise(done => setTimeout(done, 400))")
+    assert text(page, "#detail h2") == title
 
 
 def test_foreign_text_is_shown_as_text(page: chromium.Page) -> None:
@@ -155,9 +271,13 @@ def test_foreign_text_is_shown_as_text(page: chromium.Page) -> None:
 
 
 def test_every_control_has_a_name_and_can_be_reached(page: chromium.Page) -> None:
-    nameless = ("[...document.querySelectorAll('button, input, select')].filter(control => control.tabIndex < 0 || "
+    nameless = ("[...document.querySelectorAll('button, input, select')]."
+                "filter(control => control.tabIndex < 0 && !control.closest('#rows') || "
                 "!(control.tagName === 'BUTTON' ? control : control.labels[0])?.textContent.trim()).length")
     assert page.run(nameless) == 0
+    in_reach = "document.querySelectorAll('#rows [tabindex=\"0\"]').length"
+    assert page.run(in_reach) == 1  # from which the arrow keys go to the others
+    page.run("document.querySelector('#to-detail').focus()")
     page.press("Tab")
     assert page.run("document.activeElement.id") == "q"
     assert page.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"

@@ -4,9 +4,9 @@ import math
 
 import pytest
 
-from bench import frame
+from bench import experiment, frame
 from bench.record import encode
-from tests.made import GPU, complete, experiment_of, failed, timed, trained
+from tests.made import GPU, ONE_FACTOR, complete, experiment_of, failed, timed, trained
 
 MADE = experiment_of()
 K2, K3 = MADE.cells
@@ -57,7 +57,23 @@ def test_training_times_of_two_machines_have_no_median():
 def test_load_reads_a_store(tmp_path):
     (tmp_path / "final.jsonl").write_bytes(b"".join(map(encode, complete(["final"]))))
     table = frame.load(tmp_path, ["final"])
-    assert table["seeds"].tolist() == [3] * 11
+    assert table["seeds"].tolist() == [3] * len(experiment.load("final").cells)
     assert set(frame.load(tmp_path)["experiment"]) >= {"final", "kernel_depth", "quick"}
     with pytest.raises(ValueError, match="unknown experiment 'finale'"):
         frame.load(tmp_path, ["finale"])
+
+
+def test_load_has_rows_for_cells_that_no_experiment_has(tmp_path):
+    own = experiment_of(ONE_FACTOR.replace("[2, 3]", "[9, 10]") + 'data.dataset = ["synthetic"]', name="mine")
+    changed = experiment.load("quick", {"train.epochs": 77})
+    records = [*(trained(own, cell, 0, test=0.6) for cell in own.cells), timed(changed, changed.cells[0])]
+    (tmp_path / "all.jsonl").write_bytes(b"".join(map(encode, records)))
+    table = frame.load(tmp_path)
+    others = table[table["experiment"].str.contains("other cells")]
+    assert others["experiment"].tolist() == ["quick, other cells", *["mine, other cells (synthetic)"] * 2]
+    assert others["cell"].tolist() == ["cnn", "kernel_size 9", "kernel_size 10"]
+    assert others["test_last_mean"].tolist()[1:] == [pytest.approx(0.6)] * 2
+    assert others["train_images_per_s"].notna().tolist() == [True, False, False]
+    assert others["seeds_missing"].tolist() == [0, 0, 0]
+    # Named experiments alone are what one asks for.
+    assert set(frame.load(tmp_path, ["quick"])["experiment"]) == {"quick"}

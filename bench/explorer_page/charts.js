@@ -55,7 +55,9 @@ function showTip(handler, event, item, value) {
 }
 
 function tipOf(i) {
-  const told = new Set(["seeds", view.x, view.y, view.colour].map(key => columns.get(key)));
+  const chosen = [view.x, view.y, view.colour].map(key => columns.get(key));
+  // A time is told with the machine that it was measured on.
+  const told = new Set([columns.get("seeds"), ...chosen.flatMap(column => [column, columns.get(column.clock) ?? column])]);
   return [nameOf(i), ...[...told].map(column => `${column.title}: ${full(column, i)}`)].join("\n");
 }
 
@@ -63,11 +65,12 @@ function tipOf(i) {
 
 function showPlot() {
   const [x, y, colour] = ["x", "y", "colour"].map(key => columns.get(view[key]));
-  const onLog = {x: !x.levels && view.log.includes("x"), y: !y.levels && view.log.includes("y")};
+  const onLog = {x: isLog("x"), y: isLog("y")};
   const points = found.map(id => ({id, x: valueOf(x, id), y: valueOf(y, id), low: y.low?.[id] ?? null, high: y.high?.[id] ?? null,
     colour: valueOf(colour, id)}))
     .filter(point => ["x", "y"].every(key => point[key] !== null && (!onLog[key] || point[key] > 0)));
   byId("plotted").textContent = `${count(points.length)} of ${count(found.length)} rows have both values.`;
+  showClocks([x, y], points.map(point => point.id));
   const {color, shape} = colouring(colour, points);
   const look = points.length > MANY ? {size: 20, opacity: 0.5} : {size: 55, opacity: 0.85};
   const bars = {transform: [{filter: "isValid(datum.low) && isValid(datum.high)"}], mark: {type: "rule", opacity: 0.6},
@@ -86,6 +89,22 @@ function showPlot() {
   }).then(({view: chart}) => chart.addEventListener("click", (event, item) => {
     if (typeof item?.datum?.id === "number") keep(item.datum.id);
   }));
+}
+
+/** Say so where a plot holds times of several machines, or of shared ones; offer to tell machines apart. */
+function showClocks(axes, some) {
+  const mixed = axes.filter(column => clocksOf(column, some).length > 1);
+  const shared = axes.filter(column => some.some(i => isShared(column, i)));
+  byId("clocks").hidden = !mixed.length && !shared.length;
+  byId("clocks-text").textContent = [
+    ...mixed.map(column => `The values of “${column.title}” come from ${clocksOf(column, some).length} machines: ` +
+      "compare them within one machine only."),
+    ...shared.map(column => `‡, no measurement of speed since other work ran beside: ` +
+      `${count(some.filter(i => isShared(column, i)).length)} of the values of “${column.title}”.`),
+  ].join(" ");
+  const other = mixed.find(column => column.clock !== view.colour);
+  byId("recolour").hidden = !other;
+  if (other) byId("recolour").value = other.clock;
 }
 
 /** Ring the kept line's point without drawing the plot anew. */
@@ -117,7 +136,8 @@ function colouring(column, points) {
   const domain = frequent.sort(compareTexts);
   const hues = domain.map((_, i) => colours()[i % 6]), shapes = domain.map((_, i) => SHAPES[(i + Math.trunc(i / 6)) % 6]);
   if (counts.size > domain.length) { domain.push(OTHER); hues.push("#888888"); shapes.push("stroke"); }
-  const field = {field: "colour", type: "nominal", title: column.title};
+  const legend = domain.some(text => text.length > 30) ? {columns: 1, labelLimit: 380} : {};
+  const field = {field: "colour", type: "nominal", title: column.title, legend};
   return {color: {...field, scale: {domain, range: hues}}, shape: {...field, scale: {domain, range: shapes}}};
 }
 
@@ -125,7 +145,8 @@ function colouring(column, points) {
 
 function showDetail(i) {
   const cell = data.cells[data.cell_of[i]], box = byId("detail");
-  const panels = panelsOf(cell.curves, data.times[i]).map(([title, note, spec]) => ({title, note, spec, chart: element("div")}));
+  const panels = panelsOf(cell.curves, data.times[i], shown(columns.get("machine"), i))
+    .map(([title, note, spec]) => ({title, note, spec, chart: element("div")}));
   const code = element("code", {}, cell.command), said = element("span", {role: "status"});
   const copy = element("button", {id: "copy", onclick: () => copyText(code, said)}, "Copy the command that reproduces it");
   const known = data.columns.filter(column => !column.key.includes(".") && valueOf(column, i) !== null);
@@ -144,7 +165,7 @@ function showDetail(i) {
   for (const {chart, spec} of panels) draw(chart, spec);
 }
 
-function panelsOf(curves, times) {
+function panelsOf(curves, times, machine) {
   const panels = [];
   if (curves) {
     const {seeds, of, every} = curves;
@@ -154,7 +175,7 @@ function panelsOf(curves, times) {
       ["Loss by epoch", note, curvesSpec(curves, "loss", "loss")]);
   }
   if (times) {
-    const note = `${count(times.of)} steps${times.every > 1 ? `; one in ${times.every} is shown` : ""}`;
+    const note = `${count(times.of)} steps on ${machine}${times.every > 1 ? `; one in ${times.every} is shown` : ""}`;
     panels.push(["Raw step times", [note, ...times.warnings].join("; "), timesSpec(times)]);
   }
   return panels;
@@ -204,8 +225,8 @@ function timesSpec(times) {
 // ---------------------------------------------------------------- start
 
 function show() {
-  showControls();
   found = sorted(filtered());
+  showControls();
   showTable();
   showPlot();
 }

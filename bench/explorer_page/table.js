@@ -3,9 +3,12 @@
 
 const data = JSON.parse(byId("data").textContent);
 const columns = new Map(data.columns.map(column => [column.key, column]));
+const CLOCKS = new Set(data.columns.map(column => column.clock).filter(Boolean));  // the columns of machines
 const lines = data.cell_of.map((_, i) => i);
 const PAGE_SIZE = 100;
 const WAIT_MS = 150;  // for the pointer to rest on a row, and for the next letter of a search
+const WAITING = "waiting", RECORDED = "with records";  // a status, and in the list of them all but that one
+const WIDE = 20;  // times the least value: a greater span has a logarithmic axis by default
 const compareTexts = new Intl.Collator("en", {numeric: true}).compare;
 
 // ---------------------------------------------------------------- values
@@ -29,14 +32,12 @@ function format(column, value) {
   return typeof value === "string" ? value : FORMATS[column.kind].format(value);
 }
 
-/** What the table shows: with the standard deviation, and the marks of the timing. */
+/** What the table shows: with the standard deviation, and the marks of a time. */
 function shown(column, i) {
   const value = valueOf(column, i);
   if (value === null) return "-";
   const sd = column.sd?.[i] == null ? "" : ` ± ${format(column, column.sd[i])}`;
-  const isTime = column.key === "images_per_s" || column.key === "step_ms";
-  const marks = isTime ? (valueOf(columns.get("timing"), i) ?? "").match(/^[†‡]*/)[0] : "";
-  return format(column, value) + sd + marks;
+  return format(column, value) + sd + (column.marks?.[i] ?? "");
 }
 
 /** The same with the interval, for tool tips and the row in detail. */
@@ -61,14 +62,42 @@ function textOf(i) {
 // ---------------------------------------------------------------- the view, kept in the address
 
 const isKnown = key => columns.get(key).values.some(value => value !== null);
+const isWaiting = i => valueOf(columns.get("status"), i) === WAITING;
+const firstX = isKnown("images_per_s") ? "images_per_s" : "parameters";
 const VIEW = {  // key in the address, and its value where the address does not say
-  q: "", sort: "", page: "1", x: isKnown("images_per_s") ? "images_per_s" : "parameters", y: "test", colour: "model",
-  log: "x", row: "", columns: data.columns.filter(column => column.shown).map(column => column.key).join(","),
+  q: "", sort: isKnown("test") ? "-test" : "", page: "1", x: firstX, y: "test", row: "",
+  colour: clocksOf(columns.get(firstX), lines).length > 1 ? columns.get(firstX).clock : "model",
+  logx: "", logy: "",  // 1 or 0; else as the values ask for
+  columns: data.columns.filter(column => column.shown).map(column => column.key).join(","),
   ...Object.fromEntries(data.filters.map(key => [key, ""])),
+  status: lines.some(isWaiting) && !lines.every(isWaiting) ? RECORDED : "",
 };
 let view;          // as VIEW
 let found = [];    // the lines that pass the filters, in order
+let numHidden = 0; // the lines that pass all filters but that for records
 let drawn = null;  // the line in detail
+
+/** Whether other work ran beside a time: it is no measurement of speed. */
+function isShared(column, i) { return column.marks?.[i].includes("‡") ?? false; }
+
+/** The machines that a column's times come from, among some lines; none for what no machine decides. */
+function clocksOf(column, some) {
+  const clock = columns.get(column.clock);
+  return clock ? [...new Set(some.filter(i => column.values[i] !== null).map(i => valueOf(clock, i)))] : [];
+}
+
+/** Whether an axis is logarithmic: as chosen, else where the values span a wide range. Percentages never ask for it. */
+function isLog(axis) {
+  const column = columns.get(view[axis]);
+  if (column.levels) return false;
+  if (view[`log${axis}`]) return view[`log${axis}`] === "1";
+  let least = Infinity, most = 0;
+  for (const value of found.map(i => column.values[i]).filter(value => value !== null)) {
+    least = Math.min(least, value);
+    most = Math.max(most, value);
+  }
+  return column.kind !== "percent" && least > 0 && most > WIDE * least;
+}
 
 function readAddress() {
   const given = new URLSearchParams(location.hash.slice(1));
@@ -96,10 +125,22 @@ const COMPARISONS = {
   ">": order => order > 0, ">=": order => order >= 0,
 };
 
+const wordsOf = text => text.toLowerCase().split(/\s+/).filter(Boolean);
+
+/** A word that compares, in its parts: name, sign, value. */
+function partsOf(word) {
+  return word.match(/^([\w.]+)(<=|>=|!=|=|<|>)(.+)$/)?.slice(1) ?? [];
+}
+
+/** The column of a name; settings need not be called by their section: `learning_rate`. */
+function columnOf(name) {
+  const ends = data.columns.filter(column => column.key.endsWith(`.${name}`));
+  return columns.get(name) ?? (ends.length === 1 ? ends[0] : undefined);
+}
+
 /** One word of the search as a test of a line. */
 function testOf(word) {
-  const [, key, sign, wanted] = word.match(/^([\w.]+)(<=|>=|!=|=|<|>)(.+)$/) ?? [];
-  const column = columns.get(key);
+  const [name, sign, wanted] = partsOf(word), column = columnOf(name);
   if (column) {
     const order = column.levels ? value => compareTexts(value.toLowerCase(), wanted) : value => value - Number(wanted);
     return i => valueOf(column, i) !== null && COMPARISONS[sign](order(valueOf(column, i)));
@@ -108,12 +149,51 @@ function testOf(word) {
   return i => textOf(i).includes(word);
 }
 
+/** What is wrong with a word of the search; nothing for most. */
+function problemOf(word) {
+  const [name, sign, wanted] = partsOf(word), column = columnOf(name);
+  if (!name) return "";
+  if (column?.levels || (column && !Number.isNaN(Number(wanted)))) return "";
+  if (column) return `${column.key} is a number, and “${wanted}” none.`;
+  if (sign === "=" && lines.some(i => textOf(i).includes(`${name}=`))) return "";  // a setting, found as text
+  const near = nearest(name);
+  const help = near ? `the nearest is “${near}”, as in ${near}${sign}${wanted}` : "Columns lists the names";
+  return `No column is called “${name}”; ${help}.`;
+}
+
+/** The column whose name holds the word, or is a few letters away from it. */
+function nearest(word) {
+  const far = Math.max(2, word.length / 2);
+  const ranked = data.columns.map(({key}) => [Math.min(...[key, key.split(".").at(-1)].map(name =>
+    word.length > 2 && name.includes(word) ? 0.5 : distance(word, name))), key]);
+  ranked.sort(([a, left], [b, right]) => a - b || left.length - right.length);
+  return ranked[0][0] <= far ? ranked[0][1] : "";
+}
+
+/** Letters to add, drop, change or swap with the next: optimal string alignment. */
+function distance(a, b) {
+  const d = [...Array(a.length + 1)].map((_, i) => [i, ...Array(b.length).fill(i ? 0 : null)]);
+  for (let j = 1; j <= b.length; j++) d[0][j] = j;
+  for (let i = 1; i <= a.length; i++) {
+    for (let j = 1; j <= b.length; j++) {
+      d[i][j] = Math.min(d[i - 1][j] + 1, d[i][j - 1] + 1, d[i - 1][j - 1] + (a[i - 1] === b[j - 1] ? 0 : 1));
+      const swapped = i > 1 && j > 1 && a[i - 1] === b[j - 2] && a[i - 2] === b[j - 1];
+      if (swapped) d[i][j] = Math.min(d[i][j], d[i - 2][j - 2] + 1);
+    }
+  }
+  return d[a.length][b.length];
+}
+
 function filtered() {
-  const tests = view.q.toLowerCase().split(/\s+/).filter(Boolean).map(testOf);
+  const tests = wordsOf(view.q).map(testOf);
   for (const key of data.filters.filter(key => view[key])) {
+    if (key === "status" && view.status === RECORDED) continue;  // below
     tests.push(i => String(valueOf(columns.get(key), i) ?? "-") === view[key]);
   }
-  return lines.filter(i => tests.every(test => test(i)));
+  const passed = lines.filter(i => tests.every(test => test(i)));
+  const kept = view.status === RECORDED ? passed.filter(i => !isWaiting(i)) : passed;
+  numHidden = passed.length - kept.length;
+  return kept;
 }
 
 /** Lines without a value come last in either direction. */
@@ -154,7 +234,8 @@ function buildControls() {
     const values = [...new Set(lines.map(i => String(valueOf(column, i) ?? "-")))].sort(compareTexts);
     if (values.length < 2) continue;
     const select = element("select", {id: `filter-${key}`, onchange: () => change({[key]: select.value})});
-    setOptions(select, [["", `all (${values.length})`], ...values.map(value => [value, value])]);
+    const most = key === "status" && VIEW.status === RECORDED ? [[RECORDED, RECORDED]] : [];
+    setOptions(select, [...most, ["", `all (${values.length})`], ...values.map(value => [value, value])]);
     byId("choices").append(element("label", {}, `${column.title} `, select));
   }
   for (const column of data.columns.filter(column => column.key !== "cell")) {
@@ -164,16 +245,20 @@ function buildControls() {
   }
   for (const key of ["x", "y", "colour"]) {
     setOptions(byId(key), data.columns.map(column => [column.key, column.title]));
-    byId(key).onchange = event => change({[key]: event.target.value, page: view.page});
+    byId(key).onchange = event => change({[key]: event.target.value, [`log${key}`]: "", page: view.page});
   }
   for (const axis of ["x", "y"]) {
-    byId(`log${axis}`).onchange = () =>
-      change({log: ["x", "y"].filter(each => byId(`log${each}`).checked).join(""), page: view.page});
+    byId(`log${axis}`).onchange = event => change({[`log${axis}`]: event.target.checked ? "1" : "0", page: view.page});
   }
   let waiting;
   byId("q").oninput = () => { clearTimeout(waiting); waiting = setTimeout(() => change({q: byId("q").value}), WAIT_MS); };
   byId("filters").onsubmit = event => event.preventDefault();
   byId("clear").onclick = () => change({q: "", ...Object.fromEntries(data.filters.map(key => [key, ""]))});
+  byId("unhide").onclick = () => { change({status: ""}); byId("rows").querySelector("[tabindex='0']")?.focus(); };
+  byId("recolour").onclick = () => { change({colour: byId("recolour").value, page: view.page}); byId("colour").focus(); };
+  byId("to-rows").onclick = () => byId("rows").querySelector("[tabindex='0']")?.focus();
+  byId("to-axes").onclick = () => byId("x").focus();
+  byId("to-detail").onclick = () => (byId("copy") ?? byId("detail")).focus();
   byId("previous").onclick = () => change({page: String(Number(view.page) - 1)});
   byId("next").onclick = () => change({page: String(Number(view.page) + 1)});
 }
@@ -188,9 +273,10 @@ function showControls() {
   for (const key of data.filters) if (byId(`filter-${key}`)) byId(`filter-${key}`).value = view[key];
   for (const key of ["x", "y", "colour"]) byId(key).value = view[key];
   for (const axis of ["x", "y"]) {
-    byId(`log${axis}`).checked = view.log.includes(axis);
+    byId(`log${axis}`).checked = isLog(axis);
     byId(`log${axis}`).disabled = Boolean(columns.get(view[axis]).levels);
   }
+  byId("problem").textContent = wordsOf(view.q).map(problemOf).filter(Boolean).join(" ");
   const chosen = view.columns.split(",");
   for (const box of byId("column-choices").querySelectorAll("input")) box.checked = chosen.includes(box.value);
 }
@@ -204,21 +290,32 @@ function showTable() {
   const page = Math.min(Math.max(1, Math.trunc(Number(view.page)) || 1), numPages);
   view.page = String(page);
   byId("count").textContent = `${count(found.length)} of ${count(lines.length)} rows`;
+  byId("hidden").hidden = numHidden === 0;
+  byId("num-hidden").textContent = count(numHidden);
   byId("page").textContent = `page ${page} of ${numPages}`;
   byId("previous").disabled = page === 1;
   byId("next").disabled = page === numPages;
   byId("pager").hidden = numPages === 1;
   showHead(visible);
   byId("rows").replaceChildren(...found.slice((page - 1) * PAGE_SIZE, page * PAGE_SIZE).map(i => rowOf(i, visible)));
-  if (!found.length) byId("rows").append(element("tr", {}, element("td", {}, "No row passes the filters.")));
+  if (!found.length) byId("rows").append(element("tr", {}, element("td", {colSpan: visible.length}, "No row passes the filters.")));
+  const kept = byId("rows").querySelector(`[data-line="${view.row}"] button`);
+  reach(kept ?? byId("rows").querySelector("button"));
   markRows();
+}
+
+/** Let Tab stop at one row only, that it was at last; the arrow keys go on from there. */
+function reach(button) {
+  for (const other of byId("rows").querySelectorAll("[tabindex='0']")) other.tabIndex = -1;
+  if (button) button.tabIndex = 0;
 }
 
 function showHead(visible) {
   const focused = document.activeElement.dataset.sort;
   byId("head").replaceChildren(...visible.map(column => {
     const direction = {[column.key]: "ascending", [`-${column.key}`]: "descending"}[view.sort] ?? "none";
-    const next = {none: column.key, ascending: `-${column.key}`, descending: ""}[direction];
+    const up = column.key, down = `-${up}`, order = column.descends ? [down, up, ""] : [up, down, ""];
+    const next = order[(order.indexOf(direction === "none" ? "" : view.sort) + 1) % order.length];
     const button = element("button", {"data-sort": column.key, title: column.meaning || column.title,
       onclick: () => change({sort: next})}, column.title);
     return element("th", {scope: "col", "aria-sort": direction, className: column.levels ? "" : "number"}, button);
@@ -231,10 +328,12 @@ function rowOf(i, visible) {
   return element("tr", {"data-line": i}, ...visible.map(column => {
     const text = shown(column, i);
     if (column.key === "cell") {
-      return element("th", {scope: "row"}, element("button", {title: text, onclick: () => keep(i)}, text));
+      return element("th", {scope: "row"}, element("button", {title: text, tabIndex: -1, onclick: () => keep(i)}, text));
     }
     const isBad = failed && (column.key === "reason" || column.key === "status");
-    return element("td", {className: column.levels ? (isBad ? "bad" : "") : "number", title: text}, text);
+    const className = !column.levels ? "number" : isBad ? "bad" : column.key;
+    const brief = CLOCKS.has(column.key) ? text.split(":")[0] : text;  // M1; the rest on pointing at it
+    return element("td", {className, title: text}, brief);
   }));
 }
 
@@ -264,18 +363,26 @@ function preview(i) {
 function listenToRows() {
   const lineOf = event => Number(event.target.closest("tr").dataset.line ?? NaN);
   const rows = byId("rows");
-  let waiting;
+  // Rows that move below a pointer at rest are no wish to see them: the keyboard may be at work.
+  let waiting, pointer = "";
+  const placeOf = event => `${event.screenX} ${event.screenY}`;
+  rows.onmousemove = event => { pointer = placeOf(event); };
   rows.onmouseover = event => {
     clearTimeout(waiting);
     const line = lineOf(event);
-    if (line >= 0 && view.row === "") waiting = setTimeout(() => preview(line), WAIT_MS);
+    if (line >= 0 && view.row === "" && placeOf(event) !== pointer) waiting = setTimeout(() => preview(line), WAIT_MS);
   };
   rows.onmouseleave = () => clearTimeout(waiting);
   rows.onclick = event => { if (!event.target.closest("button") && lineOf(event) >= 0) keep(lineOf(event)); };
-  rows.addEventListener("focusin", event => { if (view.row === "") preview(lineOf(event)); });
+  rows.addEventListener("focusin", event => {
+    clearTimeout(waiting);
+    reach(event.target);
+    if (view.row === "") preview(lineOf(event));
+  });
   rows.onkeydown = event => {
     const row = event.target.closest("tr");
-    const other = {ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling}[event.key];
+    const other = {ArrowDown: row.nextElementSibling, ArrowUp: row.previousElementSibling, Home: rows.firstElementChild,
+      End: rows.lastElementChild}[event.key];
     if (!other) return;
     event.preventDefault();
     other.querySelector("button").focus();
