@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from fmnist_core.models.layers import Shape
+from fmnist_core.narrow_conv import NarrowConv2d
+from fmnist_core.row_norm import RowBatchNorm
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def _row(name: str, module: nn.Module, in_shape: Shape, out_shape: Shape, first:
     has_kernel = convolution or isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
     return LayerRow(
         name=name,
-        kind=type(module).__name__,
+        kind=_kind(module),
         in_shape=tuple(in_shape),
         out_shape=tuple(out_shape),
         kernel_size=_one(module.kernel_size) if has_kernel else None,
@@ -86,6 +88,12 @@ def _row(name: str, module: nn.Module, in_shape: Shape, out_shape: Shape, first:
         num_parameters=num_parameters(module) if first else 0,
         multiply_adds=_multiply_adds(module, tuple(out_shape)),
     )
+
+
+def _kind(module: nn.Module) -> str:
+    """PyTorch's name for it, where this project has only another way to compute it."""
+    kind = type(module)
+    return kind.__mro__[1].__name__ if kind in (RowBatchNorm, NarrowConv2d) else kind.__name__
 
 
 def _padding(module: nn.Module) -> str:

@@ -25,6 +25,7 @@ from fmnist_core.evaluation import History, evaluate_epoch
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
+from fmnist_core.narrow_conv import speed_up_narrow_convolutions
 from fmnist_core.optimizers import optimizer_for, set_learning_rate
 from fmnist_core.row_norm import normalize_by_rows
 from fmnist_core.schedule import learning_rate
@@ -81,7 +82,7 @@ class Training:
         if cell.train.sync_batch_norm and self.num_processes > 1:
             model = synchronize_batch_norm(model, self.device)
         if self.device.type == "cpu" and cell.execution.compile == "no":
-            model = normalize_by_rows(model)
+            model = speed_up_narrow_convolutions(normalize_by_rows(model))
         optimizer = optimizer_for(model, cell.train)
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         self.captured = cell.execution.capture

@@ -1,0 +1,91 @@
+"""The gradient of a convolution's input on a CPU, where that has few channels.
+
+oneDNN computes 16 channels at a time: of a gradient with 4 channels, as in the report's final network, three quarters
+of the work is thrown away. Here the four pixels of a 2 x 2 block are computed as four times the channels, by one
+convolution of stride 2 whose filters are the flipped ones at four offsets: half the time or less, and the same sums,
+mostly to the last bit.
+
+Shapes: g is the output's gradient (N, O, H, W), k the kernel size, B = 2 the side of a block.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+BLOCK = 2
+MAX_CHANNELS = 4
+"""More fill the vectors of a kernel by themselves, or nearly so: measured at 8, a block gains little."""
+
+
+def speed_up_narrow_convolutions(model: nn.Module) -> nn.Module:
+    """`model`, on a CPU in channels_last, with those of its convolutions that gain by it changed in place."""
+    for module in model.modules():
+        if (type(module) is nn.Conv2d and 1 < module.in_channels <= MAX_CHANNELS and module.groups == 1
+                and module.stride == (1, 1) and module.dilation == (1, 1) and module.padding_mode == "zeros"
+                and not isinstance(module.padding, str) and _padding_of_gradient(module) >= 0):
+            module.__class__ = NarrowConv2d
+    return model
+
+
+def _padding_of_gradient(module: nn.Conv2d) -> int:
+    """Zeros around g; -1 where sides differ."""
+    same = module.kernel_size[0] == module.kernel_size[1] and module.padding[0] == module.padding[1]
+    return module.kernel_size[0] - 1 - int(module.padding[0]) if same else -1
+
+
+class NarrowConv2d(nn.Conv2d):
+    """`nn.Conv2d` with the same parameters and result."""
+
+    def forward(self, maps_NCHW: Tensor) -> Tensor:
+        fits = (maps_NCHW.requires_grad and maps_NCHW.device.type == "cpu" and maps_NCHW.dtype == self.weight.dtype
+                and maps_NCHW.is_contiguous(memory_format=torch.channels_last)
+                and not torch.is_autocast_enabled("cpu"))
+        if not fits:
+            return super().forward(maps_NCHW)
+        output: Tensor = _Convolve.apply(maps_NCHW, self.weight, self.bias, self.padding[0])
+        return output
+
+
+class _Convolve(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, maps_NCHW: Tensor, weight: Tensor, bias_O: Tensor | None, padding: int) -> Tensor:
+        ctx.save_for_backward(maps_NCHW, weight)
+        ctx.padding, ctx.has_bias = padding, bias_O is not None
+        return F.conv2d(maps_NCHW, weight, bias_O, padding=padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        maps_NCHW, weight = ctx.saved_tensors
+        g = gradients[0].contiguous(memory_format=torch.channels_last)
+        sides = [ctx.padding] * 2
+        _, of_weight, of_bias = torch.ops.aten.convolution_backward(
+            g, maps_NCHW, weight, [len(weight)], [1, 1], sides, [1, 1], False, [0, 0], 1, [False, True, ctx.has_bias])
+        of_maps = gradient_of_input(g, weight, ctx.padding, maps_NCHW.shape[2:])
+        return of_maps, of_weight, of_bias if ctx.has_bias else None, None
+
+
+def gradient_of_input(g: Tensor, weight: Tensor, padding: int, size: torch.Size) -> Tensor:
+    """(N, C, *size) of the output's gradient `g`, both channels_last; `size`: of the input's map."""
+    num, channels = len(g), weight.shape[1]
+    height, width = size
+    odd = height % BLOCK, width % BLOCK
+    if any(odd):
+        g = F.pad(g, (0, odd[1], 0, odd[0]))
+    blocks = F.conv2d(g, _block_filters(weight), stride=BLOCK, padding=weight.shape[2] - 1 - padding)
+    rows, columns = blocks.shape[2:]
+    pixels = blocks.permute(0, 2, 3, 1).reshape(num, rows, columns, BLOCK, BLOCK, channels).transpose(2, 3)
+    maps = pixels.reshape(num, rows * BLOCK, columns * BLOCK, channels).permute(0, 3, 1, 2)
+    return maps[:, :, :height, :width] if any(odd) else maps
+
+
+def _block_filters(weight: Tensor) -> Tensor:
+    """(B * B * C, O, k + 1, k + 1): the flipped filters, one pixel further right or down for each pixel of a block."""
+    side, margin = weight.shape[2] + BLOCK - 1, BLOCK - 1
+    flipped_COkk = F.pad(weight.flip(2, 3).transpose(0, 1), [margin] * 4)
+    # A window that begins one pixel earlier holds the filter one pixel further on.
+    windows = flipped_COkk.unfold(2, side, 1).unfold(3, side, 1).flip(2, 3)
+    return windows.permute(2, 3, 0, 1, 4, 5).flatten(0, 2).contiguous(memory_format=torch.channels_last)
