@@ -7,8 +7,10 @@ import matplotlib
 import msgspec
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
-from bench import curves, experiment, figures, grids
+from bench import curves, drawing, experiment, figures, grids
 from bench.rows import collect
 from tests.made import GPU, LABELS, complete, scaling, timed, trained
 
@@ -38,12 +40,17 @@ def test_every_figure_is_drawn_and_light(drawn):
 
 def test_figures_have_axes_with_units_and_a_white_ground(drawn):
     expected = {
-        "kernel_depth_accuracy.svg": ["kernel size (pixels)", "depth (convolutions)", "test accuracy (%)"],
-        "kernel_depth_cost.svg": ["trainable parameters", "multiply-adds per image", "training (images/s)"],
-        "kernel_depth_pareto.svg": ["training throughput (images/s)", "test accuracy (%), last epoch"],
-        "kernel_depth_steps.svg": ["training step (ms)"],
-        "kernel_depth_limit.svg": ["median step / least possible"],
-        "kernel_sizes.svg": ["kernel size (pixels)", "3 and 5"],
+        "kernel_depth_accuracy.svg": ["kernel size (pixels)", "depth (convolutions)", "test accuracy (%), last epoch",
+                                      "Mean test accuracy (%), n = 3 seeds",
+                                      "Test accuracy, means and 95 % intervals, n = 3 seeds"],
+        "kernel_depth_cost.svg": ["trainable parameters", "multiply-adds per image", "training (images/s)", "Size",
+                                  "Arithmetic", "Speed: Test CPU, 1 thread, with 95 % intervals"],
+        "kernel_depth_pareto.svg": ["training throughput (images/s)", "test accuracy (%), last epoch", "Numbers: depth",
+                                    "n = 3 seeds"],
+        "kernel_depth_steps.svg": ["training step (ms)", "of 10 steps each. Test CPU, 1 thread"],
+        "kernel_depth_limit.svg": ["median step / least possible", "Medians of 10 steps each", "1: the machine's"],
+        "kernel_sizes.svg": ["kernel size (pixels)", "conv1 3, conv2 5", "as printed",
+                             "Network 1, as printed: means and 95 % intervals, n = 3 seeds"],
         "table_1_1_curves.svg": ["Trial-7", "epoch", "loss", "accuracy (%)"],
         "final_curves.svg": ["training images", "validation", "ReLU after fc1, n = 3"],
         "final_confusion.svg": ["Ankle boot", "predicted class", "true class", "91.0"],
@@ -69,6 +76,52 @@ def test_bars_show_the_distance_to_the_limit(drawn):
     assert "2.0" in words(drawn["kernel_depth_limit.svg"]).splitlines()
 
 
+@pytest.mark.parametrize("name", ["kernel_depth_steps.svg", "kernel_depth_limit.svg"])
+def test_bars_stand_in_a_group_for_each_depth(drawn, name):
+    written = words(drawn[name]).splitlines()
+    assert [text for text in written if text.startswith("depth ")] == [f"depth {depth}" for depth in (1, 2, 3, 4)]
+    assert [text for text in written if text in ("2", "3", "4", "5")][:16] == ["2", "3", "4", "5"] * 4
+
+
+def test_the_front_is_a_staircase_that_no_cell_lies_beyond(loaded):
+    results = collect(complete(), loaded)
+    [axes] = grids.pareto(results).axes
+    [line] = [line for line in axes.get_lines() if line.get_label() == "not beaten in both"]
+    rates, accuracies = line.get_data()
+    assert line.get_drawstyle() == "steps-post"  # at the accuracy of the faster cell, on to the next slower one
+    assert list(rates) == sorted(rates, reverse=True)
+    assert list(accuracies) == sorted(accuracies)
+    assert len(rates) == 16  # every cell of the made records is slower and better than the next
+
+
+def test_labels_cover_neither_points_nor_each_other():
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    axes = figure.subplots()
+    points = [(x / 20, y / 20) for x in range(3) for y in range(3)]
+    axes.plot(*zip(*points, (1, 1), strict=True), "o", markersize=4)
+    drawing.label_points(axes, [(x, y, f"{i:02}") for i, (x, y) in enumerate(points)], points)
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text).expanded(1, 0.7) for text in axes.texts]  # digits have no descenders
+    assert len(boxes) == 9
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert not any(box.contains(*axes.transData.transform(point)) for box in boxes for point in points)
+
+
+def test_labels_of_lines_keep_their_order_and_a_distance():
+    axes = Figure().subplots()
+    axes.set_ylim(0, 10)
+    drawing.label_ends(axes, [(1, 5.1, "c", "red"), (1, 5, "b", "red"), (1, 5, "a", "red"), (1, 9, "d", "red")])
+    places = {text.get_text(): text.xyann[1] for text in axes.texts}
+    assert places["d"] == pytest.approx(9)
+    assert np.diff([places[name] for name in ("b", "a", "c")]) == pytest.approx(0.45)
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (0.5, "0.5"), (999, "999"), (20_000, "20,000"),
+                                             (300_000, "300,000"), (1_500_000, "1.5 M"), (2e9, "2 G")])
+def test_numbers_are_written_alike(value, text):
+    assert drawing.number(value) == text
+
+
 def test_bytes_repeat_and_tell_no_date(drawn, loaded):
     some = {drawing for drawing in figures.DRAWINGS if drawing.name in ("kernel_depth_accuracy", "kernel_sizes")}
     results = collect(complete()[::-1], loaded)
@@ -85,6 +138,9 @@ def test_part_of_the_records_still_draws(loaded):
     some = [trained(KERNEL_DEPTH, KERNEL_DEPTH.cells[0], 0), timed(KERNEL_DEPTH, KERNEL_DEPTH.cells[3])]
     drawn = figures.draw(collect(some, loaded))
     assert "waiting" in words(drawn["kernel_depth_accuracy.svg"])
+    assert "n = 1 seed, no intervals" in words(drawn["kernel_depth_accuracy.svg"])
+    assert all("1 of 16 cells has timings" in words(drawn[f"kernel_depth_{name}.svg"])
+               for name in ("cost", "steps", "limit"))
     assert "kernel_depth_pareto.svg" not in drawn  # no cell has both
 
 
@@ -107,10 +163,6 @@ def test_times_come_from_one_machine_that_was_alone(loaded):
     assert grids.main_machine(collect([], loaded), []) is None
 
 
-def test_front_keeps_what_no_other_beats():
-    assert grids._front([(1, 5), (2, 4), (2, 3), (3, 4.5), (4, 1)]) == [(1, 5), (3, 4.5), (4, 1)]
-
-
 def test_curves_average_over_the_seeds_that_reached_an_epoch():
     mean, sd = curves.mean_and_sd([[1.0, 2.0, 4.0], [3.0, 6.0]])
     assert mean.tolist() == [2.0, 4.0, 4.0]
@@ -123,6 +175,14 @@ def test_a_panel_without_records_says_so(loaded):
     assert words(drawn["kernel_sizes.svg"]).splitlines().count("waiting for records") == 1
     complete_figures = figures.draw(collect(complete(), loaded, [scaling()]))
     assert not any("waiting for records" in words(content) for content in complete_figures.values())
+
+
+def test_a_kernel_size_without_record_is_named(loaded):
+    of = next(one for one in loaded if one.name == "kernel_size_network1")
+    drawn = figures.draw(collect([trained(of, cell, seed) for cell in of.cells[:3] for seed in range(2)], loaded))
+    written = words(drawn["kernel_sizes.svg"]).splitlines()
+    assert written.count("no record") == 1
+    assert "5" in written
 
 
 def test_a_legend_is_drawn_once_for_panels_that_share_it(drawn):
