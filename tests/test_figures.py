@@ -51,15 +51,17 @@ def test_figures_have_axes_with_units_and_a_white_ground(drawn):
         "kernel_depth_limit.svg": ["median step / least possible", "Medians of 10 steps each", "1: the machine's"],
         "kernel_sizes.svg": ["kernel size (pixels)", "conv1 3, conv2 5", "as printed",
                              "Network 1, as printed: means and 95 % intervals, n = 3 seeds"],
-        "table_1_1_curves.svg": ["Trial-7", "epoch", "loss", "accuracy (%)"],
-        "final_curves.svg": ["training images", "validation", "ReLU after fc1, n = 3"],
+        "table_1_1_curves.svg": ["Trial-7, n = 3 seeds", "epoch", "loss (log)", "accuracy (%)"],
+        "final_curves.svg": ["training images", "validation", "ReLU after fc1, n = 3 seeds: loss",
+                             "Mean, and one sd either way"],
         "final_confusion.svg": ["Ankle boot", "predicted class", "true class", "91.0"],
         "final_images.svg": ["The first 2 test images, ReLU after fc1, seed 0: 1 wrong", "Ankle boot",
                              "\N{MULTIPLICATION X} Dress", "\N{MULTIPLICATION X} T-shirt/top"],
         "accuracy_cost.svg": ["trainable parameters", "multiply-adds per image", "training (s), one machine",
                               "the report's networks", "kernel x depth", "not beaten at its cost"],
         "scaling.svg": ["images of a batch", "processes", "images/s, all together", "one cell, DDP, batch 1000"],
-        "generalisation_gap.svg": ["training less validation accuracy (points)", "Network 1", "Network 2"],
+        "generalisation_gap.svg": ["training less validation accuracy (points)", "Network 1, mean of n = 3 seeds",
+                                   "Network 2, mean of n = 3 seeds", "printed, ReLU after fc1"],
     }
     for name, labels in expected.items():
         assert [label for label in labels if label not in words(drawn[name])] == [], name
@@ -167,6 +169,37 @@ def test_curves_average_over_the_seeds_that_reached_an_epoch():
     mean, sd = curves.mean_and_sd([[1.0, 2.0, 4.0], [3.0, 6.0]])
     assert mean.tolist() == [2.0, 4.0, 4.0]
     assert sd.tolist() == pytest.approx([np.sqrt(2), np.sqrt(8), 0.0])
+
+
+def test_figures_of_a_part_of_the_cells_say_so(drawn, loaded):
+    of = next(one for one in loaded if one.name == "table_1_2")
+    some = figures.draw(collect([trained(of, cell) for cell in of.cells[:6]], loaded))
+    assert "6 of 7 trials have records" in words(some["table_1_2_curves.svg"])
+    assert "6 of 9 trainings have records" in words(some["generalisation_gap.svg"])
+    assert "have records" not in words(drawn["table_1_2_curves.svg"])
+
+
+def test_readings_are_drawn_to_one_scale(loaded):
+    of = next(one for one in loaded if one.name == "final")
+    axes = curves.final(collect([trained(of, of.cells[0]), trained(of, of.cells[1], validation=0.5)], loaded)).axes
+    assert [one.get_ylim() for one in axes[:2]] == [one.get_ylim() for one in axes[2:]]
+    assert axes[1].get_ylim()[0] < 50
+
+
+def test_trials_are_wrapped_to_three_columns(loaded):
+    axes = curves.trials(collect(complete(), loaded), "table_1_2").axes
+    assert len(axes) == 2 * 7
+    assert len({round(one.get_subplotspec().colspan.start) for one in axes}) == 3
+
+
+def test_what_did_not_learn_has_no_gap_and_is_named(loaded):
+    of = next(one for one in loaded if one.name == "table_1_1")
+    accuracies = [0.1 if cell.label in ("Trial-6", "Trial-7") else 0.9 for cell in of.cells]
+    records = [trained(of, cell, validation=each) for cell, each in zip(of.cells, accuracies, strict=True)]
+    written = words(figures.draw(collect(records, loaded))["generalisation_gap.svg"])
+    assert "left out, as validation ends below 30 %: Trial-6; Trial-7" in written.replace("\n", " ")
+    assert "Trial-6" not in written.splitlines()
+    assert {"Trial-5", "Trial-6, momentum 0.9"} <= set(written.splitlines())
 
 
 def test_a_panel_without_records_says_so(loaded):
