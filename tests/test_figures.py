@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bench import curves, drawing, experiment, figures, grids
+from bench import curves, drawing, experiment, figures, grids, pareto
 from bench.rows import collect
 from tests.made import GPU, LABELS, complete, scaling, timed, trained
 
@@ -57,7 +57,8 @@ def test_figures_have_axes_with_units_and_a_white_ground(drawn):
         "final_confusion.svg": ["Ankle boot", "predicted class", "true class", "91.0"],
         "final_images.svg": ["The first 2 test images, ReLU after fc1, seed 0: 1 wrong", "Ankle boot",
                              "\N{MULTIPLICATION X} Dress", "\N{MULTIPLICATION X} T-shirt/top"],
-        "accuracy_cost.svg": ["trainable parameters", "multiply-adds per image", "training (s), one machine",
+        "accuracy_cost.svg": ["trainable parameters", "multiply-adds per image", "training (s)", "Time on Test CPU",
+                              "Means of n = 3 seeds",
                               "the report's networks", "kernel x depth", "not beaten at its cost"],
         "scaling.svg": ["images of a batch", "processes", "images/s, all together", "one cell, DDP, batch 1000"],
         "generalisation_gap.svg": ["training less validation accuracy (points)", "Network 1, mean of n = 3 seeds",
@@ -94,6 +95,34 @@ def test_the_front_is_a_staircase_that_no_cell_lies_beyond(loaded):
     assert list(rates) == sorted(rates, reverse=True)
     assert list(accuracies) == sorted(accuracies)
     assert len(rates) == 16  # every cell of the made records is slower and better than the next
+
+
+def test_networks_on_the_front_are_named_and_those_left_out_counted(loaded):
+    cells = KERNEL_DEPTH.cells
+    records = [trained(KERNEL_DEPTH, cells[0], test=0.89, num_parameters=10), trained(KERNEL_DEPTH, cells[1], test=0.5),
+               trained(KERNEL_DEPTH, cells[2], test=0.88, num_parameters=20),
+               trained(KERNEL_DEPTH, cells[3], test=0.9, num_parameters=30)]
+    written = words(figures.draw(collect(records, loaded))["accuracy_cost.svg"])
+    assert "1 kernel_depth: kernel_size 2, depth 1\n2 kernel_depth: kernel_size 2, depth 4\n" in written
+    assert "kernel_size 2, depth 3" not in written
+    assert "1 below 70 % are left out" in written
+    assert re.search(r"4 of \d+ cells have records", written)
+
+
+def test_every_network_of_every_experiment_is_drawn_and_light(loaded):
+    results = collect(complete([one.name for one in loaded]), loaded)
+    with matplotlib.rc_context(figures.STYLE):
+        content = figures.svg(pareto.figure(results))
+    assert len(content) < 100_000
+    assert all(kind in words(content) for kind in pareto.KINDS)
+    assert "have records" not in words(content)
+
+
+def test_the_first_look_of_one_epoch_is_not_set_beside_the_others(loaded):
+    quick = next(one for one in loaded if one.name == "quick")
+    records = [trained(quick, quick.cells[0]), trained(KERNEL_DEPTH, KERNEL_DEPTH.cells[0])]
+    assert [point.name for point in pareto.points_of(collect(records, loaded))] == [
+        "kernel_depth: kernel_size 2, depth 1"]
 
 
 def test_labels_cover_neither_points_nor_each_other():
