@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bench import curves, drawing, experiment, figures, grids, pareto
+from bench import curves, drawing, experiment, figures, grids, pareto, scaling_tables
 from bench.rows import collect
 from tests.made import GPU, LABELS, complete, scaling, timed, trained
 
@@ -60,7 +60,8 @@ def test_figures_have_axes_with_units_and_a_white_ground(drawn):
         "accuracy_cost.svg": ["trainable parameters", "multiply-adds per image", "training (s)", "Time on Test CPU",
                               "Means of n = 3 seeds",
                               "the report's networks", "kernel x depth", "not beaten at its cost"],
-        "scaling.svg": ["images of a batch", "processes", "images/s, all together", "one cell, DDP, batch 1000"],
+        "scaling.svg": ["images of a batch", "processes", "training (images/s)", "one cell, DDP, batch 1,000",
+                        "Fused seeds: sum over seeds", "Means over rounds, and one sd either way; Test CPU"],
         "generalisation_gap.svg": ["training less validation accuracy (points)", "Network 1, mean of n = 3 seeds",
                                    "Network 2, mean of n = 3 seeds", "printed, ReLU after fc1"],
     }
@@ -153,6 +154,12 @@ def test_numbers_are_written_alike(value, text):
     assert drawing.number(value) == text
 
 
+def test_no_figure_is_wider_than_the_page_nor_writes_numbers_otherwise(drawn):
+    for name, content in drawn.items():
+        assert float(ElementTree.fromstring(content).get("width").removesuffix("pt")) <= 620, name  # 830 pixels
+        assert re.findall(r"(?<![\d.,])\d{4,}|\d%", words(content)) == [], name
+
+
 def test_bytes_repeat_and_tell_no_date(drawn, loaded):
     some = {drawing for drawing in figures.DRAWINGS if drawing.name in ("kernel_depth_accuracy", "kernel_sizes")}
     results = collect(complete()[::-1], loaded)
@@ -229,6 +236,20 @@ def test_what_did_not_learn_has_no_gap_and_is_named(loaded):
     assert "left out, as validation ends below 30 %: Trial-6; Trial-7" in written.replace("\n", " ")
     assert "Trial-6" not in written.splitlines()
     assert {"Trial-5", "Trial-6, momentum 0.9"} <= set(written.splitlines())
+
+
+def test_no_line_is_drawn_between_counts_of_processes(loaded):
+    panels = scaling_tables.figure(collect([], loaded, [scaling()])).axes
+    styles = [{container.lines[0].get_linestyle() for container in panel.containers} for panel in panels]
+    assert styles[0] == {"-"}
+    assert styles[3] == {"None"}
+    assert [text.get_text() for text in panels[1].texts] == ["not measured"]
+
+
+def test_several_machines_are_told_apart(loaded):
+    other = msgspec.structs.replace(scaling(), environment=GPU)
+    written = words(figures.draw(collect([], loaded, [scaling(), other]))["scaling.svg"])
+    assert {"Test CPU: a cell each", "Host CPU: a cell each"} <= set(written.splitlines())
 
 
 def test_a_panel_without_records_says_so(loaded):
