@@ -83,7 +83,8 @@ def cost(results: Results) -> Figure | None:
         number_axis(panel.yaxis)
     if not timed:
         say_waiting(panels[2])
-    figure.suptitle(title_of(f"Speed: {_machine_title(machine)}, with 95 % intervals", _share(grid, timed)))
+    speed = f"Speed: {_machine_title(machine)}, with 95 % intervals" if timed else ""
+    figure.suptitle(title_of(speed, _share(grid, timed)))
     legend_below(figure)
     return figure
 
@@ -246,6 +247,7 @@ def _lines(axes: Axes, kernels: Sequence[int], depths: Sequence[int],
             axes.errorbar(x, y, yerr=error, label=f"kernel size {kernel}", color=COLOURS[i % 7], marker=MARKERS[i % 7],
                           linestyle=LINES[i % 7], capsize=2, markersize=4, linewidth=1)
     axes.set_xticks(list(depths))
+    axes.set_xlim(depths[0] - 0.3, depths[-1] + 0.3)  # the same with few records
 
 
 def _error_bars(points: Sequence[Point]) -> tuple[list[float], list[list[float]]]:

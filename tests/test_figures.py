@@ -260,6 +260,13 @@ def test_a_panel_without_records_says_so(loaded):
     assert not any("waiting for records" in words(content) for content in complete_figures.values())
 
 
+def test_without_timings_no_machine_is_named(loaded):
+    written = words(figures.draw(collect([trained(KERNEL_DEPTH, KERNEL_DEPTH.cells[0])], loaded))
+                    ["kernel_depth_cost.svg"])
+    assert "0 of 16 cells have timings" in written.splitlines()
+    assert "waiting for records" in written
+
+
 def test_a_kernel_size_without_record_is_named(loaded):
     of = next(one for one in loaded if one.name == "kernel_size_network1")
     drawn = figures.draw(collect([trained(of, cell, seed) for cell in of.cells[:3] for seed in range(2)], loaded))
