@@ -21,6 +21,9 @@ _NUMBER = re.compile(rb"-?\d+\.\d{3,}")
 _FONT, _FONTS = b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif"
 """Matplotlib lays the text out in its own font; Verdana is as wide where that is missing."""
 
+_USE = rb'\n<use xlink:href="#\w+" x="[-\d.]+" y="[-\d.]+"'
+_MARKS = re.compile(rb'(<g clip-path="[^"]*")>(%s( style="[^"]*")/>(?:%s\3/>)*)' % (_USE, _USE))
+"""The marks of a series, with one style."""
 _INDENT = re.compile(rb"\n +")
 
 FOLDER = "docs/figures"
@@ -31,6 +34,12 @@ STYLE: Any = {
     "text.parse_math": False,  # a dollar sign in a label is a dollar sign
     "font.family": "DejaVu Sans",
     "font.size": 9,
+    "axes.titlesize": 9,
+    "figure.titlesize": 9,
+    "figure.constrained_layout.w_pad": 0.07,
+    "legend.fontsize": 8,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
     "axes.grid": True,
     "grid.color": "#dddddd",
     "axes.axisbelow": True,
@@ -59,11 +68,11 @@ DRAWINGS: Sequence[Drawing] = (
     Drawing("kernel_depth_cost", "kernel_depth", grids.cost,
             "Parameters, multiply-adds and training throughput by kernel size and depth"),
     Drawing("kernel_depth_pareto", "kernel_depth", grids.pareto,
-            "Test accuracy against training throughput; a line joins the cells that no other beats in both"),
+            "Test accuracy against training throughput; a staircase joins the cells that no other beats in both"),
     Drawing("kernel_depth_steps", "kernel_depth", grids.step_times,
-            "Training step times of each cell: median, quartiles, 1st and 99th percentile"),
+            "Training step times by depth and kernel size: median, quartiles, 1st and 99th percentile"),
     Drawing("kernel_depth_limit", "kernel_depth", grids.limit,
-            "Median training step as a multiple of the least time that the machine's own ceilings allow"),
+            "Median training step by depth and kernel size, as a multiple of the least that the machine allows"),
     Drawing("kernel_sizes", "kernel_size_network2", grids.kernel_sizes,
             "Test accuracy by kernel size in Network 1 and in the final network, 95 % intervals over seeds"),
     Drawing("table_1_1_curves", "table_1_1", lambda results: curves.trials(results, "table_1_1"),
@@ -77,11 +86,11 @@ DRAWINGS: Sequence[Drawing] = (
     Drawing("final_images", "final", pictures.figure,
             "Test images with their true class and, where the final network errs, the predicted one"),
     Drawing("generalisation_gap", "overfitting", curves.gaps,
-            "Training accuracy less validation accuracy by epoch, Network 1 and Network 2"),
+            "Training accuracy less validation accuracy by epoch, Network 1 and Network 2, of what learned"),
     Drawing("accuracy_cost", "cost", pareto.figure,
-            "Test accuracy against parameters, multiply-adds and training time of everything trained here"),
+            "Test accuracy against parameters, multiply-adds and training time; those not beaten are named"),
     Drawing("scaling", "machine", scaling_tables.figure,
-            "Training throughput against batch, width, fused seeds and processes; a DDP line per batch"),
+            "Training throughput against batch, width, fused seeds and processes, which share a cell by DDP or not"),
 )
 
 
@@ -104,7 +113,12 @@ def svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
     content = _INDENT.sub(b"\n", buffer.getvalue()).replace(_FONT, _FONTS)
-    return _ATTRIBUTE.sub(_rounded, content)
+    return _MARKS.sub(_styled_once, _ATTRIBUTE.sub(_rounded, content))
+
+
+def _styled_once(marks: re.Match[bytes]) -> bytes:
+    """The style on the group and not on each mark: a third of the size of a figure of many points."""
+    return marks[1] + marks[3] + b">" + marks[2].replace(marks[3], b"")
 
 
 def _rounded(attribute: re.Match[bytes]) -> bytes:

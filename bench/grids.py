@@ -1,24 +1,36 @@
 """Figures over kernel size and depth. No torch."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from bench import outcomes, stats
-from bench.formatting import significant
+from bench.drawing import (
+    COLOURS,
+    LINES,
+    MARKERS,
+    WIDTH,
+    coverage,
+    label_points,
+    legend_below,
+    means_of,
+    number_axis,
+    say_waiting,
+    seeds_of,
+    title_of,
+)
+from bench.formatting import plural, significant
+from bench.pareto import front
 from bench.record import SpeedRecord
 from bench.rows import Machine, Results, Row, machines
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito 2008, without the yellow that white paper swallows."""
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-LINES = ("-", "--", "-.", ":", "-", "--", "-.")
-
-Grid = dict[tuple[int, int], Row]
+At = tuple[int, int]
+"""Kernel size and depth."""
+Grid = dict[At, Row]
+Speeds = Mapping[At, SpeedRecord]
 Point = tuple[float, float, float]
 """A value, and the ends of its interval."""
 
@@ -29,10 +41,11 @@ def accuracy(results: Results) -> Figure | None:
     if not measured:
         return None
     kernels, depths = _axes(grid)
-    figure = Figure(figsize=(9.5, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
     heat, lines = figure.subplots(1, 2)
     means = np.array([[_mean(measured.get((k, d))) for d in depths] for k in kernels])
-    image = heat.imshow(100 * means, cmap="cividis", aspect="auto", origin="lower")
+    # Without a colour bar: the numbers are in the cells.
+    heat.imshow(100 * means, cmap="cividis", aspect="auto", origin="lower")
     middle = 50 * (np.nanmin(means) + np.nanmax(means))
     for i, j in np.ndindex(means.shape):
         text = "waiting" if np.isnan(means[i, j]) else f"{100 * means[i, j]:.2f}"
@@ -40,11 +53,14 @@ def accuracy(results: Results) -> Figure | None:
         heat.text(j, i, text, ha="center", va="center", color="white" if dark else "black")
     heat.set_xticks(range(len(depths)), [str(d) for d in depths])
     heat.set_yticks(range(len(kernels)), [str(k) for k in kernels])
-    heat.set(xlabel="depth (convolutions)", ylabel="kernel size (pixels)", title="Mean test accuracy (%), last epoch")
+    rows = list(grid.values())
+    heat.set(xlabel="depth (convolutions)", ylabel="kernel size (pixels)",
+             title=f"Mean test accuracy (%), {seeds_of(rows)}")
     heat.grid(visible=False)
-    figure.colorbar(image, ax=heat)
-    _lines(lines, kernels, depths, lambda k, d: _percent_interval(measured.get((k, d))))
-    lines.set(xlabel="depth (convolutions)", ylabel="test accuracy (%)", title="With 95 % intervals over seeds")
+    _lines(lines, kernels, depths, lambda at: _percent_interval(measured.get(at)))
+    lines.set(xlabel="depth (convolutions)", ylabel="test accuracy (%), last epoch",
+              title=f"Test accuracy, {means_of(rows)}")
+    legend_below(figure)
     return figure
 
 
@@ -52,52 +68,54 @@ def cost(results: Results) -> Figure | None:
     grid = _grid(results)
     if not any(row.num_parameters for row in grid.values()):
         return None
-    kernels, depths = _axes(grid)
     machine, timed = _timed(results)
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 3)
     exact = lambda value: (value, value, value) if value else None
-    _lines(panels[0], kernels, depths, lambda k, d: (k, d) in grid and exact(grid[k, d].num_parameters), legend=False)
-    _lines(panels[1], kernels, depths, lambda k, d: (k, d) in grid and exact(grid[k, d].multiply_adds),
-           legend=not timed)
-    _lines(panels[2], kernels, depths, lambda k, d: _rate(timed.get((k, d))))
-    labels = ("trainable parameters", "multiply-adds per image", "training (images/s)")
-    for panel, label in zip(panels, labels, strict=True):
-        panel.set(xlabel="depth (convolutions)", ylabel=label, yscale="log")
-        panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: significant(value, 2)))
-        panel.yaxis.set_minor_formatter(NullFormatter())
-    panels[2].set_title(_machine_title(machine), fontsize=8)
+    drawn: list[tuple[str, str, Callable[[At], Point | Literal[False] | None]]] = [
+        ("Size", "trainable parameters", lambda at: at in grid and exact(grid[at].num_parameters)),
+        ("Arithmetic", "multiply-adds per image", lambda at: at in grid and exact(grid[at].multiply_adds)),
+        ("Speed", "training (images/s)", lambda at: _rate(timed.get(at)))]
+    for panel, (title, label, value) in zip(panels, drawn, strict=True):
+        _lines(panel, *_axes(grid), value)
+        panel.set(xlabel="depth (convolutions)", ylabel=label, title=title)
+        panel.set_ylim(bottom=0)
+        number_axis(panel.yaxis)
+    if not timed:
+        say_waiting(panels[2])
+    speed = f"Speed: {_machine_title(machine)}, with 95 % intervals" if timed else ""
+    figure.suptitle(title_of(speed, _share(grid, timed)))
+    legend_below(figure)
     return figure
 
 
 def pareto(results: Results) -> Figure | None:
     machine, timed = _timed(results)
-    cells = []
-    for at, row in _grid(results).items():
+    grid, cells = _grid(results), []
+    for at, row in grid.items():
         rate, interval = _rate(timed.get(at)), _percent_interval(row.values(outcomes.test_last))
         if rate and interval:
             cells.append((at, rate, interval))
     if not cells:
         return None
-    figure = Figure(figsize=(8.5, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
-    kernels = sorted({k for (k, _), _, _ in cells})
-    for i, kernel in enumerate(kernels):
+    for i, kernel in enumerate(sorted({k for (k, _), _, _ in cells})):
         mine = [cell for cell in cells if cell[0][0] == kernel]
         x, x_error = _error_bars([rate for _, rate, _ in mine])
         y, y_error = _error_bars([interval for _, _, interval in mine])
         axes.errorbar(x, y, yerr=y_error, xerr=x_error, fmt=MARKERS[i % 7], color=COLOURS[i % 7], capsize=2,
                       label=f"kernel size {kernel}", markersize=5, linewidth=1)
-        for (_, depth), rate, interval in mine:
-            axes.annotate(str(depth), (rate[0], interval[0]), xytext=(4, 4), textcoords="offset points", fontsize=8)
-    front = _front([(rate[0], interval[0]) for _, rate, interval in cells])
-    axes.plot(*zip(*front, strict=True), color="#888888", linestyle=":", zorder=0, label="not beaten in both")
+    best = [(-cost, accuracy) for cost, accuracy in front([(-rate[0], interval[0]) for _, rate, interval in cells])]
+    axes.plot(*zip(*best, strict=True), color="#888888", linestyle=":", drawstyle="steps-post", zorder=0,
+              label="not beaten in both")
     axes.set(xlabel="training throughput (images/s)", ylabel="test accuracy (%), last epoch",
-             title=f"Numbers: depth. {_machine_title(machine)}")
-    axes.title.set_fontsize(8)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    legend_beside(axes)
+             title=title_of(f"Numbers: depth; {means_of(list(grid.values()))}; {_machine_title(machine)}",
+                            coverage(len(cells), len(grid), "cell", "both")))
+    number_axis(axes.xaxis)
+    legend_below(figure, ncols=5)
+    label_points(axes, [(rate[0], interval[0], str(depth)) for (_, depth), rate, interval in cells],
+                 [(rate[0], interval[0]) for _, rate, interval in cells])
     return figure
 
 
@@ -106,57 +124,59 @@ def step_times(results: Results) -> Figure | None:
     if not timed:
         return None
     boxes = []
-    for (kernel, depth), speed in sorted(timed.items()):
+    for speed in timed.values():
         low, q1, median, q3, high = (1000 * np.quantile(speed.step_s, [0.01, 0.25, 0.5, 0.75, 0.99])).tolist()
-        boxes.append({"label": f"{kernel}\n{depth}", "whislo": low, "q1": q1, "med": median, "q3": q3, "whishi": high})
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
+        boxes.append({"whislo": low, "q1": q1, "med": median, "q3": q3, "whishi": high})
+    figure = Figure(figsize=(WIDTH, 3.7), layout="constrained")
     axes = figure.subplots()
-    axes.bxp(boxes, showfliers=False, patch_artist=True, boxprops={"facecolor": "#56B4E9"},
-             medianprops={"color": "black"})
-    axes.set(xlabel="kernel size (above) and depth (below)", ylabel="training step (ms)",
-             title=f"Median, quartiles, 1st and 99th percentile. {_machine_title(machine)}")
-    axes.title.set_fontsize(8)
+    axes.bxp(boxes, _places(axes, list(timed)), widths=0.6, showfliers=False, patch_artist=True, manage_ticks=False,
+             boxprops={"facecolor": "#56B4E9"}, medianprops={"color": "black"})
+    axes.set(ylabel="training step (ms)",
+             title=title_of(f"Median, quartiles, 1st and 99th percentile of {_steps(timed)}. {_machine_title(machine)}",
+                            _share(_grid(results), timed)))
     axes.set_ylim(bottom=0)
     return figure
 
 
 def limit(results: Results) -> Figure | None:
     machine, timed = _timed(results)
-    cells = [(at, speed) for at, speed in sorted(timed.items()) if speed.floor_s]
-    if not cells:
+    known = {at: speed for at, speed in timed.items() if speed.floor_s}
+    if not known:
         return None
-    figure = Figure(figsize=(8, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
-    heights = [stats.summarize(speed.step_s).median / speed.floor_s for _, speed in cells]
-    bars = axes.bar([f"{kernel}\n{depth}" for (kernel, depth), _ in cells], heights, color=COLOURS[0])
-    axes.bar_label(bars, [significant(height, 2) for height in heights], fontsize=8)
-    axes.axhline(1, color="black", linewidth=1)
-    axes.set(xlabel="kernel size (above) and depth (below)", ylabel="median step / least possible",
-             title=f"1: the machine's ceiling. {_machine_title(machine)}")
-    axes.title.set_fontsize(8)
+    heights = [stats.summarize(speed.step_s).median / speed.floor_s for speed in known.values()]
+    bars = axes.bar(_places(axes, list(known)), heights, color=COLOURS[0])
+    axes.bar_label(bars, [significant(height, 2) for height in heights], fontsize=8, padding=1)
+    axes.margins(x=0.02, y=0.12)
+    axes.axhline(1, color="black", linewidth=1, zorder=0.9)  # behind the bars
+    axes.text(1.01, 1, "1: the machine's\nceiling", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+    axes.set(ylabel="median step / least possible",
+             title=title_of(f"Medians of {_steps(known)}. {_machine_title(machine)}", _share(_grid(results), known)))
     return figure
 
 
 def kernel_sizes(results: Results) -> Figure | None:
-    figure = Figure(figsize=(8, 3.3), layout="constrained")
-    panels = figure.subplots(1, 2)
+    figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
+    panels: Sequence[Axes] = figure.subplots(1, 2)
     drawn = False
     for panel, (name, title) in zip(panels, (("kernel_size_network1", "Network 1, as printed"),
                                              ("kernel_size_network2", "The final network")), strict=True):
-        points = []
-        for row in results.of(name):
-            sizes = (row.setting("model.conv1_kernel_size"), row.setting("model.conv2_kernel_size"))
-            interval = _percent_interval(row.values(outcomes.test_last))
-            if interval:
-                points.append((str(sizes[0]) if sizes[0] == sizes[1] else f"{sizes[0]} and {sizes[1]}", interval))
-        if points:
-            drawn = True
-            y, error = _error_bars([interval for _, interval in points])
-            panel.errorbar([label for label, _ in points], y, yerr=error, fmt="o", color=COLOURS[0], capsize=3)
-            panel.margins(x=0.15)
-        else:
-            say_waiting(panel)
+        rows = results.of(name)
+        points = {i: interval for i, row in enumerate(rows)
+                  if (interval := _percent_interval(row.values(outcomes.test_last)))}
         panel.set(xlabel="kernel size (pixels)", ylabel="test accuracy (%), last epoch", title=title)
+        if not points:
+            say_waiting(panel)
+            continue
+        drawn = True
+        y, error = _error_bars(list(points.values()))
+        panel.errorbar(list(points), y, yerr=error, fmt="o", color=COLOURS[0], capsize=3)
+        panel.set_xticks(range(len(rows)), [_sizes(row) for row in rows])
+        panel.set_xlim(-0.5, len(rows) - 0.5)
+        for i in set(range(len(rows))) - set(points):
+            panel.text(i, 0.5, "no record", transform=panel.get_xaxis_transform(), ha="center", rotation=90)
+        panel.set_title(f"{title}: {means_of(rows)}")
     return figure if drawn else None
 
 
@@ -176,44 +196,58 @@ def _axes(grid: Grid) -> tuple[list[int], list[int]]:
     return sorted({kernel for kernel, _ in grid}), sorted({depth for _, depth in grid})
 
 
-def _timed(results: Results) -> tuple[Machine | None, dict[tuple[int, int], SpeedRecord]]:
-    """The cells that the main machine timed alone."""
+def _timed(results: Results) -> tuple[Machine | None, dict[At, SpeedRecord]]:
+    """The cells that the main machine timed alone, in the order of their depth."""
     grid = _grid(results)
     machine = main_machine(results, list(grid.values()))
     if machine is None:
         return None, {}
-    speeds = {at: row.timed(machine) for at, row in grid.items()}
+    speeds = {at: grid[at].timed(machine) for at in sorted(grid, key=lambda at: at[::-1])}
     return machine, {at: speed for at, speed in speeds.items() if speed and not speed.labels.machine_shared}
 
 
-def _lines(
-    axes: Axes, kernels: Sequence[int], depths: Sequence[int],
-    value: Callable[[int, int], Point | Literal[False] | None], *, legend: bool = True,
-) -> None:
+def _share(grid: Grid, timed: Speeds) -> str:
+    return coverage(len(timed), len(grid), "cell", "timings")
+
+
+def _steps(timed: Speeds) -> str:
+    counts = sorted(len(speed.step_s) for speed in timed.values())
+    return f"{counts[0]:,} to {counts[-1]:,} steps each" if counts[0] < counts[-1] else f"{counts[0]:,} steps each"
+
+
+def _places(axes: Axes, cells: Sequence[At]) -> list[int]:
+    """Of each cell on the x axis: a group for each depth, with a gap between them and its name below."""
+    depths = sorted({depth for _, depth in cells})
+    places = [i + depths.index(depth) for i, (_, depth) in enumerate(cells)]
+    middles = [np.mean([place for place, at in zip(places, cells, strict=True) if at[1] == depth]) for depth in depths]
+    axes.set_xticks(places, [str(kernel) for kernel, _ in cells], minor=True)
+    axes.set_xticks(middles, [f"depth {depth}" for depth in depths])
+    axes.xaxis.remove_overlapping_locs = False  # a group's name stands below a kernel size, not in its place
+    axes.tick_params(axis="x", which="both", length=0)
+    axes.tick_params(axis="x", which="major", pad=17)
+    axes.grid(visible=False, axis="x")
+    axes.set_xlabel("kernel size (pixels), by depth (convolutions)")
+    return places
+
+
+def _sizes(row: Row) -> str:
+    first, second = row.setting("model.conv1_kernel_size"), row.setting("model.conv2_kernel_size")
+    sizes = str(first) if first == second else f"conv1 {first}, conv2 {second}"
+    return f"{sizes}\n{row.cell.note}" if row.cell.note else sizes
+
+
+def _lines(axes: Axes, kernels: Sequence[int], depths: Sequence[int],
+           value: Callable[[At], Point | Literal[False] | None]) -> None:
     """One line per kernel size over depth, a little apart so that their intervals do not cover each other."""
     for i, kernel in enumerate(kernels):
-        found = [(depth, point) for depth in depths if (point := value(kernel, depth))]
+        found = [(depth, point) for depth in depths if (point := value((kernel, depth)))]
         if found:
             y, error = _error_bars([point for _, point in found])
             x = [depth + 0.06 * (i - (len(kernels) - 1) / 2) for depth, _ in found]
             axes.errorbar(x, y, yerr=error, label=f"kernel size {kernel}", color=COLOURS[i % 7], marker=MARKERS[i % 7],
                           linestyle=LINES[i % 7], capsize=2, markersize=4, linewidth=1)
     axes.set_xticks(list(depths))
-    if legend and axes.get_legend_handles_labels()[0]:
-        legend_beside(axes)
-
-
-def legend_beside(axes: Axes) -> None:
-    """Never on the data."""
-    axes.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def say_waiting(axes: Axes) -> None:
-    """In the place of an empty panel with an axis that means nothing."""
-    axes.text(0.5, 0.5, "waiting for records", transform=axes.transAxes, ha="center", color="#555555")
-    axes.set_xticks([])
-    if len(axes.get_shared_y_axes().get_siblings(axes)) == 1:  # else another panel's values stand at this axis
-        axes.set_yticks([])
+    axes.set_xlim(depths[0] - 0.3, depths[-1] + 0.3)  # the same with few records
 
 
 def _error_bars(points: Sequence[Point]) -> tuple[list[float], list[list[float]]]:
@@ -241,17 +275,8 @@ def _mean(values: Sequence[float] | None) -> float:
     return stats.summarize(values).mean if values else float("nan")
 
 
-def _front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other one beats in both coordinates, from left to right."""
-    front: list[tuple[float, float]] = []
-    for point in sorted(points, reverse=True):
-        if not front or point[1] > front[-1][1]:
-            front.append(point)
-    return front[::-1]
-
-
 def _machine_title(machine: Machine | None) -> str:
     if machine is None:
         return "no timings yet"
     name = machine.cpu if machine.device == "cpu" else machine.device
-    return f"{name}, {machine.num_threads} threads" if machine.device == "cpu" else name
+    return f"{name}, {plural(machine.num_threads, 'thread')}" if machine.device == "cpu" else name

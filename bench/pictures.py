@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from bench.claims import readings
 from bench.curves import CLASSES
+from bench.drawing import WIDTH
 from bench.final_network import common_mistakes
 from bench.rows import Results
 from fmnist_core.files import Bytes, find, load_arrays
@@ -27,7 +28,7 @@ def figure(results: Results) -> Figure | None:
         return None
     folder = find(download=False)
     images_NCHW = load_arrays("fashion-mnist", str(folder)).test_images_NCHW
-    drawn = Figure(figsize=(9.5, 6.2), layout="constrained")
+    drawn = Figure(figsize=(WIDTH, 5.8), layout="constrained")
     grid = drawn.add_gridspec(2, 1)
     first = [one[:3] for one in record.test.examples]
     wrong = sum(true != predicted for _, true, predicted in first)

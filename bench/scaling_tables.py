@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from bench import experiment, stats
+from bench.drawing import COLOURS, LINES, MARKERS, WIDTH, number, number_axis, say_waiting
 from bench.formatting import NOTHING, escape, significant, table
-from bench.grids import COLOURS, LINES, MARKERS
 from bench.rows import Results
 from bench.scaling_model import (
     StepCost,
@@ -26,8 +26,12 @@ from fmnist_core.models.networks import layers_of
 GPU_COUNTS = (2, 8, 64)
 NETWORKS = (("final", 0), ("table_1_1", 0), ("table_1_1", -1), ("table_1_2", -1))
 """Experiment, and which of its cells: the final network, and the smallest and largest of the tables."""
-AXIS_LABELS: dict[Axis, str] = {"global_batch_size": "images of a batch", "width": "width (channels)",
-                                "fused seeds": "fused seeds", "processes, cells": "processes"}
+PANELS: dict[Axis, tuple[str, str, bool]] = {
+    "global_batch_size": ("Batch size", "images of a batch", True),
+    "width": ("Width of the network", "width (channels)", True),
+    "fused seeds": ("Fused seeds: sum over seeds", "fused seeds", False),
+    "processes, cells": ("Processes, a thread or GPU each: sum over them", "processes", False)}
+"""To title, label of the axis, and whether a line is drawn: not between counts."""
 
 WHAT_IS_PREDICTED = """\
 **Processes that share a batch.** A step is modelled as a fixed part, a part in proportion to the images of a process,
@@ -60,33 +64,47 @@ def figure(results: Results) -> Figure | None:
     scalings = [side for side in results.sides if isinstance(side, Scaling)]
     if not scalings:
         return None
-    drawing = Figure(figsize=(9, 5.6), layout="constrained")
-    for panel, axis in zip(drawing.subplots(2, 2).flat, AXIS_LABELS, strict=True):
-        lines = [line for scaling in scalings for line in _lines(scaling, axis)]
-        for i, (label, points) in enumerate(lines):
+    drawing = Figure(figsize=(WIDTH, 6), layout="constrained")
+    for panel, (axis, (title, label, joined)) in zip(drawing.subplots(2, 2).flat, PANELS.items(), strict=True):
+        lines = [line for scaling in scalings for line in _lines(scaling, axis, named=len(scalings) > 1)]
+        panel.set(xlabel=label, ylabel="training (images/s)", title=title, xscale="log")
+        for i, (name, points) in enumerate(lines):
             rates = [stats.summarize(images_per_s(point)) for point in points.values()]
             spread = [rate.sd if rate.n > 1 else 0.0 for rate in rates]
-            panel.errorbar(list(points), [rate.mean for rate in rates], spread, label=label, color=COLOURS[i],
-                           marker=MARKERS[i], linestyle=LINES[i], markersize=4, capsize=2)
+            apart = 1 if joined else 1.02 ** (2 * i - len(lines) + 1)  # so that no interval covers another
+            panel.errorbar([apart * place for place in points], [rate.mean for rate in rates], spread, label=name,
+                           color=COLOURS[i % 7], marker=MARKERS[i % 7], linestyle=LINES[i % 7] if joined else "none",
+                           markersize=4, capsize=2)
         ticks = sorted({place for _, points in lines for place in points})
-        panel.set(xlabel=AXIS_LABELS[axis], ylabel="images/s, all together", xscale="log")
         panel.set_ylim(bottom=0)
-        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        number_axis(panel.yaxis)
+        panel.set_xticks(ticks, [number(tick) for tick in ticks])
         panel.minorticks_off()
-        panel.legend(fontsize=7)
+        panel.margins(x=0.15)
+        if not ticks:
+            say_waiting(panel, "not measured")
+        elif len(lines) > 1:
+            panel.legend()
+    where = f"; {_machine(scalings[0])}" if len(scalings) == 1 else ""
+    drawing.suptitle(f"Means over rounds, and one sd either way{where}")
     return drawing
 
 
-def _lines(scaling: Scaling, axis: Axis) -> list[tuple[str, dict[int, Point]]]:
-    """Label, and points by their place on the axis."""
-    where = scaling.environment.device if scaling.environment.num_devices else scaling.environment.cpu
+def _machine(scaling: Scaling) -> str:
+    return scaling.environment.device if scaling.environment.num_devices else scaling.environment.cpu
+
+
+def _lines(scaling: Scaling, axis: Axis, *, named: bool) -> list[tuple[str, dict[int, Point]]]:
+    """Label, with the machine where there are several, and points by their place on the axis."""
+    where = _machine(scaling)
     lines = [(where, {point.value: point for point in _measured(scaling, axis)})]
     if axis == "processes, cells":
-        lines = [("a cell each", lines[0][1])]
+        prefix = f"{where}: " if named else ""
+        lines = [(f"{prefix}a cell each", lines[0][1])]
         shared = _measured(scaling, "processes, ddp")
         for batch in sorted({point.images_per_step for point in shared}):
             several = [point for point in shared if point.images_per_step == batch]
-            lines.append((f"one cell, DDP, batch {batch}",
+            lines.append((f"{prefix}one cell, DDP, batch {batch:,}",
                           {point.num_processes: point for point in [*_alone(scaling, batch), *several]}))
     return lines
 

@@ -108,6 +108,6 @@ def test_the_figure_draws_every_axis() -> None:
     figure = scaling_tables.figure(results)
     assert figure is not None
     labels = [panel.get_xlabel() for panel in figure.axes]
-    assert labels == list(scaling_tables.AXIS_LABELS.values())
+    assert labels == [label for _, label, _ in scaling_tables.PANELS.values()]
     assert len(figure.axes[3].containers) == 2  # a cell each, and DDP at its one batch
     assert scaling_tables.figure(collect([], [])) is None
