@@ -57,8 +57,8 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
     chapters = [
         *_report_chapters(results, judged, names, drawn),
         _Chapter("Experiments", "\n\n".join([
-            overview.experiments_table(results, shown), *_sections(results, shown, judged, names, drawn)])
-            if shown else "No experiment of the project has records here."),
+            overview.experiments_table(results, shown), *_sections(results, shown, judged, names, drawn)]),
+            tuple(results.rows)),
         *_other_chapters(results, drawn, names),
     ]
     chapters = [one for one in chapters if not own or not one.about or done & set(one.about)]
@@ -85,7 +85,7 @@ def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[
             parts_table(judged)]), of_claims),
         _Chapter("The report's figures", reported.render(results), (*reported.TABLES, "final")),
         _Chapter("The systems that the report cites", cited.render(results, names), systems),
-        _Chapter("Accuracy against cost", "\n\n".join(figures_of("cost", drawn))),
+        _Chapter("Accuracy against cost", "\n\n".join(figures_of("cost", drawn)), tuple(results.rows)),
         _Chapter("Beyond", "\n\n".join([
             f"Goals, and how far the recipes came. {BEYOND}", beyond.goals(results, names),
             "### What each part brings", beyond.parts(results), "### In one line",

@@ -157,9 +157,10 @@ def _labelled(configs: Sequence[CellConfig]) -> list[Cell]:
 def _counts(results: Results, others: Results) -> str:
     trains = sum(isinstance(record, TrainRecord) for record in results.records)
     speeds = sum(isinstance(record, SpeedRecord) for record in results.records)
-    text = f"{plural(trains, 'training')} and {plural(speeds, 'timing')} belong to the experiments below."
+    text = f"{plural(trains, 'training')} and {plural(speeds, 'timing')} belong to experiments."
     if others.records:
-        text += f" {plural(len(others.records), 'record')} of other configurations stand at the end."
+        number = len(others.records)
+        text += f" {plural(number, 'record')} {'is' if number == 1 else 'are'} of configurations that none of them has."
     if results.num_stale:
         text += (f" Left out: {plural(results.num_stale, 'stale record')}, of another version of the training code or "
                  "of a configuration that can no longer be read.")

@@ -416,7 +416,7 @@ def test_a_document_of_ones_own_shows_what_has_records_and_ones_own_experiments(
     assert "**Question.** Does it matter?" in text
     assert "Table 1.1" not in text
     assert "## The report's claims" not in text
-    assert "1 training and 0 timings belong to the experiments below" in text
+    assert "1 training and 0 timings belong to experiments" in text
 
 
 def test_an_experiment_without_records_is_folded_up_but_there():
