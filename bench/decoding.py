@@ -1,13 +1,13 @@
 """Strict decoding, with errors that name the dotted key, its value, what is allowed, and the nearest valid key."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
 
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, ModelConfig, TrainConfig
+from fmnist_core.nearest import nearest
 
 SECTIONS: dict[str, type[Struct]] = {"data": DataConfig, "train": TrainConfig, "execution": ExecutionConfig}
 """Of a cell; the fourth, `model`, is one of several structs."""
@@ -82,11 +82,6 @@ def _value_at(content: Any, key: str) -> Any:
         elif isinstance(content, list | tuple) and part.isdigit():
             content = content[int(part)]
     return content
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
 def _join(*parts: str) -> str:

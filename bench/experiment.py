@@ -16,11 +16,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.decoding import convert, nearest, tag_of
+from bench.decoding import convert, tag_of
 from fmnist_core.config import CellConfig, CitedModel, input_shape
 from fmnist_core.models import networks
 from fmnist_core.models.catalogue import CITED
 from fmnist_core.models.layers import trace
+from fmnist_core.nearest import nearest
 
 MAX_CELLS = 100_000
 SYSTEMS = sorted({cited.system for cited in CITED})

@@ -6,7 +6,6 @@ The page holds its data, its script and the charting library (Vega-Lite). Its ow
 every script but those two. The same records give the same bytes.
 """
 
-import argparse
 import base64
 import hashlib
 import json
@@ -28,6 +27,7 @@ from bench.record import Epochs, Record
 from bench.reproduce import command, records_of, selections
 from bench.rows import Machine, Results, Row, collect
 from bench.store import Store
+from bench.strict_parser import StrictParser
 from fmnist_core.config import CellConfig, to_dict
 
 FOLDER = Path(__file__).resolve().parent / "explorer_page"
@@ -83,7 +83,7 @@ def content(records: Sequence[Record], experiments: Sequence[Experiment]) -> dic
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0; 2 a store or experiment that cannot be read, nowhere to write, or no charting library."""
-    parser = argparse.ArgumentParser(prog="python -m bench.explorer", description="Records as a page to explore.")
+    parser = StrictParser("python -m bench.explorer", __doc__)
     parser.add_argument("--store", default=str(experiments_.FOLDER / "results"), metavar="DIR",
                         help="folder of the records; default: the published ones")
     parser.add_argument("--output", default=DEFAULT_OUTPUT, metavar="FILE", help=f"the page; default: {DEFAULT_OUTPUT}")

@@ -3,31 +3,18 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from bench import experiment, tracking
-from bench.decoding import nearest
+from bench.strict_parser import StrictParser
 from fmnist_core.config import DATASETS
 
 DEFAULT_STORE = "runs"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers an unknown option with the nearest one, in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split(" ")[0]
-        known = [option for option in self._option_string_actions if option.startswith("--")]
-        hint = nearest(unknown, known) if unknown.startswith("--") else ""
-        print(f"{self.prog}: error: {message}{hint}; see --help", file=sys.stderr)
-        sys.exit(2)
-
-
 def parser(description: str | None) -> argparse.ArgumentParser:
-    new = _Parser(prog="bench/run.py", description=description, allow_abbrev=False,
-                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    new = StrictParser("bench/run.py", description)
     add = new.add_argument
     _complete(add("experiments", nargs="*", default=["quick"], metavar="EXPERIMENT",
                   help=f"a name ({', '.join(experiment.names())}) or the path of a .toml file; default: quick"),

@@ -3,11 +3,12 @@
     python -m bench.report            writes RESULTS.md and docs/figures/
     python -m bench.report --check    writes nothing; exit code 1, and which file is stale, if any differs
     python -m bench.report --html     writes explorer.html instead: one page to filter, sort and plot the records
+    python -m bench.report --store runs --output runs/RESULTS.md      of your own records
 
+Without --store the records are the published ones, in experiments/results.
 The same records give the same bytes: nothing in the files tells when or where they were written.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from bench.sections import figures as figures_of
 from bench.sections import section
 from bench.side_records import KINDS, SideRecord, load_all
 from bench.store import Store
+from bench.strict_parser import StrictParser
 from fmnist_core.config import class_names
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -110,7 +112,7 @@ def write(document: Document, output: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0; 1 stale with --check; 2 a store or experiment that cannot be read, or nowhere to write."""
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description="Tables and figures of the records.")
+    parser = StrictParser("python -m bench.report", __doc__)
     parser.add_argument("--store", default=str(experiments_.FOLDER / "results"), metavar="DIR",
                         help="folder of the records")
     parser.add_argument("--output", default=str(ROOT / "RESULTS.md"), metavar="FILE",
