@@ -21,7 +21,8 @@ import msgspec
 
 from bench import experiment as experiments_
 from bench import frame
-from bench.experiment import Cell, Experiment, Launch, Seeds, flatten
+from bench.dotted import as_written, flatten
+from bench.experiment import Cell, Experiment, Launch, Seeds
 from bench.explorer_columns import FILTERS, Line, columns, failures, rounded, show
 from bench.record import Epochs, Record
 from bench.reproduce import command, records_of, selections
@@ -112,7 +113,11 @@ def _unlisted(results: Results) -> list[Experiment]:
 
 
 def _label(config: CellConfig) -> str:
-    return ", ".join(f"{key.rpartition('.')[2]} {show(value)}" for key, value in flatten(to_dict(config)).items())
+    return ", ".join(f"{key.rpartition('.')[2]} {show(value)}" for key, value in _settings(config).items())
+
+
+def _settings(config: CellConfig) -> dict[str, Any]:
+    return as_written(flatten(to_dict(config)))
 
 
 def _machines(row: Row) -> Sequence[Machine | None]:
@@ -124,7 +129,7 @@ def _details(row: Row, reproduce: str) -> dict[str, Any]:
     environments = [one.environment for one in records_of(row) if one.environment.commit]
     commits = {one.commit[:12] + (" with local changes" if one.dirty else "") for one in environments}
     about = {"note": row.cell.note, "reported in": row.cell.reported.source, "commit": ", ".join(sorted(commits))}
-    settings = {key: show(value) for key, value in flatten(to_dict(row.cell.config)).items()}
+    settings = {key: show(value) for key, value in _settings(row.cell.config).items()}
     return {"about": {**settings, **{key: value for key, value in about.items() if value}},
             "failures": failures(row), "command": reproduce, "curves": _curves(row)}
 

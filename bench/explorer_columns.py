@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench import frame, stats
+from bench.dotted import as_written
 from bench.record import Record
 from bench.reproduce import records_of
 from bench.rows import Machine, Numerics, Row
@@ -153,7 +154,7 @@ def _every_setting(config: CellConfig) -> dict[str, Any]:
         for key in section.__struct_fields__:
             value = getattr(section, key)
             flat |= {f"{name}.{key}.{k}": v for k, v in value.items()} if key == "options" else {f"{name}.{key}": value}
-    return flat
+    return as_written(flat)
 
 
 def _text(key: str, title: str, values: Sequence[str], *, shown: bool = False, meaning: str = "") -> dict[str, Any]:
