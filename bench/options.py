@@ -3,12 +3,14 @@
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from bench import experiment, tracking
+from bench.decoding import choices
+from bench.dotted import as_typed
 from bench.strict_parser import StrictParser
-from fmnist_core.config import DATASETS
+from fmnist_core.config import DATASETS, CellConfig
 
 DEFAULT_STORE = "runs"
 
@@ -77,12 +79,23 @@ def _only(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     key, equals, _value = prefix.partition("=")
     if not equals:
         return [f"{each}=" for each in ("label", *_keys(cells))]
-    values = (experiment.shown(cell, key) for cell in cells)
-    return [f"{key}={each if isinstance(each, str) else json.dumps(each)}" for each in values if each is not None]
+    return _with_key(key, [as_typed(each) for cell in cells if (each := experiment.shown(cell, key)) is not None])
 
 
-def _set(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    return [f"{each}=" for each in (*_keys(_cells(parsed_args)), "launch.mode", "launch.device")]
+def _set(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Keys; after the sign of equality, the values of an enumeration, or true and false."""
+    key, equals, _value = prefix.partition("=")
+    if not equals:
+        launch = [f"launch.{each}" for each in experiment.Launch.__struct_fields__]
+        return [f"{each}=" for each in (*_keys(_cells(parsed_args)), *launch)]
+    section, _dot, field = key.partition(".")
+    return _with_key(key, choices(experiment.Launch, field) if section == "launch" else choices(CellConfig, key))
+
+
+def _with_key(key: str, values: Iterable[str]) -> list[str]:
+    """Nothing for an empty value: what is left of it behind the sign, where a shell breaks words, is too short for
+    argcomplete."""
+    return [f"{key}={value}" for value in values if value]
 
 
 def _cells(parsed_args: argparse.Namespace) -> Iterator[experiment.Cell]:
