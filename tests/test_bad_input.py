@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import experiment, plan
+from bench.record import TrainRecord
+from bench.store import Store
 from fmnist_core import files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -117,6 +120,31 @@ def test_a_wrong_experiment_is_refused(refused, bare_folder, text, parts):
     message = refused(written(bare_folder, f'question = "?"\nbase.model.name = "cnn"\n{text}'))
     for part in ["mine.toml", *parts]:
         assert part in message
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    ('name = "tests.nothing:linear"', "there is no module 'tests.nothing'"),
+    ('name = "tests.misbehaving:linea"', "'linea' is not there; did you mean 'linear'?"),
+    ('name = "tests.misbehaving:linear", roam = 3', "no argument for the key 'model.roam'; did you mean 'model.room'?"),
+    ('name = "tests.misbehaving:linear", rank = "x", after = [1]', "model.after = [1]: expected a number, a string"),
+    ('name = "tests.misbehaving:Misbehaving"', "missing key 'model.how', an argument without a default"),
+])
+def test_a_network_of_ones_own_that_cannot_be_built_is_refused_before_any_work(refused, bare_folder, model, message):
+    path = written(bare_folder, f'question = "?"\nbase = {{ model = {{ {model} }}, data.dataset = "synthetic" }}')
+    assert message in refused(path)
+
+
+def test_a_network_of_ones_own_is_not_built_for_a_list_or_where_nothing_is_left(call_run, bare_folder):
+    model = 'name = "tests.small:small_dataset"'  # gives no network
+    path = written(bare_folder, f'question = "?"\nbase = {{ model = {{ {model} }}, data.dataset = "synthetic" }}')
+    assert call_run(path, "--list")[0] == 0
+    (task,) = plan.tasks([experiment.load(path)], num_seeds=1, gpu=False, machine={})[:1]
+    Store("runs").check_writable()
+    Store("runs").append(TrainRecord(experiment="mine", quality_key=task.key, seed=0, cell={}, status="error"))
+    assert call_run(path, "--seeds", "1", "--untimed")[0] == 1
+    code, _, err = call_run(path, "--seeds", "2", "--untimed")
+    assert (code, err) == (2, "bench/run.py: model.name = 'tests.small:small_dataset' cannot be built: it gave a "
+                              "Dataset, not an nn.Module\n")
 
 
 def test_an_experiment_whose_name_could_leave_the_store_is_refused(refused, bare_folder):
