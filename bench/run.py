@@ -26,6 +26,7 @@ from bench.plan import Task, due, is_done, missing, outdated, siblings, tasks
 from bench.record import Record
 from bench.store import Store, StoreError
 from fmnist_core.batches import check_batches
+from fmnist_core.config import check_validation_size
 from fmnist_core.files import load_arrays
 
 POLL_S = 0.5
@@ -125,9 +126,7 @@ class Sweep:
         num_processes = self.world.num_processes if self.ddp else 1
         for data, train in {(task.cell.config.data, task.cell.config.train) for task in self.planned}:
             num_images = len(load_arrays(data.dataset, self.asked.data_dir, data.sha256).train_labels_N)
-            if data.validation_size >= num_images:
-                raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of "
-                                 f"{num_images} training images")
+            check_validation_size(data.validation_size, num_images)
             check_batches(train, num_images - data.validation_size, num_processes)
 
     def run(self) -> None:

@@ -33,8 +33,8 @@ from fmnist_core.model_config import (
 __all__ = [
     "DATASETS", "NUM_CLASSES", "TRAINING_VERSION", "Baseline", "CellConfig", "CitedModel", "CustomModel", "DataConfig",
     "DatasetFacts", "Estimator", "ExecutionConfig", "KernelDepthCNN", "MemoryFormat", "ModelConfig", "Network1",
-    "Network2", "Precision", "StagedCNN", "TrainConfig", "check", "digest", "input_shape", "quality_key", "speed_key",
-    "to_dict",
+    "Network2", "Precision", "StagedCNN", "TrainConfig", "check", "check_validation_size", "digest", "input_shape",
+    "quality_key", "speed_key", "to_dict",
 ]
 
 TRAINING_VERSION = 1
@@ -198,10 +198,7 @@ def check(cell: CellConfig) -> None:
                          f"train.global_batch_size = {train.global_batch_size}")
     if train.early_stopping_patience and not data.validation_size:
         raise ValueError("train.early_stopping_patience needs data.validation_size above 0")
-    num_images = DATASETS[data.dataset].num_train
-    if data.validation_size >= num_images:
-        raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of "
-                         f"{num_images} training images")
+    check_validation_size(data.validation_size, DATASETS[data.dataset].num_train)
     if data.sha256 and data.dataset != "idx":
         raise ValueError(f"data.sha256 has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
     if data.class_names and data.dataset != "idx":
@@ -216,6 +213,13 @@ def check(cell: CellConfig) -> None:
                          f"{len(model.fc_sizes)} hidden layers")
     if isinstance(model, Baseline):
         _check_baseline(cell)
+
+
+def check_validation_size(size: int, num_images: int) -> None:
+    """Raise ValueError, with a size that works, where nothing is left to train on."""
+    if size >= num_images:
+        raise ValueError(f"data.validation_size = {size} leaves nothing of {num_images} training images; "
+                         f"a sixth of them: --set data.validation_size={num_images // 6}")
 
 
 def _check_steps(train: TrainConfig) -> None:
