@@ -64,7 +64,7 @@ DATASETS = {
     "kmnist": DatasetFacts(1, 28, 60_000, _KANA),
     "emnist-digits": DatasetFacts(1, 28, 240_000),
     "cifar10": DatasetFacts(3, 32, 50_000, _THINGS),
-    "idx": DatasetFacts(1, 28, 60_000),
+    "idx": DatasetFacts(1, 28, 60_000, tuple(f"class {label}" for label in range(NUM_CLASSES))),
 }
 """Ten classes each. `synthetic` needs no files; `idx` is a folder of four IDX files of your own."""
 
@@ -77,7 +77,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of `idx` only, and needed there: the digest of the four files, so that a record says which data it is of."""
     class_names: Annotated[tuple[str, ...], Meta(max_length=NUM_CLASSES)] = ()
-    """Of `idx` only: ten names, in the order of the labels, for RESULTS.md and predictions; none: the labels."""
+    """Of `idx` only: ten names, in the order of the labels, for tables and predictions; none: `class 0` and so on."""
     validation_size: Natural = 10_000
     """Images of the training set that are held out for validation; 0 trains on all of them."""
     split_seed: Natural = 0
