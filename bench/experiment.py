@@ -178,8 +178,8 @@ def _what_there_is(cells: Sequence[Cell], filters: Mapping[str, Any]) -> str:
     """Of the values asked for that no cell has: the nearest, and all there are."""
     hints = ""
     for key, value in filters.items():
-        values = dict.fromkeys(as_typed(each) for cell in cells if (each := shown(cell, key)) is not None)
-        if as_typed(value) not in values:
+        if all(shown(cell, key) != value for cell in cells):
+            values = dict.fromkeys(as_typed(each) for cell in cells if (each := shown(cell, key)) is not None)
             more = f", and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else ""
             hints += (nearest(value, values) if isinstance(value, str) else "") + (
                 f"; values of {key}: {', '.join(list(values)[:MAX_NAMED])}{more}")

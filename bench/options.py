@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 from bench import experiment, tracking
@@ -49,7 +49,7 @@ def answer_shell(of: argparse.ArgumentParser) -> None:
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
-        argcomplete.autocomplete(of)
+        argcomplete.autocomplete(of, validator=_continues)
 
 
 def setting(text: str, option: str) -> tuple[str, Any]:
@@ -61,6 +61,11 @@ def setting(text: str, option: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except (ValueError, RecursionError):  # not JSON, or a number of more digits than Python reads
         return key, value
+
+
+def _continues(completion: str, prefix: str) -> bool:
+    """Nor the prefix itself where a shell breaks words at its end: argcomplete falls over the nothing behind it."""
+    return completion.startswith(prefix) and (completion != prefix or completion[-1:] not in "=:")
 
 
 def _complete(action: argparse.Action, completer: Any) -> None:
@@ -79,7 +84,7 @@ def _only(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     key, equals, _value = prefix.partition("=")
     if not equals:
         return [f"{each}=" for each in ("label", *_keys(cells))]
-    return _with_key(key, [as_typed(each) for cell in cells if (each := experiment.shown(cell, key)) is not None])
+    return [f"{key}={as_typed(each)}" for cell in cells if (each := experiment.shown(cell, key)) is not None]
 
 
 def _set(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
@@ -89,13 +94,8 @@ def _set(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
         launch = [f"launch.{each}" for each in experiment.Launch.__struct_fields__]
         return [f"{each}=" for each in (*_keys(_cells(parsed_args)), *launch)]
     section, _dot, field = key.partition(".")
-    return _with_key(key, choices(experiment.Launch, field) if section == "launch" else choices(CellConfig, key))
-
-
-def _with_key(key: str, values: Iterable[str]) -> list[str]:
-    """Nothing for an empty value: what is left of it behind the sign, where a shell breaks words, is too short for
-    argcomplete."""
-    return [f"{key}={value}" for value in values if value]
+    values = choices(experiment.Launch, field) if section == "launch" else choices(CellConfig, key)
+    return [f"{key}={value}" for value in values]
 
 
 def _cells(parsed_args: argparse.Namespace) -> Iterator[experiment.Cell]:
