@@ -6,7 +6,6 @@
 The test suite compares them with the committed file: more is a regression, less is news to be committed.
 """
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from bench import experiment
 from bench.memory import peak_step_bytes, step_bytes
+from bench.strict_parser import StrictParser
 from fmnist_core.config import CellConfig, DataConfig, TrainConfig, to_dict
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import EVALUATION_BATCH
@@ -182,8 +182,7 @@ def _trace(training: Training) -> GraphCounts:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m bench.counters", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = StrictParser("python -m bench.counters", __doc__)
     parser.add_argument("--write", action="store_true", help=f"update {EXPECTATIONS.name}")
     options = parser.parse_args(arguments)
     expected = load()

@@ -1,13 +1,13 @@
 """Strict decoding, with errors that name the dotted key, its value, what is allowed, and the nearest valid key."""
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
 
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, ModelConfig, TrainConfig
+from fmnist_core.nearest import nearest, nearest_key
 
 SECTIONS: dict[str, type[Struct]] = {"data": DataConfig, "train": TrainConfig, "execution": ExecutionConfig}
 """Of a cell; the fourth, `model`, is one of several structs."""
@@ -26,22 +26,23 @@ def _explain(error: msgspec.ValidationError, content: Any, kind: Any, where: str
     key = path.rstrip("`").removeprefix("$").removeprefix(".")
     if message.startswith("Object contains unknown field"):
         field = message.split("`")[1]
-        return f"unknown key '{_join(where, key, field)}'" + nearest(field, _fields_at(content, kind, key))
+        known = [_join(where, key, each) for each in _fields_at(content, kind, key)]
+        return f"unknown key '{_join(where, key, field)}'" + nearest_key(_join(where, key, field), known)
     if message.startswith("Object missing required field"):
         return f"missing key '{_join(where, key, message.split('`')[1])}'"
     if not path:
         return f"{where} = {content!r}: {message[0].lower()}{message[1:]}" if where else message
-    allowed = ""
+    value, allowed = _value_at(content, key), ""
+    if (key == "model.name" or message.startswith("Invalid enum value")) and (known := choices(kind, key)):
+        also = ", or package.module:factory" if key == "model.name" else ""
+        allowed = f"{nearest(str(value), known)}; allowed: {', '.join(known)}{also}"
+    return f"{_join(where, key)} = {value!r}: {message[0].lower()}{message[1:]}{allowed}"
+
+
+def choices(kind: type[Struct], key: str) -> list[str]:
+    """The values of a field that has few, an enumeration or true and false, as a command line has them."""
     if key == "model.name":
-        known = sorted(tag_of(model) for model in get_args(ModelConfig))
-        allowed = f"; allowed: {', '.join(known)}, or package.module:factory"
-    elif message.startswith("Invalid enum value"):
-        allowed = _choices(kind, key)
-    return f"{_join(where, key)} = {_value_at(content, key)!r}: {message[0].lower()}{message[1:]}{allowed}"
-
-
-def _choices(kind: type[Struct], key: str) -> str:
-    """The values that a Literal field allows."""
+        return sorted(tag_of(model) for model in get_args(ModelConfig))
     section, _, field = key.partition(".")
     owners = list(get_args(ModelConfig)) if section == "model" else [SECTIONS.get(section) or _part(kind, section)]
     for owner in owners:
@@ -49,8 +50,8 @@ def _choices(kind: type[Struct], key: str) -> str:
             if info.name == (field or section):
                 types = (info.type, *get_args(info.type))
                 literals = [value for each in types for value in get_args(each) if isinstance(value, str)]
-                return f"; allowed: {', '.join(dict.fromkeys(literals))}"
-    return ""
+                return ["true", "false"] if info.type is bool else list(dict.fromkeys(literals))
+    return []
 
 
 def _part(kind: type[Struct], section: str) -> type[Struct]:
@@ -64,10 +65,14 @@ def _fields_at(content: Any, kind: Any, key: str) -> list[str]:
     if kind is CellConfig and key:
         section = key.split(".")[0]
         if section == "model":
-            tag = (_value_at(content, "model") or {}).get("name")
+            model = _value_at(content, "model")
+            tag = model.get("name") if isinstance(model, Mapping) else None
             models = [model for model in get_args(ModelConfig) if tag_of(model) == tag]
             return [field for model in models for field in model.__struct_fields__]
         return list(SECTIONS[section].__struct_fields__) if section in SECTIONS else []
+    if kind is CellConfig:
+        below = [f"{part}.{field}" for part in (*SECTIONS, "model") for field in _fields_at(content, kind, part)]
+        return [*kind.__struct_fields__, *below]
     return list(kind.__struct_fields__) if not key else []
 
 
@@ -82,11 +87,6 @@ def _value_at(content: Any, key: str) -> Any:
         elif isinstance(content, list | tuple) and part.isdigit():
             content = content[int(part)]
     return content
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{matches[0]}'?" if matches else ""
 
 
 def _join(*parts: str) -> str:

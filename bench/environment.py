@@ -1,9 +1,9 @@
 """What machine, driver, libraries and commit a record comes from. Works without importing torch.
 
-`python -m bench.environment` prints what a bug report needs.
+    python -m bench.environment                  prints what a bug report needs
+    python -m bench.environment > report.txt     the same, to be attached
 """
 
-import argparse
 import hashlib
 import importlib.metadata
 import os
@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 
 from bench.record import Environment
+from bench.strict_parser import StrictParser
 from fmnist_core.files import DataError, find
 
 LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "pandas", "msgspec", "scikit-learn")
@@ -152,8 +153,7 @@ def _number(text: str | None) -> float | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the environment, the launcher's variables, and where the data set is."""
-    argparse.ArgumentParser(prog="python -m bench.environment", description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args(arguments)
+    StrictParser("python -m bench.environment", __doc__).parse_args(arguments)
     found = msgspec.to_builtins(collect())
     found["libraries"] = {**found["libraries"], **_more_libraries()}
     found["variables"] = {name: value for name, value in sorted(os.environ.items()) if name.startswith(_VARIABLES)}

@@ -7,7 +7,6 @@
 """
 
 import itertools
-import json
 import math
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -17,13 +16,17 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.decoding import convert, nearest, tag_of
-from fmnist_core.config import CellConfig, CitedModel, input_shape
+from bench.decoding import convert, tag_of
+from bench.dotted import as_text, as_typed, flatten, merge, nest
+from fmnist_core.config import CellConfig, CitedModel, CustomModel, input_shape
 from fmnist_core.models import networks
 from fmnist_core.models.catalogue import CITED
 from fmnist_core.models.layers import trace
+from fmnist_core.nearest import nearest, nearest_key
 
 MAX_CELLS = 100_000
+MAX_NAMED = 20
+"""Values that an error names, of those that could have been asked for."""
 SYSTEMS = sorted({cited.system for cited in CITED})
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -120,49 +123,42 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Exper
 def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The cells of a decoded TOML file. Raises ValueError."""
     file = convert(content, _File)
-    overrides = _nest(overrides or {})
+    overrides, changed = nest(overrides or {}), flatten(overrides or {})
     launch = overrides.pop("launch", {})
     if isinstance(launch, Mapping):
-        launch = _merge(msgspec.to_builtins(file.launch), launch)
+        launch = merge(msgspec.to_builtins(file.launch), launch)
     launch = convert(launch, Launch, "launch")
     if file.targets != sorted(set(file.targets)):
         raise ValueError(f"targets = {file.targets}: expected rising fractions, each once")
     if file.grid and file.cells:
         raise ValueError("[grid] and [[cells]]: only one of them is allowed")
-    drafts = _written_out(file.cells) if file.cells else _product(flatten(file.grid))
+    drafts = _written_out(file.cells) if file.cells else _product(flatten(file.grid), changed)
     cells = [_cell(file.base, draft, overrides) for draft in drafts]
-    _refuse_duplicates(cells)
+    _refuse_duplicates(cells, changed)
     return Experiment(name=name, title=file.title or name, question=file.question, seeds=file.seeds, launch=launch,
                       measure=file.measure, targets=file.targets, cells=cells)
-
-
-def flatten(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"kernel_size": [2, 3]}} to {"model.kernel_size": [2, 3]}."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
 
 
 def value_of(cell: CellConfig, key: str) -> Any:
     """The value at a dotted key, e.g. "model.kernel_size". Raises ValueError for an unknown one."""
     value: Any = cell
     for part in key.split("."):
-        if part == "name" and not hasattr(value, "name"):
+        if isinstance(value, CustomModel) and part in ("name", *value.options):
+            value = value.factory if part == "name" else value.options[part]
+        elif part == "name" and not hasattr(value, "name"):
             value = tag_of(type(value))
         elif not hasattr(value, part):
-            raise ValueError(f"unknown key '{key}'{nearest(key, known_keys(cell))}")
+            raise ValueError(f"unknown key '{key}'{nearest_key(key, known_keys(cell))}")
         else:
             value = getattr(value, part)
     return value
 
 
 def known_keys(cell: CellConfig) -> list[str]:
+    """All that an experiment could set in this cell; of one's own network the arguments that it does set."""
     sections = {name: getattr(cell, name) for name in cell.__struct_fields__}
-    return ["model.name", *(f"{name}.{key}" for name, section in sections.items() for key in section.__struct_fields__)]
+    keys = lambda section: section.options if isinstance(section, CustomModel) else section.__struct_fields__
+    return ["model.name", *(f"{name}.{key}" for name, section in sections.items() for key in keys(section))]
 
 
 def every_setting(cell: CellConfig) -> dict[str, Any]:
@@ -175,24 +171,29 @@ def label_of(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{key.rpartition('.')[2]} {as_text(value)}" for key, value in flatten(settings).items())
 
 
-def as_text(value: Any) -> str:
-    """A setting as text, lists without their brackets."""
-    if isinstance(value, list | tuple):
-        return " ".join(map(as_text, value))
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-
-
 def select(chosen: Experiment, filters: Mapping[str, Any]) -> Experiment:
     """With only the cells whose values equal all `filters`. Raises ValueError for an unknown key or if none is left."""
+    known = dict.fromkeys(["label", *(key for cell in chosen.cells for key in known_keys(cell.config))])
     for key in filters:
-        if key != "label" and not any(key in known_keys(cell.config) for cell in chosen.cells):
-            raise ValueError(f"unknown key '{key}'{nearest(key, ['label', *known_keys(chosen.cells[0].config)])}")
+        if key not in known:
+            raise ValueError(f"unknown key '{key}'{nearest_key(key, known)}")
     cells = [cell for cell in chosen.cells if all(shown(cell, key) == value for key, value in filters.items())]
     if not cells:
-        wanted = ", ".join(f"{key}={value}" for key, value in filters.items())
-        labels = nearest(str(filters.get("label", "")), [cell.label for cell in chosen.cells])
-        raise ValueError(f"experiment {chosen.name}: no cell has {wanted}{labels}")
+        wanted = ", ".join(f"{key}={as_typed(value)}" for key, value in filters.items())
+        raise ValueError(f"experiment {chosen.name}: no cell has {wanted}{_what_there_is(chosen.cells, filters)}")
     return msgspec.structs.replace(chosen, cells=cells)
+
+
+def _what_there_is(cells: Sequence[Cell], filters: Mapping[str, Any]) -> str:
+    """Of the values asked for that no cell has: the nearest, and all there are."""
+    hints = ""
+    for key, value in filters.items():
+        if all(shown(cell, key) != value for cell in cells):
+            values = dict.fromkeys(as_typed(each) for cell in cells if (each := shown(cell, key)) is not None)
+            more = f", and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else ""
+            hints += (nearest(value, values) if isinstance(value, str) else "") + (
+                f"; values of {key}: {', '.join(list(values)[:MAX_NAMED])}{more}")
+    return hints or "; each of these values occurs, but not together"
 
 
 def shown(cell: Cell, key: str) -> Any:
@@ -211,19 +212,21 @@ class _Draft(NamedTuple):
     axes: dict[str, Any] = {}
 
 
-def _product(grid: Mapping[str, Any]) -> list[_Draft]:
+def _product(grid: Mapping[str, Any], changed: Mapping[str, Any]) -> list[_Draft]:
     for key, values in grid.items():
         if not isinstance(values, list):
             raise ValueError(f"[grid] {key} = {values!r}: expected a list of values")
         if not values:
             raise ValueError(f"[grid] {key} = []: an empty list leaves no cell")
+    # The label of a cell names what it has, also where its only value of an axis is overridden.
+    grid = {key: [changed.get(key, values[0])] if len(values) == 1 else values for key, values in grid.items()}
     num_cells = math.prod(len(values) for values in grid.values())
     if num_cells > MAX_CELLS:
         raise ValueError(f"[grid] makes {num_cells} cells; allowed: up to {MAX_CELLS}")
     drafts = []
     for values in itertools.product(*grid.values()):
         axes = dict(zip(grid, values, strict=True))
-        drafts.append(_Draft(_nest(axes), label=label_of(axes), axes=axes))
+        drafts.append(_Draft(nest(axes), label=label_of(axes), axes=axes))
     return drafts
 
 
@@ -236,12 +239,12 @@ def _written_out(tables: Sequence[dict[str, Any]]) -> list[_Draft]:
         for key in ("label", "note"):
             if not isinstance(about.get(key, ""), str):
                 raise ValueError(f"cells[{i}].{key} = {about[key]!r}: expected a string")
-        drafts.append(_Draft(_nest(flatten(table)), **about, axes=flatten(table)))
+        drafts.append(_Draft(nest(flatten(table)), **about, axes=flatten(table)))
     return drafts
 
 
 def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any]) -> Cell:
-    settings = _merge(_merge(base, draft.settings), overrides)
+    settings = merge(merge(base, draft.settings), overrides)
     try:
         config_ = convert(_with_custom_model(settings), CellConfig)
         _check_shapes(config_)
@@ -255,6 +258,13 @@ def _with_custom_model(settings: dict[str, Any]) -> dict[str, Any]:
     model = settings.get("model")
     if isinstance(model, dict) and isinstance(name := model.get("name"), str) and ":" in name:
         options = {key: value for key, value in model.items() if key != "name"}
+        for key, value in options.items():
+            if key == "options" and isinstance(value, Mapping):
+                argument = next(iter(value), "ARGUMENT")
+                raise ValueError(f"unknown key 'model.options.{argument}': an argument of a network of your own is a "
+                                 f"key of the model; write model.{argument}")
+            if not isinstance(value, bool | int | float | str):
+                raise ValueError(f"model.{key} = {value!r}: expected a number, a string, true or false")
         return {**settings, "model": {"name": "custom", "factory": name, "options": options}}
     return settings
 
@@ -269,34 +279,16 @@ def _check_shapes(cell: CellConfig) -> None:
         trace(layers, input_shape(cell.data))
 
 
-def _refuse_duplicates(cells: list[Cell]) -> None:
+def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:
     seen: dict[bytes, Cell] = {}
     for cell in cells:
         content = msgspec.json.encode(cell.config, order="sorted")
         if content in seen:
-            raise ValueError(f"cells '{seen[content].label}' and '{cell.label}' are the same cell")
+            axes, others = cell.axes, seen[content].axes
+            reasons = [f": {key} = {as_typed(value)} overrides in what they differ; --only {key}=VALUE chooses one"
+                       for key, value in changed.items() if axes.get(key) != others.get(key)]
+            raise ValueError(f"cells '{seen[content].label}' and '{cell.label}' are the same cell{''.join(reasons)}")
         seen[content] = cell
-
-
-def _nest(flat: Mapping[str, Any]) -> dict[str, Any]:
-    nested: dict[str, Any] = {}
-    for key, value in flat.items():
-        *parents, last = key.split(".")
-        if not last or not all(parents):
-            raise ValueError(f"key '{key}': expected names with single dots between them, e.g. train.epochs")
-        table = nested
-        for part in parents:
-            table = table.setdefault(part, {})
-            if not isinstance(table, dict):
-                raise ValueError(f"key '{key}': '{part}' is a value, not a table")
-        table[last] = value
-    return nested
-
-
-def _merge(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on top of `under`, table by table."""
-    both_tables = lambda key: isinstance(under.get(key), Mapping) and isinstance(over[key], Mapping)
-    return {**under, **{key: _merge(under[key], over[key]) if both_tables(key) else over[key] for key in over}}
 
 
 def _find(name_or_path: str) -> Path:

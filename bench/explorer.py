@@ -6,7 +6,6 @@ The page holds its data, its script and the charting library (Vega-Lite). Its ow
 every script but those two. The same records give the same bytes.
 """
 
-import argparse
 import base64
 import hashlib
 import json
@@ -19,13 +18,15 @@ from typing import Any
 
 from bench import experiment as experiments_
 from bench import frame
-from bench.experiment import Experiment, as_text, flatten
+from bench.dotted import as_text, as_written, flatten
+from bench.experiment import Experiment
 from bench.explorer_columns import FILTERS, Line, columns, failures, rounded
 from bench.record import Epochs, Record
 from bench.reproduce import command, records_of, selections
 from bench.rows import Machine, Row, collect, machine_names
 from bench.side_records import SideRecord, load_every
 from bench.store import read
+from bench.strict_parser import StrictParser
 from fmnist_core.config import to_dict
 
 FOLDER = Path(__file__).resolve().parent / "explorer_page"
@@ -84,7 +85,7 @@ def content(records: Sequence[Record], experiments: Sequence[Experiment],
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0; 2 a store or experiment that cannot be read, nowhere to write, or no charting library."""
-    parser = argparse.ArgumentParser(prog="python -m bench.explorer", description="Records as a page to explore.")
+    parser = StrictParser("python -m bench.explorer", __doc__)
     parser.add_argument("--store", default=str(experiments_.FOLDER / "results"), metavar="DIR",
                         help="folder of the records; default: the published ones")
     parser.add_argument("--output", default=DEFAULT_OUTPUT, metavar="FILE", help=f"the page; default: {DEFAULT_OUTPUT}")
@@ -107,7 +108,7 @@ def _details(row: Row, reproduce: str) -> dict[str, Any]:
     environments = [one.environment for one in records_of(row) if one.environment.commit]
     commits = {one.commit[:12] + (" with local changes" if one.dirty else "") for one in environments}
     about = {"note": row.cell.note, "reported in": row.cell.reported.source, "commit": ", ".join(sorted(commits))}
-    settings = {key: as_text(value) for key, value in flatten(to_dict(row.cell.config)).items()}
+    settings = {key: as_text(value) for key, value in as_written(flatten(to_dict(row.cell.config))).items()}
     return {"about": {**settings, **{key: value for key, value in about.items() if value}},
             "failures": failures(row), "command": reproduce, "curves": _curves(row)}
 

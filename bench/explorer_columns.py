@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench import frame, stats
-from bench.experiment import as_text, every_setting
+from bench.dotted import as_text
+from bench.experiment import every_setting
 from bench.formatting import NOISY, SHARED
 from bench.record import Record
 from bench.reproduce import records_of

@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from bench import experiment, outcomes, overview, stats
-from bench.experiment import Experiment, flatten
+from bench.dotted import flatten
+from bench.experiment import Experiment
 from bench.record import Record, SpeedRecord
 from bench.rows import Machine, Row, collect
 from bench.store import read

@@ -3,31 +3,20 @@
 import argparse
 import json
 import os
-import sys
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from bench import experiment, tracking
-from bench.decoding import nearest
-from fmnist_core.config import DATASETS
+from bench.decoding import choices
+from bench.dotted import as_typed
+from bench.strict_parser import StrictParser
+from fmnist_core.config import DATASETS, CellConfig
 
 DEFAULT_STORE = "runs"
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers an unknown option with the nearest one, in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        unknown = message.removeprefix("unrecognized arguments: ").split("=")[0].split(" ")[0]
-        known = [option for option in self._option_string_actions if option.startswith("--")]
-        hint = nearest(unknown, known) if unknown.startswith("--") else ""
-        print(f"{self.prog}: error: {message}{hint}; see --help", file=sys.stderr)
-        sys.exit(2)
-
-
 def parser(description: str | None) -> argparse.ArgumentParser:
-    new = _Parser(prog="bench/run.py", description=description, allow_abbrev=False,
-                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    new = StrictParser("bench/run.py", description)
     add = new.add_argument
     _complete(add("experiments", nargs="*", default=["quick"], metavar="EXPERIMENT",
                   help=f"a name ({', '.join(experiment.names())}) or the path of a .toml file; default: quick"),
@@ -60,7 +49,7 @@ def answer_shell(of: argparse.ArgumentParser) -> None:
     if "_ARGCOMPLETE" in os.environ:
         import argcomplete
 
-        argcomplete.autocomplete(of)
+        argcomplete.autocomplete(of, validator=_continues)
 
 
 def setting(text: str, option: str) -> tuple[str, Any]:
@@ -72,6 +61,11 @@ def setting(text: str, option: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except (ValueError, RecursionError):  # not JSON, or a number of more digits than Python reads
         return key, value
+
+
+def _continues(completion: str, prefix: str) -> bool:
+    """Nor the prefix itself where a shell breaks words at its end: argcomplete falls over the nothing behind it."""
+    return completion.startswith(prefix) and (completion != prefix or completion[-1:] not in "=:")
 
 
 def _complete(action: argparse.Action, completer: Any) -> None:
@@ -90,12 +84,18 @@ def _only(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
     key, equals, _value = prefix.partition("=")
     if not equals:
         return [f"{each}=" for each in ("label", *_keys(cells))]
-    values = (experiment.shown(cell, key) for cell in cells)
-    return [f"{key}={each if isinstance(each, str) else json.dumps(each)}" for each in values if each is not None]
+    return [f"{key}={as_typed(each)}" for cell in cells if (each := experiment.shown(cell, key)) is not None]
 
 
-def _set(parsed_args: argparse.Namespace, **_: Any) -> list[str]:
-    return [f"{each}=" for each in (*_keys(_cells(parsed_args)), "launch.mode", "launch.device")]
+def _set(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """Keys; after the sign of equality, the values of an enumeration, or true and false."""
+    key, equals, _value = prefix.partition("=")
+    if not equals:
+        launch = [f"launch.{each}" for each in experiment.Launch.__struct_fields__]
+        return [f"{each}=" for each in (*_keys(_cells(parsed_args)), *launch)]
+    section, _dot, field = key.partition(".")
+    values = choices(experiment.Launch, field) if section == "launch" else choices(CellConfig, key)
+    return [f"{key}={value}" for value in values]
 
 
 def _cells(parsed_args: argparse.Namespace) -> Iterator[experiment.Cell]:

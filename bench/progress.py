@@ -1,16 +1,17 @@
 """What a running sweep shows: its plan, its progress with time left, and what was learnt. No torch."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from bench.experiment import Cell, Experiment
 from bench.plan import Task
-from bench.record import Record, SpeedRecord, TrainRecord
+from bench.record import Record, TrainRecord
 from fmnist_core.config import DATASETS, input_shape, to_dict
 from fmnist_core.models import layers, networks
 
@@ -25,7 +26,7 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int, *, quiet: bool) -> None:
-        self._is_terminal = sys.stderr.isatty()
+        self._is_terminal = _is_terminal(sys.stderr)
         self._bar = tqdm(total=total, initial=done, unit="task", disable=quiet or not self._is_terminal,
                          dynamic_ncols=True)
         self._total, self._done_before = total, done
@@ -71,6 +72,14 @@ class Progress:
         self._told = time.monotonic()
 
 
+def _is_terminal(stream: TextIO) -> bool:
+    """Whether a bar can be drawn there: `script` and some CI systems make terminals without rows or columns."""
+    try:
+        return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0
+    except (OSError, ValueError):
+        return False
+
+
 def duration(seconds: float) -> str:
     """In the unit that suits it."""
     if seconds < 90:
@@ -83,7 +92,8 @@ def outcome(record: Record) -> str:
     if record.status != "ok":
         return f"{record.status}: {record.reason}"
     if isinstance(record, TrainRecord):
-        return f"test accuracy {record.epochs.test_accuracy[-1]:.2%}, {record.wall_s:.1f} s"
+        time_taken = f"{record.wall_s:.1f} s" if record.wall_s <= 90 else duration(record.wall_s)
+        return f"test accuracy {record.epochs.test_accuracy[-1]:.2%}, {time_taken}"
     from bench.stats import throughput
 
     return f"{throughput(record.images_per_step, record.step_s).images_per_s:,.0f} images/s"
@@ -115,8 +125,10 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
         print(f"\n{experiment.name}: {experiment.question}\n")
         print(tabulate(rows, headers="keys", intfmt=",", floatfmt=",.2f", missingval="-"))
     num_missing = sum(task.key not in latest for task in planned)
-    print(f"\n{len(planned)} tasks, {num_missing} without a record. Images and teraflops are of one seed."
-          + _estimate(planned, latest))
+    num_timings = sum(task.seed is None for task in planned)
+    count = lambda number, noun: f"{number:,} {noun}{'s' * (number != 1)}"
+    print(f"\n{count(len(planned) - num_timings, 'training')} and {count(num_timings, 'timing')}, "
+          f"{num_missing:,} without a record. Images and teraflops are of one seed.{_estimate(planned, latest)}")
 
 
 def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
@@ -134,48 +146,21 @@ def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
 
 def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record],
                  folder: Path) -> None:
-    """A row per cell: accuracy, speed, size; then where the records are and what could come next."""
-    from tabulate import tabulate
-
-    from bench.stats import summarize, throughput
+    """A row per cell: accuracy, speed, size; what failed; then where the records are and what could come next."""
+    from bench import sweep_results  # brings scipy
 
     planned = list(planned)
     for experiment in experiments:
-        rows = []
+        lines = []
         for cell in _cells(experiment, planned):
             records = [latest[t.key] for t in planned if t.cell.config == cell.config and t.key in latest]
-            trained = [r for r in records if isinstance(r, TrainRecord) and r.status == "ok"]
-            timed = [r for r in records if isinstance(r, SpeedRecord) and r.status == "ok"]
-            accuracy = summarize([100 * r.epochs.test_accuracy[-1] for r in trained]) if trained else None
-            rows.append({
-                "cell": cell.label or "-",
-                "test accuracy %": accuracy.mean if accuracy else None,
-                "sd": accuracy.sd if accuracy and accuracy.n > 1 else None,
-                "n": len(trained),
-                "images/s": throughput(timed[0].images_per_step, timed[0].step_s).images_per_s if timed else None,
-                "parameters": (trained or timed)[0].num_parameters if trained or timed else None,
-                "failed": ", ".join(sorted({r.status for r in records if r.status != "ok"})),
-            })
-        print(f"\n{experiment.title}\n")
-        formats = ("", ".2f", ".2f", "", ",.0f", ",", "")
-        print(tabulate(rows, headers="keys", intfmt=",", floatfmt=formats, missingval="-"))
-        print(_foremost(rows))
+            lines.append(sweep_results.Line.of(cell.label or "-", records))
+        for paragraph in (experiment.title, *sweep_results.paragraphs(lines)):
+            print(f"\n{paragraph}")
     print(f"\nRecords: {folder}. Tables and figures of them:\n"
           f"  python -m bench.report --store {folder} --output {folder}/RESULTS.md")
     if [each.name for each in experiments] == ["quick"]:
         print("The full sweep, with several seeds and more epochs, is kernel_depth in the place of quick.")
-
-
-def _foremost(rows: list[dict[str, Any]]) -> str:
-    """The most accurate and the fastest of several cells."""
-    sentences = []
-    for what, key, unit in (("Highest mean accuracy", "test accuracy %", "{:.2f} %"),
-                            ("Fastest", "images/s", "{:,.0f} images/s")):
-        known = [row for row in rows if row[key] is not None]
-        if len(known) > 1:
-            best = max(known, key=lambda row: row[key])
-            sentences.append(f"{what}: {best['cell']}, {unit.format(best[key])}.")
-    return f"\n{' '.join(sentences)}" if sentences else ""
 
 
 def _cells(experiment: Experiment, planned: Iterable[Task]) -> list[Cell]:

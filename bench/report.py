@@ -6,6 +6,7 @@
     python -m bench.report --store runs my_experiment.toml     with your experiment's question, labels and order
     python -m bench.report --html             writes explorer.html instead: a page to filter, sort and plot the records
 
+Without --store the records are the published ones, in experiments/results.
 The same records give the same bytes: nothing in the files tells when or where they were written.
 """
 
@@ -19,6 +20,7 @@ from bench import explorer, figures, readme
 from bench.document import Document, render
 from bench.side_records import load_every
 from bench.store import read
+from bench.strict_parser import StrictParser
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED, RESULTS = experiments_.FOLDER / "results", ROOT / "RESULTS.md"
@@ -79,9 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if differing else 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def _parser() -> StrictParser:
+    parser = StrictParser("python -m bench.report", __doc__)
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT.toml",
                         help="experiments of your own, beside those of the project")
     parser.add_argument("--store", default=str(PUBLISHED), metavar="DIR",

@@ -20,12 +20,13 @@ from pathlib import Path
 
 import msgspec
 
-from bench import environment, experiment, launch, options, progress, tracking
+from bench import environment, experiment, launch, options, own_networks, progress, tracking
 from bench.attempts import Attempt
 from bench.plan import Task, due, is_done, missing, outdated, siblings, tasks
 from bench.record import Record
 from bench.store import Store, StoreError
 from fmnist_core.batches import check_batches
+from fmnist_core.config import check_validation_size
 from fmnist_core.files import load_arrays
 
 POLL_S = 0.5
@@ -109,21 +110,23 @@ class Sweep:
         launch.check(self.experiments, self.world, gpu=self.gpu)
         self._check_data()
         latest = self.store.heads()
-        self.store.check_writable(each.name for each in self.experiments)
         # Processes that torchrun has started again must not run again what they ran before that.
         again = not self.world.num_restarts
         self.outdated = outdated(latest, rerun=self.asked.rerun and again,
                                  retry_failed=self.asked.retry_failed and again)
         self.left = missing(self.planned, latest, self.outdated)
         self.quiet = self.world.rank != 0 or not (self.left or again)
+        if own := own_networks.of(self.planned if self.asked.profile else self.left):
+            if not self.ddp:
+                launch.stand_alone(self.world)  # the user's code may look for a GPU
+            own_networks.check(own)
+        self.store.check_writable(each.name for each in self.experiments)  # last: it creates the folder
 
     def _check_data(self) -> None:
         num_processes = self.world.num_processes if self.ddp else 1
         for data, train in {(task.cell.config.data, task.cell.config.train) for task in self.planned}:
             num_images = len(load_arrays(data.dataset, self.asked.data_dir, data.sha256).train_labels_N)
-            if data.validation_size >= num_images:
-                raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of "
-                                 f"{num_images} training images")
+            check_validation_size(data.validation_size, num_images)
             check_batches(train, num_images - data.validation_size, num_processes)
 
     def run(self) -> None:

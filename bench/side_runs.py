@@ -12,6 +12,7 @@ from bench.load import load_warning, usage
 from bench.side_records import SideRecord
 from bench.side_tables import headers_and_rows
 from bench.store import Store
+from bench.strict_parser import StrictParser
 from fmnist_core.config import CellConfig
 
 OK, SLOWER, WRONG_INPUT = 0, 1, 2
@@ -22,8 +23,7 @@ DEFAULT_EXPERIMENT, DEFAULT_STORE = "final", "runs"
 
 def parser(name: str, description: str | None, *, rounds: int) -> argparse.ArgumentParser:
     """The options that all of them have."""
-    new = argparse.ArgumentParser(prog=f"python -m bench.{name}", description=description, allow_abbrev=False,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    new = StrictParser(f"python -m bench.{name}", description)
     new.add_argument("--experiment", default=DEFAULT_EXPERIMENT, metavar="NAME",
                      help=f"the first cell of this experiment is timed; default: {DEFAULT_EXPERIMENT}")
     new.add_argument("--dataset", metavar="NAME", help="another data set, e.g. synthetic")

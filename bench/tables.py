@@ -6,7 +6,8 @@ from typing import Any
 import msgspec
 
 from bench import outcomes, stats
-from bench.experiment import flatten, known_keys
+from bench.dotted import as_written, flatten
+from bench.experiment import known_keys
 from bench.formatting import (
     NOISY,
     NOTHING,
@@ -159,7 +160,8 @@ def settings_table(rows: Sequence[Row]) -> str:
 def shared_settings(rows: Sequence[Row]) -> str:
     """The settings that all cells share, as `key = value`: the main ones, and every other that is not the default."""
     main = [{key: row.setting(key) for key in MAIN_SETTINGS} for row in rows]
-    settings = [own | flatten(msgspec.to_builtins(row.cell.config)) for own, row in zip(main, rows, strict=True)]
+    settings = [own | as_written(flatten(msgspec.to_builtins(row.cell.config)))
+                for own, row in zip(main, rows, strict=True)]
     return ", ".join(f"{code(key)} = {_show(value)}" for key, value in settings[0].items()
                      if all(other.get(key) == value for other in settings))
 

@@ -12,9 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.decoding import nearest
 from bench.experiment import known_keys, value_of
 from bench.plan import Task
+from fmnist_core.nearest import nearest
 from fmnist_core.schedule import learning_rate
 
 PACKAGES = {"aim": "aim", "clearml": "clearml", "comet_ml": "comet_ml", "dvclive": "dvclive", "mlflow": "mlflow",

@@ -24,6 +24,7 @@ from fmnist_core import baselines, checkpoint, data, weights
 from fmnist_core.clock import synchronize
 from fmnist_core.config import Baseline, TrainConfig, to_dict
 from fmnist_core.evaluation import evaluate
+from fmnist_core.models.own import OwnNetworkError
 from fmnist_core.objective import sign_argmax_accuracy
 from fmnist_core.observe import observe
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
@@ -239,5 +240,7 @@ def explain(error: Exception, task: Task) -> tuple[Status, str]:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower() \
             or "can't allocate memory" in text.lower():
         return "oom", f"{text.splitlines()[0]} (train.global_batch_size = {task.cell.config.train.global_batch_size})"
+    if isinstance(error, OwnNetworkError):
+        return "error", str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return "error", f"{text.splitlines()[0]} ({frame.name}, line {frame.lineno})"

@@ -33,8 +33,8 @@ from fmnist_core.model_config import (
 __all__ = [
     "DATASETS", "NUM_CLASSES", "TRAINING_VERSION", "Baseline", "CellConfig", "CitedModel", "CustomModel", "DataConfig",
     "DatasetFacts", "Estimator", "ExecutionConfig", "KernelDepthCNN", "MemoryFormat", "ModelConfig", "Network1",
-    "Network2", "Precision", "StagedCNN", "TrainConfig", "check", "digest", "input_shape", "quality_key", "speed_key",
-    "to_dict",
+    "Network2", "Precision", "StagedCNN", "TrainConfig", "check", "check_validation_size", "digest", "input_shape",
+    "quality_key", "speed_key", "to_dict",
 ]
 
 TRAINING_VERSION = 1
@@ -64,7 +64,7 @@ DATASETS = {
     "kmnist": DatasetFacts(1, 28, 60_000, _KANA),
     "emnist-digits": DatasetFacts(1, 28, 240_000),
     "cifar10": DatasetFacts(3, 32, 50_000, _THINGS),
-    "idx": DatasetFacts(1, 28, 60_000),
+    "idx": DatasetFacts(1, 28, 60_000, tuple(f"class {label}" for label in range(NUM_CLASSES))),
 }
 """Ten classes each. `synthetic` needs no files; `idx` is a folder of four IDX files of your own."""
 
@@ -77,7 +77,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
     """Of `idx` only, and needed there: the digest of the four files, so that a record says which data it is of."""
     class_names: Annotated[tuple[str, ...], Meta(max_length=NUM_CLASSES)] = ()
-    """Of `idx` only: ten names, in the order of the labels, for RESULTS.md and predictions; none: the labels."""
+    """Of `idx` only: ten names, in the order of the labels, for tables and predictions; none: `class 0` and so on."""
     validation_size: Natural = 10_000
     """Images of the training set that are held out for validation; 0 trains on all of them."""
     split_seed: Natural = 0
@@ -198,10 +198,7 @@ def check(cell: CellConfig) -> None:
                          f"train.global_batch_size = {train.global_batch_size}")
     if train.early_stopping_patience and not data.validation_size:
         raise ValueError("train.early_stopping_patience needs data.validation_size above 0")
-    num_images = DATASETS[data.dataset].num_train
-    if data.validation_size >= num_images:
-        raise ValueError(f"data.validation_size = {data.validation_size} leaves nothing of "
-                         f"{num_images} training images")
+    check_validation_size(data.validation_size, DATASETS[data.dataset].num_train)
     if data.sha256 and data.dataset != "idx":
         raise ValueError(f"data.sha256 has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
     if data.class_names and data.dataset != "idx":
@@ -216,6 +213,13 @@ def check(cell: CellConfig) -> None:
                          f"{len(model.fc_sizes)} hidden layers")
     if isinstance(model, Baseline):
         _check_baseline(cell)
+
+
+def check_validation_size(size: int, num_images: int) -> None:
+    """Raise ValueError, with a size that works, where nothing is left to train on."""
+    if size >= num_images:
+        raise ValueError(f"data.validation_size = {size} leaves nothing of {num_images} training images; "
+                         f"a sixth of them: --set data.validation_size={num_images // 6}")
 
 
 def _check_steps(train: TrainConfig) -> None:

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmnist_core.augment import augment
-from fmnist_core.config import DataConfig
-from fmnist_core.files import DataError, load_arrays
+from fmnist_core.config import DataConfig, check_validation_size
+from fmnist_core.files import load_arrays
 from fmnist_core.seeds import stream
 
 
@@ -57,12 +57,10 @@ class Dataset:
 
 
 def load(config: DataConfig, device: torch.device | str = "cpu", data_dir: str | None = None) -> Dataset:
-    """The data set on `device`, split and resized as configured. Raises DataError."""
+    """The data set on `device`, split and resized as configured. Raises ValueError."""
     arrays = load_arrays(config.dataset, data_dir, config.sha256)
+    check_validation_size(config.validation_size, len(arrays.train_labels_N))
     num_train = len(arrays.train_labels_N) - config.validation_size
-    if num_train < 1:
-        raise DataError(f"data.validation_size = {config.validation_size} leaves nothing of "
-                        f"{len(arrays.train_labels_N)} training images")
     order = np.random.default_rng(stream(config.split_seed, "split")).permutation(len(arrays.train_labels_N))
     images, labels = torch.from_numpy(arrays.train_images_NCHW.copy()), arrays.train_labels_N
     test_images = torch.from_numpy(arrays.test_images_NCHW.copy())

@@ -52,7 +52,7 @@ def load_arrays(dataset: str, data_dir: str | None = None, sha256: str = "") -> 
         return synthetic()
     if dataset == "fashion-mnist":
         folder = find(data_dir)
-        return _arrays({name: read(folder, name) for name in SHA256})
+        return _arrays({str(_path(folder, name)): read(folder, name) for name in SHA256})
     if dataset == "idx":
         return _own_files(data_dir, sha256)
     return _torchvision(dataset, data_dir or "data")
@@ -118,26 +118,38 @@ def synthetic(num_train: int = 60_000, num_test: int = 10_000) -> Arrays:
 
 
 def _arrays(content: dict[str, bytes]) -> Arrays:
-    """Decoded, and each label beside its image."""
-    decoded = {name: decode_idx(content[name], name) for name in content}
-    train_images, train_labels, test_images, test_labels = (decoded[name] for name in SHA256)
-    for images, labels in ((train_images, train_labels), (test_images, test_labels)):
-        fits = images.ndim == 3 and labels.ndim == 1 and len(images) == len(labels) > 0
-        if not fits or labels.max() > 9:
-            raise DataError(f"images of shape {images.shape} and labels of shape {labels.shape}: "
-                            "expected (N, H, W) and (N,), with labels 0 to 9")
+    """Decoded, and each label beside its image. `content`: of the four files, in the order of `SHA256`."""
+    names, decoded = list(content), [decode_idx(content[name], name) for name in content]
+    train_images, train_labels, test_images, test_labels = decoded
+    for i, images, labels in ((0, train_images, train_labels), (2, test_images, test_labels)):
+        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not labels.size:
+            raise DataError(f"{names[i]} has the shape {images.shape} and {names[i + 1]} {labels.shape}: expected "
+                            "(N, H, W) for images and (N,) for as many labels")
+        if labels.max() > 9:
+            raise DataError(f"{names[i + 1]} has the label {labels.max()}: expected labels 0 to 9")
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise DataError(f"{names[0]} has images of {train_images.shape[1:]} pixels and {names[2]} of "
+                        f"{test_images.shape[1:]}: expected one size")
     return Arrays(train_images[:, None], train_labels, test_images[:, None], test_labels)
 
 
 def _own_files(data_dir: str | None, sha256: str) -> Arrays:
     """Four IDX files of the user's own, named as Fashion-MNIST's are."""
-    folder = find(data_dir)
-    content = {name: _read(path) for name in SHA256 if (path := _path(folder, name))}
+    if not data_dir:
+        raise DataError("data.dataset = 'idx' needs --data-dir, the folder of four IDX files of your own")
+    folder = Path(data_dir)
+    paths = [path for name in SHA256 if (path := _path(folder, name))]
+    if len(paths) < len(SHA256):
+        lacking = ", ".join(name for name in SHA256 if not _path(folder, name) and folder.is_dir()) or "it is no folder"
+        raise DataError(f"data.dataset = 'idx': --data-dir {folder} lacks files ({lacking}); expected four IDX files, "
+                        f"gzipped or not: {', '.join(SHA256)}")
+    content = {str(path): _read(path) for path in paths}
+    arrays = _arrays(content)  # first: what is no data set needs no digest
     digest = hashlib.sha256(b"".join(content.values())).hexdigest()
     if digest != sha256:
         raise DataError(f"data.sha256 = '{sha256}': the files in {folder} have another digest; where they are meant: "
                         f"--set data.sha256={digest}")
-    return _arrays(content)
+    return arrays
 
 
 def _torchvision(dataset: str, root: str) -> Arrays:

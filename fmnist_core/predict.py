@@ -1,4 +1,9 @@
-"""Classify pictures with a trained network: `python -m fmnist_core.predict --weights FILE IMAGE...`
+"""Classify pictures with a trained network.
+
+    python -m fmnist_core.predict --weights runs/weights/KEY.safetensors shoe.jpg
+    python -m fmnist_core.predict --weights runs/weights/KEY.safetensors pictures/*.png
+
+Weights are kept by `bench/run.py --keep-weights`.
 
 Fashion-MNIST shows one piece of clothing, light on black, filling a square. A picture with a bright border is taken
 to be dark on light and inverted; every picture is made grey, cut to its content, and fitted into the square. For a
@@ -35,13 +40,29 @@ def prepare(picture: Image.Image, size: int = 28, *, colour: bool = False) -> Te
     return torch.from_numpy(np.asarray(fitted, np.float32) / 255)[None, None]
 
 
+def _read(name: str) -> Image.Image:
+    """Raises ValueError that names the file and what is wrong with it."""
+    try:
+        with Image.open(Path(name)) as picture:
+            picture.load()
+            return picture
+    except FileNotFoundError as error:
+        raise ValueError(f"{name}: there is no such file") from error
+    except IsADirectoryError as error:
+        raise ValueError(f"{name}: a folder, not a picture") from error
+    except UnidentifiedImageError as error:
+        raise ValueError(f"{name}: not a picture of a kind that can be read, such as PNG or JPEG") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # as Pillow's plugins raise them
+        raise ValueError(f"{name}: the picture cannot be read: {error}") from error
+
+
 def _border(pixels: np.ndarray) -> np.ndarray:
     return np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints, for each picture, the three likeliest classes. Exit code 2: a file that cannot be used."""
-    parser = argparse.ArgumentParser(prog="python -m fmnist_core.predict", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m fmnist_core.predict", description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", required=True, metavar="FILE", help="a .safetensors file of `--keep-weights`")
     parser.add_argument("images", nargs="+", metavar="IMAGE")
@@ -50,12 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trained = load(options.weights)
         names, (channels, size, _) = class_names(trained.cell.data), trained.input_shape
         for name in options.images:
-            with Image.open(Path(name)) as picture:
-                probabilities_K = trained.probabilities(prepare(picture, size, colour=channels == 3))[0]
+            probabilities_K = trained.probabilities(prepare(_read(name), size, colour=channels == 3))[0]
             likeliest = probabilities_K.topk(3)
             print(f"{name}: " + ", ".join(f"{names[int(k)]} {float(p):.1%}"
                                           for p, k in zip(likeliest.values, likeliest.indices, strict=True)))
-    except (ValueError, OSError, UnidentifiedImageError) as error:
+    except ValueError as error:
         print(f"predict: {error}", file=sys.stderr)
         return 2
     return 0

@@ -51,6 +51,8 @@ class Trained(msgspec.Struct, frozen=True):
 
 def load(path: str | Path) -> Trained:
     """Raises ValueError for a file that is not one of ours or is damaged."""
+    if Path(path).is_dir():
+        raise ValueError(f"weights {path}: a folder, not a .safetensors file")
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 class Misbehaving(nn.Module):
-    """One Linear layer that misbehaves in the training steps after the first `after`, in the process of one rank.
+    """One Linear layer that misbehaves in the training steps after the first `after`, in the process of one rank,
+    or, with `rank` = -1, of every rank.
 
     `room`: the images for which that process has memory.
     """
@@ -19,7 +20,7 @@ class Misbehaving(nn.Module):
         super().__init__()
         self.flatten, self.fc = nn.Flatten(), nn.Linear(28 * 28, 10)
         self.how, self.after, self.once, self.room, self.num_steps = how, after, once, room, 0
-        self.is_mine = int(os.environ.get("RANK", "0")) == rank
+        self.is_mine = rank in (-1, int(os.environ.get("RANK", "0")))
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         if self.training and self.is_mine and len(images_NCHW) > self.room:
@@ -40,7 +41,7 @@ class Misbehaving(nn.Module):
 
     def _misbehave(self, logits_NK: Tensor) -> Tensor:
         match self.how:
-            case "raise":
+            case "raise" | "raise alike":
                 raise RuntimeError("a fault of its own")
             case "kill":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from bench import experiment, plan
+from bench.record import TrainRecord
+from bench.store import Store
 from fmnist_core import files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +49,7 @@ def written(bare_folder, text):
         (["quik"], ["unknown experiment 'quik'", "did you mean 'quick'?", "kernel_depth", ".toml file"]),
         (["nowhere.toml"], ["nowhere.toml", "No such file"]),
         (["quick", "kernel_dept"], ["unknown experiment 'kernel_dept'"]),
-        (["--set", "train.epoch=1"], ["unknown key 'train.epoch'", "did you mean 'epochs'?"]),
+        (["--set", "train.epoch=1"], ["unknown key 'train.epoch'", "did you mean 'train.epochs'?"]),
         (["--set", "train.epochs=0"], ["train.epochs = 0", ">= 1"]),
         (["--set", "train.epochs=many"], ["train.epochs = 'many'", "expected `int`"]),
         (["--set", "train.epochs=1e400"], ["train.epochs = inf", "expected `int`"]),
@@ -56,20 +59,24 @@ def written(bare_folder, text):
         (["--set", "launch=3"], ["launch = 3", "expected `object`"]),
         (["--set", "launch.halve_batch_after_oom=21"], ["launch.halve_batch_after_oom = 21", "<= 20"]),
         (["--set", "launch.mode=dpp"], ["launch.mode = 'dpp'", "allowed: cells, ddp"]),
-        (["--set", "model.depth=1"], ["same cell"]),  # makes the cells of the grid equal
+        (["--set", "model.depth=1"], ["same cell: model.depth = 1 overrides in what they differ"]),
+        (["--set", "train.optimizer=adamm"], ["did you mean 'adam'?"]),
+        (["--set", "launch.mode=dpd"], ["did you mean 'ddp'?"]),
+        (["--set", "width=4"], ["unknown key 'width'", "did you mean 'model.width'?"]),
+        (["--only", "width=4"], ["unknown key 'width'", "did you mean 'model.width'?"]),
         (["--set", "train.epochs"], ["--set train.epochs", "expected KEY=VALUE"]),
         (["--set", "=1"], ["--set =1", "expected KEY=VALUE"]),
         (["--set", "train..epochs=1"], ["train..epochs"]),
         (["--set", ""], ["--set", "expected KEY=VALUE"]),
         (["--only", "model.depht=1"], ["unknown key 'model.depht'", "did you mean 'model.depth'?"]),
-        (["--only", "model.depth=7"], ["quick", "no cell has model.depth=7"]),
+        (["--only", "model.depth=7"], ["quick", "no cell has model.depth=7; values of model.depth: 1, 2, 3"]),
         (["--only", "model.depth"], ["--only model.depth", "expected KEY=VALUE"]),
         (["--seeds", "0"], ["--seeds", "'0'", "from 1 to 10000"]),
         (["--seeds", "-1"], ["--seeds"]),
         (["--seeds", "10001"], ["--seeds", "'10001'", "from 1 to 10000"]),
         (["--seeds", "two"], ["--seeds", "'two'", "from 1 to 10000"]),
         (["--seed", "1"], ["--seed"]),
-        (["--dataset", "mnst"], ["data.dataset = 'mnst'", "allowed: fashion-mnist, synthetic"]),
+        (["--dataset", "mnst"], ["data.dataset = 'mnst'", "'mnist'?; allowed: fashion-mnist, synthetic"]),
         ([*SYNTHETIC, "--set", "train.precision=fp16"], ["train.precision = 'fp16'", "GPU", "'no', 'bf16'"]),
         ([*SYNTHETIC, "--set", "execution.capture=true"], ["execution.capture = true", "GPU"]),
         ([*SYNTHETIC, "--set", "launch.device=cuda"], ["launch.device = 'cuda'", "no CUDA device", "allowed"]),
@@ -104,7 +111,7 @@ def test_batches_that_the_processes_cannot_share_are_refused(refused, monkeypatc
         ("grid.model.depth = [2, 2]", ["same cell"]),
         ("grid.model.kernel_size = [3, 12]", ["model.kernel_size = 12", "<= 11"]),
         ("base.model.depth = 4\nbase.model.num_pools = 4\nbase.data.input_size = 8", ["does not fit a map of 1 x 1"]),
-        ("base.model.kernel = 3", ["unknown key 'model.kernel'", "did you mean 'kernel_size'?"]),
+        ("base.model.kernel = 3", ["unknown key 'model.kernel'", "did you mean 'model.kernel_size'?"]),
         ("grid = 3", ["grid = 3", "expected `object`"]),
         ("base.model.depth = ", ["not TOML"]),
     ],
@@ -113,6 +120,31 @@ def test_a_wrong_experiment_is_refused(refused, bare_folder, text, parts):
     message = refused(written(bare_folder, f'question = "?"\nbase.model.name = "cnn"\n{text}'))
     for part in ["mine.toml", *parts]:
         assert part in message
+
+
+@pytest.mark.parametrize(("model", "message"), [
+    ('name = "tests.nothing:linear"', "there is no module 'tests.nothing'"),
+    ('name = "tests.misbehaving:linea"', "'linea' is not there; did you mean 'linear'?"),
+    ('name = "tests.misbehaving:linear", roam = 3', "no argument for the key 'model.roam'; did you mean 'model.room'?"),
+    ('name = "tests.misbehaving:linear", rank = "x", after = [1]', "model.after = [1]: expected a number, a string"),
+    ('name = "tests.misbehaving:Misbehaving"', "missing key 'model.how', an argument without a default"),
+])
+def test_a_network_of_ones_own_that_cannot_be_built_is_refused_before_any_work(refused, bare_folder, model, message):
+    path = written(bare_folder, f'question = "?"\nbase = {{ model = {{ {model} }}, data.dataset = "synthetic" }}')
+    assert message in refused(path)
+
+
+def test_a_network_of_ones_own_is_not_built_for_a_list_or_where_nothing_is_left(call_run, bare_folder):
+    model = 'name = "tests.small:small_dataset"'  # gives no network
+    path = written(bare_folder, f'question = "?"\nbase = {{ model = {{ {model} }}, data.dataset = "synthetic" }}')
+    assert call_run(path, "--list")[0] == 0
+    (task,) = plan.tasks([experiment.load(path)], num_seeds=1, gpu=False, machine={})[:1]
+    Store("runs").check_writable()
+    Store("runs").append(TrainRecord(experiment="mine", quality_key=task.key, seed=0, cell={}, status="error"))
+    assert call_run(path, "--seeds", "1", "--untimed")[0] == 1
+    code, _, err = call_run(path, "--seeds", "2", "--untimed")
+    assert (code, err) == (2, "bench/run.py: model.name = 'tests.small:small_dataset' cannot be built: it gave a "
+                              "Dataset, not an nn.Module\n")
 
 
 def test_an_experiment_whose_name_could_leave_the_store_is_refused(refused, bare_folder):

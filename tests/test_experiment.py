@@ -6,8 +6,9 @@ import msgspec
 import pytest
 
 from bench import experiment
-from bench.experiment import load, parse, select, value_of
-from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, Network1, Network2, TrainConfig
+from bench.dotted import as_written, flatten
+from bench.experiment import known_keys, load, parse, select, value_of
+from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, Network1, Network2, TrainConfig, to_dict
 
 CNN = {"model": {"name": "cnn"}}
 
@@ -88,6 +89,31 @@ def test_a_network_of_ones_own_is_named_by_its_factory():
     assert (cell.config.model.factory, cell.config.model.options) == ("my.nets:tiny", {"width": 3})
 
 
+def test_an_argument_of_ones_own_network_goes_by_its_name_everywhere():
+    own = 'base.model.name = "my.nets:tiny"\ngrid.model = { width = [4, 8], bias = [true] }'
+    chosen = parse(tomllib.loads(f'question = "?"\n{own}'), name="mine")
+    (cell,) = select(chosen, {"model.width": 4}).cells
+    assert (cell.label, cell.axes) == ("width 4, bias true", {"model.width": 4, "model.bias": True})
+    assert select(chosen, {"model.name": "my.nets:tiny", "model.bias": True}) == chosen
+    assert [key for key in known_keys(cell.config) if "model" in key] == ["model.name", "model.width", "model.bias"]
+    with pytest.raises(ValueError, match=r"unknown key 'model.with'; did you mean 'model.width'\?"):
+        select(chosen, {"model.with": 4})
+    (one, two) = cells_of(own, model__depth=3, model__bias=False)
+    assert (one.config.model.options, one.label) == ({"width": 4, "bias": False, "depth": 3}, "width 4, bias false")
+    assert as_written(flatten(to_dict(two.config))) == {
+        "model.name": "my.nets:tiny", "model.width": 8, "model.bias": False, "model.depth": 3}
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    ({"model__width": 5}, "cells 'width 4' and 'width 8' are the same cell: model.width = 5 overrides in what they "
+                          "differ; --only model.width=VALUE chooses one"),
+    ({"model__options__width": 5}, "unknown key 'model.options.width': an argument of a network of your own is a key "
+                                   "of the model; write model.width"),
+    ({"model__widths": [5]}, "model.widths = [5]: expected a number, a string, true or false")])
+def test_a_wrong_override_of_ones_own_network(overrides, message):
+    assert error_of('base.model.name = "my.nets:tiny"\ngrid.model.width = [4, 8]', **overrides).endswith(message)
+
+
 def test_every_experiment_that_comes_along_can_be_read():
     assert {"quick", "kernel_depth"} <= set(experiment.names())
     for name in experiment.names():
@@ -111,8 +137,17 @@ def test_selecting_cells():
     assert [cell.label for cell in chosen.cells] == ["kernel_size 4, depth 2"]
     assert select(cells, {"label": "kernel_size 4, depth 2"}) == chosen
     assert select(cells, {}) == cells
-    with pytest.raises(ValueError, match=r"experiment quick: no cell has model\.name=network1"):
+    with pytest.raises(ValueError, match=r"experiment quick: no cell has model\.name=network1; values of .*: cnn$"):
         select(cells, {"model.name": "network1"})
+    with pytest.raises(ValueError, match=r"no cell has .*depth=99; values of model\.depth: 1, 2, 3$"):
+        select(cells, {"model.kernel_size": 2, "model.depth": 99})
+    many = parse({"question": "?", "base": CNN, "grid": {"train.epochs": list(range(1, 23))}}, name="many")
+    with pytest.raises(ValueError, match=r"epochs=0; values of train\.epochs: 1, 2, 3, .*, 20, and 2 more$"):
+        select(many, {"train.epochs": 0})
+    with pytest.raises(ValueError, match=r"; each of these values occurs, but not together$"):
+        select(many, {"train.epochs": 1, "label": "epochs 2"})
+    with pytest.raises(ValueError, match=r"unknown key 'width'; did you mean 'model.width'\?"):
+        select(cells, {"width": 4})
     with pytest.raises(ValueError, match=r"unknown key 'model.kernel'; did you mean 'model.kernel_size'\?"):
         select(cells, {"model.kernel": 4})
 
@@ -143,7 +178,7 @@ def test_the_value_at_an_unknown_key():
         ("targets = [90]", ["targets[0] = 90", "< 1.0"]),
         ("targets = [0.9, 0.8]", ["targets = [0.9, 0.8]", "expected rising fractions, each once"]),
         ("targets = [0.9, 0.9]", ["expected rising fractions, each once"]),
-        ('launch.mode = "dpp"', ["launch.mode = 'dpp'", "allowed: cells, ddp"]),
+        ('launch.mode = "dpp"', ["launch.mode = 'dpp'", "did you mean 'ddp'?; allowed: cells, ddp"]),
         ("launch.timeout_s = -1.0", ["launch.timeout_s = -1.0", ">= 0.0"]),
         ("grid.train.epochs = []", ["[grid] train.epochs = []", "an empty list leaves no cell"]),
         ("grid.train.epochs = 3", ["[grid] train.epochs = 3", "expected a list"]),
@@ -155,15 +190,19 @@ def test_the_value_at_an_unknown_key():
         ("cells = [{ label = 3 }]", ["cells[0].label = 3", "expected a string"]),
         ("cells = [{ reported = { accuracy = 0.9 } }]", ["unknown key 'cells[0].reported.accuracy'"]),
         ("cells = [{ reported = 3 }]", ["cells[0].reported"]),
-        ("base.train.epoch = 3", ["unknown key 'train.epoch'", "did you mean 'epochs'?"]),
+        ("base.train.epoch = 3", ["unknown key 'train.epoch'", "did you mean 'train.epochs'?"]),
         ("base.trane.epochs = 3", ["unknown key 'trane'", "did you mean 'train'?"]),
+        ("base.epochs = 3", ["unknown key 'epochs'; did you mean 'train.epochs'?"]),
+        ("base = { model.name = 'cnn', width = 3 }", ["unknown key 'width'; did you mean 'model.width'?"]),
+        ("base = { model = 3, width = 3 }", ["model = 3", "expected `object`"]),
         ("base.train.epochs = 3.5", ["train.epochs = 3.5", "expected `int`"]),
         ("base.train.epochs = true", ["train.epochs = True", "expected `int`"]),
         ("base.train.learning_rate = nan", ["train.learning_rate = nan", "> 0.0"]),
         ("base.train.learning_rate = inf", ["train.learning_rate = inf", "<= 1000000.0"]),
-        ('base.train.optimizer = "adm"', ["train.optimizer = 'adm'", "allowed: adam, adamw, sgd, rmsprop"]),
-        ('base.model.name = "cnnn"', ["model.name = 'cnnn'", "allowed: ", "cnn", "network1", "package.module:factory"]),
-        ("base.model.kernel_sise = 3", ["unknown key 'model.kernel_sise'", "did you mean 'kernel_size'?"]),
+        ('base.train.optimizer = "adm"', ["train.optimizer = 'adm'", "did you mean 'adam'?; allowed: adam, adamw"]),
+        ('base.model.name = "cnnn"',
+         ["model.name = 'cnnn'", "did you mean 'cnn'?; allowed: ", "network1", "package.module:factory"]),
+        ("base.model.kernel_sise = 3", ["unknown key 'model.kernel_sise'", "did you mean 'model.kernel_size'?"]),
         ("base.model.kernel_size = 12", ["model.kernel_size = 12", "<= 11"]),
         ("base.model.fc_sizes = [3, 0]", ["model.fc_sizes[1] = 0", ">= 1"]),
         ("base.model = 3", ["model = 3", "expected `object`"]),
@@ -205,7 +244,7 @@ def test_a_missing_question_or_model():
         ({"train": 3}, "train = 3: expected `object`"),
         ({"launch": 3}, "launch = 3: expected `object`"),
         ({"launch__mode": 3}, "launch.mode = 3"),
-        ({"launch__modes": "ddp"}, "unknown key 'launch.modes'; did you mean 'mode"),
+        ({"launch__modes": "ddp"}, "unknown key 'launch.modes'; did you mean 'launch.mode'?"),
         ({"title": "x"}, "unknown key 'title'"),
         ({"": 1}, "key '': expected names"),
         ({"train__": 1}, "key 'train.': expected names with single dots between them, e.g. train.epochs"),

@@ -102,10 +102,39 @@ def test_your_own_idx_files_are_known_by_their_digest(fake_release):
         load_arrays("idx", str(fake_release))
     digest = str(error.value).rpartition("=")[2]
     assert load_arrays("idx", str(fake_release), digest).train_labels_N.tolist() == [3, 9]
-    (fake_release / "t10k-labels-idx1-ubyte").write_bytes(idx((2,), [3, 10]))
+    (fake_release / "t10k-labels-idx1-ubyte").write_bytes(idx((2,), [3, 8]))
     load_arrays.cache_clear()
     with pytest.raises(DataError, match="the files in"):
         load_arrays("idx", str(fake_release), digest)
+
+
+@pytest.mark.parametrize(("name", "content", "message"), [
+    ("t10k-labels", b"P5 2 2 255 abcd", "t10k-labels-idx1-ubyte is not an IDX file of unsigned bytes"),
+    ("t10k-labels", idx((2,), [3, 10]), "t10k-labels-idx1-ubyte has the label 10: expected labels 0 to 9"),
+    ("t10k-labels", idx((3,), [3, 9]), "t10k-labels-idx1-ubyte is truncated: 2 bytes of data, its header says 3"),
+    ("train-labels", idx((3,), [3, 9, 1]), "train-images-idx3-ubyte has the shape (2, 28, 28) and "),
+    ("train-labels", idx((0,), []), "(0,): expected (N, H, W) for images and (N,) for as many labels"),
+    ("t10k-images", idx((2, 3, 2), range(12)), "t10k-images-idx3-ubyte of (3, 2): expected one size"),
+    ("train-images", idx((2, 28), range(56)), "train-images-idx3-ubyte has the shape (2, 28) and "),
+])
+def test_files_that_are_no_data_set_get_no_digest_to_paste(fake_release, name, content, message):
+    (path,) = fake_release.glob(f"{name}*")
+    path.write_bytes(content)
+    with pytest.raises(DataError) as error:
+        load_arrays("idx", str(fake_release))
+    assert message in str(error.value)
+    assert "sha256" not in str(error.value)
+
+
+def test_your_own_idx_files_are_looked_for_where_they_are_said_to_be_and_nowhere_else(fake_release, monkeypatch):
+    monkeypatch.setenv("FMNIST_DATA_DIR", str(fake_release))
+    with pytest.raises(DataError, match=r"^data.dataset = 'idx' needs --data-dir"):
+        load_arrays("idx")
+    (fake_release / "t10k-images-idx3-ubyte").unlink()
+    with pytest.raises(DataError, match=r"mine lacks files \(t10k-images-idx3-ubyte\); .*: train-images-idx3-ubyte, "):
+        load_arrays("idx", str(fake_release))
+    with pytest.raises(DataError, match=r"idx.*nowhere lacks files \(it is no folder\)"):
+        load_arrays("idx", "nowhere")
 
 
 def test_torchvisions_data_sets(fake_release, tmp_path):

@@ -12,6 +12,7 @@ from fmnist_core.models import layers
 from fmnist_core.models.build import ACTIVATIONS, build
 from fmnist_core.models.layers import Conv, MaxPool, Pad, trace
 from fmnist_core.models.networks import MONOTONIC, layers_of
+from fmnist_core.models.own import OwnNetworkError
 from fmnist_core.summary import least_bytes, multiply_adds, num_parameters, summarize
 
 SHAPE = (1, 28, 28)
@@ -120,11 +121,56 @@ def bad_factory() -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, 9))
 
 
+def raising_factory(*, error: str) -> nn.Module:
+    raise KeyError(f"{error}\nand more")
+
+
+def other_factory(*sizes: int, **options: float) -> object:
+    return options
+
+
 def test_your_own_model():
     model = build(CustomModel(factory="tests.test_models:good_factory", options={"width": 5}), SHAPE)
     assert num_parameters(model) == 785 * 5 + 60
-    for factory, message in (("tests.test_models:bad_factory", r"not logits of shape \(2, 10\)"),
-                             ("tests.test_models:nothing", "cannot be built"), ("no.such:thing", "cannot be built"),
-                             ("tests.test_models:SHAPE", "cannot be built")):
-        with pytest.raises(ValueError, match=message):
-            build(CustomModel(factory=factory), SHAPE)
+    assert model.training
+
+
+@pytest.mark.parametrize(("factory", "options", "reason"), [
+    ("bad_factory", {}, "2 images gave Tensor of shape (2, 9), not logits of shape (2, 10)"),
+    ("good_factori", {}, "'good_factori' is not there; did you mean 'good_factory'?"),
+    ("SHAPE", {}, "'SHAPE' is a tuple, not a function"),
+    ("good_factory", {"widht": 3}, "it has no argument for the key 'model.widht'; did you mean 'model.width'?; "
+                                   "its arguments: width"),
+    ("bad_factory", {"depth": 3}, "it has no argument for the key 'model.depth'; it has no arguments"),
+    ("raising_factory", {}, "missing key 'model.error', an argument without a default"),
+    ("raising_factory", {"error": "no"}, "KeyError: 'no\\nand more'"),
+    ("good_factory", {"width": -1}, "RuntimeError: Trying to create tensor with negative dimension -1: [-1, 784]"),
+    ("other_factory", {"any": 1.0}, "it gave a dict, not an nn.Module"),
+])
+def test_what_is_wrong_with_your_own_model_is_said_in_one_line(factory, options, reason):
+    name = f"tests.test_models:{factory}"
+    with pytest.raises(OwnNetworkError) as error:
+        build(CustomModel(factory=name, options=options), SHAPE)
+    assert str(error.value) == f"model.name = '{name}' cannot be built: {reason}"
+
+
+@pytest.mark.parametrize(("module", "reason"), [
+    ("tests.test_model", "there is no module 'tests.test_model'; did you mean 'tests.test_models'?; a module must be"),
+    ("own_broken_nets", "there is no module 'own_broken_nets'; did you mean 'own_broken_net'?; a module must be"),
+    ("tests.test_models.below", "there is no module 'tests.test_models.below'; a module must be installed, or its "
+                                "folder named before the command: PYTHONPATH=FOLDER"),
+    ("own_broken_net", "importing own_broken_net: ModuleNotFoundError: No module named 'what_it_needs'"),
+])
+def test_a_module_that_cannot_be_imported(module, reason, tmp_path, monkeypatch):
+    (tmp_path / "own_broken_net.py").write_text("import what_it_needs")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(OwnNetworkError) as error:
+        build(CustomModel(factory=f"{module}:net"), SHAPE)
+    assert reason in str(error.value)
+
+
+def test_a_lack_of_memory_is_no_fault_of_your_own_model(monkeypatch):
+    for lack in (MemoryError("no room"), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        monkeypatch.setattr(nn, "Linear", lambda *sizes, lack=lack: (_ for _ in ()).throw(lack))
+        with pytest.raises(type(lack), match=str(lack)):
+            build(CustomModel(factory="tests.test_models:bad_factory"), SHAPE)

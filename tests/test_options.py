@@ -16,13 +16,14 @@ def complete(tmp_path):
     """The continuations of a command line, asked for as argcomplete's shell functions do."""
     pytest.importorskip("argcomplete", reason="the extra `completion` is not installed")
 
-    def ask(arguments: str) -> list[str]:
+    def ask(arguments: str, **variables: str) -> list[str]:
         line = f"python {RUN} {arguments}"
-        question = {"_ARGCOMPLETE": "2", "_ARGCOMPLETE_IFS": "\n", "_ARGCOMPLETE_SUPPRESS_SPACE": "1",
+        question = {"_ARGCOMPLETE": "2", "_ARGCOMPLETE_IFS": "\n", **variables,
                     "_ARGCOMPLETE_STDOUT_FILENAME": str(tmp_path / "answer"), "COMP_LINE": line,
                     "COMP_POINT": str(len(line)), "COMP_TYPE": "9"}
-        subprocess.run([sys.executable, RUN], cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT), **question},
-                       check=True, capture_output=True)
+        environ = {**os.environ, "PYTHONPATH": str(ROOT), **question}
+        answer = subprocess.run([sys.executable, RUN], cwd=ROOT, env=environ, check=True, capture_output=True)
+        assert b"Traceback" not in answer.stderr
         return [each.strip() for each in (tmp_path / "answer").read_text().split("\n")]
 
     return ask
@@ -36,10 +37,30 @@ def complete(tmp_path):
     ("table_1_2 --only label=Trial-1", ["label=Trial-1"]),
     ("quick --set train.lea", ["train.learning_rate="]),
     ("--track tens", ["tensorboard"]),
+    ("quick --set launch.num", ["launch.num_processes="]),
+    ("quick --set train.optimizer=ad", ["train.optimizer=adam", "train.optimizer=adamw"]),
+    ("quick --set data.normalize=", ["data.normalize=true", "data.normalize=false"]),
+    ("quick --set launch.mode=", ["launch.mode=cells", "launch.mode=ddp"]),
     ("--dataset cif", ["cifar10"]),
 ])
 def test_a_shell_completes(complete, arguments, expected):
-    assert complete(arguments) == expected
+    assert complete(arguments, _ARGCOMPLETE_SUPPRESS_SPACE="1") == expected
+
+
+@pytest.mark.parametrize(("arguments", "expected"), [
+    ("quick --set train.optimizer=", ["adam", "adamw", "sgd", "rmsprop", "muon"]),
+    ("quick --only model.kernel_size=", ["2", "3", "4", "5"]),
+    ("quick --set model.name=net", ["network1", "network2"]),
+    ("quick --set train.epochs=", [""]),  # any number
+    ("quick --set nothing=", [""]),
+    ("quick --set =", [""]),
+    ("quick --set launch=", [""]),
+    ("quick --only nothing=", [""]),
+    ("quick --only data.sha256=", [""]),  # empty text
+    ("nowhere.toml --set train.", [""]),
+])
+def test_a_shell_that_breaks_words_at_the_sign_gets_what_is_behind_it(complete, arguments, expected):
+    assert complete(arguments, _ARGCOMPLETE_COMP_WORDBREAKS=" \t\n\"'><=;|&(:", _ARGCOMPLETE_SHELL="bash") == expected
 
 
 def test_completion_in_any_shell_finds_the_program():

@@ -13,7 +13,8 @@ from torchvision.datasets import CIFAR10
 from bench import report, run, trial
 from bench.store import Store
 from fmnist_core import files, predict
-from fmnist_core.config import DATASETS
+from fmnist_core.config import DATASETS, DataConfig
+from fmnist_core.data import load
 
 EXPERIMENT = """
 question = "Which class is which?"
@@ -129,5 +130,18 @@ def test_what_is_wrong_with_own_files_is_said(setting, message, tmp_path, monkey
     monkeypatch.delenv("FMNIST_DATA_DIR", raising=False)
     write_idx(tmp_path / "data")
     also = ["--set", "data.dataset=idx"] if "'a', 'a'" in message.replace("\\", "") else []
-    assert run.main(["--set", setting, *also]) == 2
+    assert run.main(["--set", setting, *also, "--data-dir", "data"]) == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_small_set_gets_a_validation_size_that_works(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_idx(tmp_path / "data")
+    digest = hashlib.sha256(b"".join((tmp_path / "data" / each).read_bytes() for each in FASHION)).hexdigest()
+    asked = ["--dataset", "idx", "--data-dir", "data", "--set", f"data.sha256={digest}"]
+    assert run.main(asked) == 2
+    said = capsys.readouterr().err
+    assert said == ("bench/run.py: data.validation_size = 10000 leaves nothing of 110 training images; "
+                    "a sixth of them: --set data.validation_size=18\n")
+    config_ = DataConfig(dataset="idx", sha256=digest, validation_size=int(said.rpartition("=")[2]))
+    assert len(load(config_, data_dir="data").train) == 92

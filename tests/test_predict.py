@@ -7,7 +7,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
 from fmnist_core import predict, weights
-from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, TrainConfig
+from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, TrainConfig, class_names
 from fmnist_core.evaluation import evaluate
 from fmnist_core.train import Training, fit
 from tests.small import small_dataset
@@ -41,6 +41,8 @@ def test_damaged_or_foreign_weights_are_refused(trained, tmp_path):
     for name in ("cut", "foreign", "missing"):
         with pytest.raises(ValueError, match=f"weights .*{name}"):
             weights.load(tmp_path / name)
+    with pytest.raises(ValueError, match=r"^weights .*: a folder, not a \.safetensors file$"):
+        weights.load(tmp_path)
 
 
 def test_a_dark_picture_on_white_becomes_light_on_black_and_fills_the_square():
@@ -62,6 +64,32 @@ def test_the_command_names_the_class_of_a_picture(trained, tmp_path, capsys):
     Image.fromarray(image.numpy()).save(tmp_path / "one.png")
     assert predict.main(["--weights", str(path), str(tmp_path / "one.png")]) == 0
     assert f"one.png: {expected} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "reason"), [
+    ("text.png", "not a picture of a kind that can be read, such as PNG or JPEG"),
+    ("nowhere.png", "there is no such file"), ("folder", "a folder, not a picture"),
+    ("cut.png", "the picture cannot be read: "), ("x" * 300, "the picture cannot be read: [Errno 36]")])
+def test_a_file_that_is_no_picture_is_named_in_one_sentence(trained, tmp_path, monkeypatch, capsys, name, reason):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "text.png").write_text("no picture")
-    assert predict.main(["--weights", str(path), str(tmp_path / "text.png")]) == 2
-    assert "predict: " in capsys.readouterr().err
+    (tmp_path / "folder").mkdir()
+    Image.fromarray(np.arange(10_000, dtype=np.uint8).reshape(100, 100)).save("whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
+    assert predict.main(["--weights", str(trained[1]), name]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"predict: {name}: {reason}")
+    assert said.count("\n") == 1
+
+
+def test_options_are_taken_by_their_whole_names_and_the_help_has_examples(capsys):
+    with pytest.raises(SystemExit):
+        predict.main(["--weight", "x", "y.png"])
+    assert "--weights" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        predict.main(["--help"])
+    assert capsys.readouterr().out.count("    python -m fmnist_core.predict --weights") == 2
+
+
+def test_own_data_without_names_has_classes_by_number():
+    assert class_names(DataConfig(dataset="idx"))[1] == "class 1"

@@ -1,16 +1,21 @@
 """What a sweep shows."""
 
+import fcntl
 import os
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from bench import experiment, progress
+from bench import experiment, progress, sweep_results
 from bench.plan import tasks
-from bench.record import Epochs, SpeedRecord, TrainRecord
+from bench.record import Epochs, Labels, SpeedRecord, TrainRecord
 from bench.store import Store
+from bench.sweep_results import Line
 from fmnist_core.config import CellConfig, KernelDepthCNN, TrainConfig, to_dict
 from fmnist_core.evaluation import History
 
@@ -28,18 +33,20 @@ def planned():
 
 def trained(task, accuracy, **options):
     return TrainRecord(experiment="mine", quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
-                       epochs=Epochs(test_accuracy=[0.1, accuracy]), num_parameters=1234, wall_s=90.0, **options)
+                       epochs=Epochs(test_accuracy=[0.1, accuracy]), num_parameters=1234,
+                       **{"wall_s": 90.0, **options})
 
 
-def timed(task):
-    return SpeedRecord(experiment="mine", speed_key=task.key, cell=to_dict(task.cell.config), step_s=[0.01, 0.02, 0.03],
-                       images_per_step=100, num_parameters=1234)
+def timed(task, step_s=0.02, **options):
+    return SpeedRecord(experiment="mine", speed_key=task.key, cell=to_dict(task.cell.config), step_s=[step_s] * 3,
+                       images_per_step=100, num_parameters=1234, **options)
 
 
 def test_a_record_in_few_words(planned):
     _, plan = planned
     assert progress.outcome(trained(plan[0], 0.9051)) == "test accuracy 90.51%, 90.0 s"
     assert progress.outcome(timed(plan[-1])) == "5,000 images/s"
+    assert progress.outcome(trained(plan[0], 0.9051, wall_s=249.8)) == "test accuracy 90.51%, 4 min"
     failure = TrainRecord(experiment="mine", quality_key="k", seed=0, cell={}, status="diverged", reason="at step 3")
     assert progress.outcome(failure) == "diverged: at step 3"
 
@@ -51,7 +58,7 @@ def test_the_plan_tells_what_is_done_and_the_time_left(planned, capsys):
     printed = capsys.readouterr().out
     assert "mine: Which?" in printed
     assert printed.count("1/2") == 2
-    assert "6 tasks, 4 without a record" in printed
+    assert "\n4 trainings and 2 timings, 4 without a record." in printed
     assert "About 3 min of one process are left" in printed  # two trainings of 90 s
 
 
@@ -62,9 +69,78 @@ def test_the_summary_has_mean_spread_and_speed(planned, capsys, tmp_path):
     latest |= {task.key: timed(task) for task in plan if task.seed is None}
     progress.show_summary(experiments, plan, latest, tmp_path)
     printed = capsys.readouterr().out
-    assert "Highest mean accuracy: depth 1, 90.50 %. Fastest: depth 1, 5,000 images/s.\n" in printed
+    assert "\nHighest mean accuracy: depth 1, 90.50 %. Fastest: 5,000 images/s, by 2 of 2 cells.\n" in printed
+    assert "Failed" not in printed
     row = next(line for line in printed.splitlines() if line.startswith("depth 1"))
     assert row.split() == ["depth", "1", "90.50", "0.71", "2", "5,000", "1,234"]
+
+
+def summary(planned, records, capsys, tmp_path):
+    experiments, plan = planned
+    progress.show_summary(experiments, plan, {task.key: record for task, record in records}, tmp_path)
+    return capsys.readouterr().out
+
+
+def test_no_cell_is_named_where_several_share_the_printed_digits(planned, capsys, tmp_path):
+    trainings = [task for task in planned[1] if task.seed == 0]
+    printed = summary(planned, [(task, trained(task, 0.9 + 1e-6 * i)) for i, task in enumerate(trainings)],
+                      capsys, tmp_path)
+    assert "\nHighest mean accuracy: 90.00 % (n = 1), by 2 of 2 cells.\n" in printed
+    printed = summary(planned, [(task, trained(task, 0.9 + 1e-3 * i)) for i, task in enumerate(trainings)],
+                      capsys, tmp_path)
+    assert "\nHighest mean accuracy: depth 2, 90.10 % (n = 1).\n" in printed
+
+
+@pytest.mark.parametrize(("options", "figures", "sentence"), [
+    ([{"step_s": 0.01}, {}], ["10,000", "5,000"], "Fastest: depth 1, 10,000 images/s."),
+    ([{"labels": Labels(machine_shared=True)}, {}], ["5,000‡", "5,000"], "Fastest: not told apart, since timings were "
+                                                                          "disturbed (‡)."),
+    ([{}, {"warnings": ["other processes used 0.5 CPUs meanwhile"]}], ["5,000", "5,000‡"], "disturbed (‡)."),
+])
+def test_timings_are_marked_and_disturbed_ones_win_nothing(planned, capsys, tmp_path, options, figures, sentence):
+    timings = [task for task in planned[1] if task.seed is None]
+    records = [(task, timed(task, **each)) for task, each in zip(timings, options, strict=True)]
+    printed = summary(planned, records, capsys, tmp_path)
+    assert [line.split()[5] for line in printed.splitlines() if line.startswith("depth")] == figures
+    assert printed.count(sentence) == 1
+    assert ("‡ other work ran meanwhile" in printed) == ("‡" in "".join(figures))
+
+
+def test_a_noisy_timing_is_marked():
+    noisy = SpeedRecord(experiment="mine", speed_key="k", cell={}, step_s=[0.01, 0.02, 0.03], images_per_step=100)
+    lines = [Line.of("a", [noisy]), Line.of("b", [replace(noisy, step_s=[0.03] * 3)])]
+    table, told = sweep_results.paragraphs(lines)
+    assert "5,000† " in table
+    assert told == ("† the steps vary by more than 10 % (IQR / median)\nFastest: a, 5,000† images/s.")
+    third = Line.of("c", [replace(noisy, warnings=["disturbed"])])
+    assert third.mark == "†‡"
+    assert "\nFastest of those without ‡: a, 5,000† images/s." in list(sweep_results.paragraphs([*lines, third]))[1]
+
+
+def test_what_failed_is_named_with_its_reason(planned, capsys, tmp_path):
+    failures = [(task, trained(task, 0.1, status="error", reason=f"{'a long story, ' * 20}\nand more"))
+                for task in planned[1] if task.cell.label == "depth 2" and task.seed is not None]
+    failures.append((planned[1][0], trained(planned[1][0], 0.1, status="oom", reason="no room")))
+    printed = summary(planned, failures, capsys, tmp_path)
+    head, oom, error = printed[printed.index("Failed:"):].splitlines()[:3]
+    assert (head, oom) == ("Failed:", "  depth 1: oom: no room")
+    assert error.startswith("  depth 2: error: a long story, a long story")
+    assert error.endswith(" ... (2 records)")
+    assert len(error) < 180
+
+
+@pytest.mark.parametrize(("rows", "columns", "is_one"), [(24, 80, True), (0, 0, False), (0, 80, False), (24, 0, False)])
+def test_a_terminal_without_rows_or_columns_is_none(monkeypatch, capsys, rows, columns, is_one):
+    ours, theirs = os.openpty()
+    now = Now(monkeypatch)
+    with open(theirs, "w") as terminal, open(ours, "rb"):
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", rows, columns, 0, 0))
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with progress.Progress(4, 0, quiet=False) as bar:
+            bar.start("long")
+            now.seconds += 60
+            bar.training(now)
+    assert (capsys.readouterr().out == "") == is_one
 
 
 def test_a_line_per_task_where_there_is_no_terminal(planned, capsys):

@@ -48,7 +48,7 @@ def test_run_commands_plan_something(command, mine, tmp_path, capsys, monkeypatc
     code = run.main([*arguments, "--list", "--store", str(tmp_path)])
     captured = capsys.readouterr()
     assert code == 0, captured.err
-    assert re.search(r"[1-9]\d* tasks", captured.out)
+    assert re.search(r"[1-9]\d* training", captured.out)
 
 
 @pytest.mark.parametrize("command", commands("python -m"))

@@ -30,7 +30,7 @@ def written(bare_folder, text):
 def test_listing_needs_neither_data_nor_torch_and_writes_nothing(call_run, bare_folder):
     code, out, err = call_run("kernel_depth", "--list", "--seeds", "2")
     assert (code, err) == (0, "")
-    assert "48 tasks, 48 without a record" in out  # 16 cells, 2 seeds and a timing each
+    assert "\n32 trainings and 16 timings, 48 without a record." in out  # 16 cells, 2 seeds and a timing each
     assert out.count("0/2") == 16
     assert list(bare_folder.iterdir()) == []
 
@@ -38,9 +38,9 @@ def test_listing_needs_neither_data_nor_torch_and_writes_nothing(call_run, bare_
 def test_what_is_done_is_not_done_again(call_run, bare_folder, monkeypatch):
     path = written(bare_folder, EXPERIMENT)
     monkeypatch.setenv("PRETEND_LOG", str(bare_folder / "log"))
-    assert "2 tasks, 2 without a record" in call_run(path, "--list")[1]
+    assert "2 trainings and 0 timings, 2 without a record" in call_run(path, "--list")[1]
     assert [call_run(path)[0], call_run(path)[0]] == [0, 0]
-    assert "2 tasks, 0 without a record" in call_run(path, "--list")[1]
+    assert "2 trainings and 0 timings, 0 without a record" in call_run(path, "--list")[1]
     keys = (bare_folder / "log").read_text().split()
     assert len(set(keys)) == len(keys) == 2
     lines = (bare_folder / "runs" / "mine.jsonl").read_bytes().splitlines()

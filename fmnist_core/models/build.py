@@ -1,13 +1,12 @@
 """`ModelConfig` to `nn.Module`: (N, C, H, W) float images to (N, 10) logits."""
 
-import importlib
 from collections import OrderedDict
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fmnist_core.config import NUM_CLASSES, CitedModel, CustomModel, ModelConfig
+from fmnist_core.config import CitedModel, CustomModel, ModelConfig
 from fmnist_core.models import layers as spec
+from fmnist_core.models import own
 from fmnist_core.models.networks import layers_of
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -27,7 +26,7 @@ def build(config: ModelConfig, input_shape: spec.Shape) -> nn.Module:
         from fmnist_core.models import cited  # torchvision takes a second to import
         return cited.build(config.system, input_shape, **config.options)
     assert isinstance(config, CustomModel)
-    return _custom(config, input_shape)
+    return own.build(config, input_shape)
 
 
 def sequential(layers: list[spec.Layer], input_shape: spec.Shape) -> nn.Sequential:
@@ -55,21 +54,3 @@ def _module(layer: spec.Layer, shape: spec.Shape) -> nn.Module:
         case spec.Dropout():
             return nn.Dropout(layer.probability)
     raise AssertionError(f"no module for {layer}")
-
-
-def _custom(config: CustomModel, input_shape: spec.Shape) -> nn.Module:
-    module_name, factory_name = config.factory.split(":")
-    try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-        model = factory(**config.options)
-    except (ImportError, AttributeError, TypeError) as error:
-        raise ValueError(f"model.name = '{config.factory}' cannot be built: {error}") from error
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"model.name = '{config.factory}' gave a {type(model).__name__}, not an nn.Module")
-    with torch.no_grad():
-        logits_NK = model.eval()(torch.zeros(2, *input_shape))
-    if not isinstance(logits_NK, Tensor) or logits_NK.shape != (2, NUM_CLASSES):
-        shape = tuple(getattr(logits_NK, "shape", ()))
-        raise ValueError(f"model.name = '{config.factory}': 2 images gave {type(logits_NK).__name__} of shape {shape}, "
-                         f"not logits of shape (2, {NUM_CLASSES})")
-    return model.train()

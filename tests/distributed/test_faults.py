@@ -133,7 +133,7 @@ def test_a_rank_that_fails_ends_its_cell_and_not_the_sweep(write, tmp_path, surv
     """
     store = tmp_path / "store"
     path = write({"how": "no room", "rank": 1, "room": 20}, {"how": "kill", "rank": 1}, {"how": "nan", "rank": 1},
-                 {"how": "raise", "rank": 0, "after": 0}, {"how": "unknown", "no": 1}, {"rank": 1})
+                 {"how": "raise", "rank": 0, "after": 0}, {"how": "raise alike", "rank": -1}, {"rank": 1})
     code, output = finish(torchrun("--nproc-per-node", 2, "--max-restarts", 3, RUN, path, "--store", store,
                                    "--set", "launch.mode=ddp", "--set", "launch.halve_batch_after_oom=1",
                                    FMNIST_DDP_TIMEOUT_S="20"))
@@ -150,8 +150,7 @@ def test_a_rank_that_fails_ends_its_cell_and_not_the_sweep(write, tmp_path, surv
     assert re.match(r"rank 1 of 2 died; rank 0 saw: (Connection closed by peer|Read error|Write error)", reason), reason
     assert reasons["nan"] == ("diverged", "the loss was nan at step 4 of 32")
     assert re.fullmatch(r"rank 0 of 2: RuntimeError: a fault of its own \(_misbehave, line \d+\)", reasons["raise"][1])
-    assert "cannot be built" in reasons["unknown"][1]
-    assert "rank" not in reasons["unknown"][1]
+    assert re.fullmatch(r"RuntimeError: a fault of its own \(_misbehave, line \d+\)", reasons["raise alike"][1])
     assert found["fine"].status == "ok"
     assert found["fine"].labels.num_processes == 2
     assert found["fine"].epochs.test_accuracy[-1] > 0.9

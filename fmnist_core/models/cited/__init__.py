@@ -5,15 +5,15 @@ what its forward pass gives in training mode, `progress` in [0, 1) the fraction 
 In evaluation mode every system maps (N, C, H, W) images to (N, 10) logits.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from fmnist_core.models.cited import hierarchical, imagenet, sequences, skip
 from fmnist_core.models.layers import Shape
+from fmnist_core.nearest import nearest
 
 
 class System(NamedTuple):
@@ -51,7 +51,7 @@ def build(system: str, input_shape: Shape, /, **options: bool | int | float | st
     range, and for images that are too small.
     """
     if system not in SYSTEMS:
-        raise ValueError(f"model.system = '{system}': unknown{_nearest(system, SYSTEMS)}; "
+        raise ValueError(f"model.system = '{system}': unknown{nearest(system, SYSTEMS)}; "
                          f"systems: {', '.join(sorted(SYSTEMS))}")
     factory, smallest = SYSTEMS[system]
     _check_shape(system, input_shape, smallest)
@@ -74,13 +74,8 @@ def _check_options(system: str, factory: Callable[..., nn.Module], options: dict
     for name, value in options.items():
         if name not in defaults:
             allowed = f"options: {', '.join(defaults)}" if defaults else "it has no options"
-            raise ValueError(f"unknown key 'model.options.{name}' of system '{system}'{_nearest(name, defaults)}; "
+            raise ValueError(f"unknown key 'model.options.{name}' of system '{system}'{nearest(name, defaults)}; "
                              f"{allowed}")
         kind = type(defaults[name])
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ValueError(f"model.options.{name} = {value!r}: expected {kind.__name__}, got {type(value).__name__}")
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f"; did you mean '{matches[0]}'?" if matches else ""

@@ -1,0 +1,100 @@
+"""A network of the user's own: found by its name, made by the function of that name, and tried on two images."""
+
+import contextlib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fmnist_core.config import NUM_CLASSES, CustomModel
+from fmnist_core.models.layers import Shape
+from fmnist_core.nearest import nearest, nearest_key
+
+
+class OwnNetworkError(ValueError):
+    """It cannot be used: one line that says why."""
+
+
+def build(config: CustomModel, input_shape: Shape) -> nn.Module:
+    """The network in training mode. Raises OwnNetworkError; a lack of memory is raised as it is."""
+    factory = _find(config.factory)
+    _check_arguments(config, factory)
+    with _refusing(config.factory):
+        model = factory(**config.options)
+    if not isinstance(model, nn.Module):
+        raise _error(config.factory, f"it gave a {type(model).__name__}, not an nn.Module")
+    with _refusing(config.factory, f"on images of shape {(2, *input_shape)}: "), torch.no_grad():
+        logits_NK = model.eval()(torch.zeros(2, *input_shape))
+    if not isinstance(logits_NK, Tensor) or logits_NK.shape != (2, NUM_CLASSES):
+        shape = tuple(getattr(logits_NK, "shape", ()))
+        raise _error(config.factory, f"2 images gave {type(logits_NK).__name__} of shape {shape}, "
+                                     f"not logits of shape (2, {NUM_CLASSES})")
+    return model.train()
+
+
+def _find(name: str) -> Callable[..., Any]:
+    module_name, factory_name = name.split(":")
+    with _refusing(name, f"importing {module_name}: "):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name and f"{module_name}.".startswith(f"{error.name}."):  # else a module that the user's imports
+                raise _error(name, f"there is no module '{error.name}'{_nearest_module(error.name)}; a module must be "
+                                   "installed, or its folder named before the command: PYTHONPATH=FOLDER") from error
+            raise
+    factory: Any = getattr(module, factory_name, None)
+    if not callable(factory):
+        what = f"is a {type(factory).__name__}, not a function" if hasattr(module, factory_name) else "is not there"
+        raise _error(name, f"'{factory_name}' {what}{nearest(factory_name, _functions(module))}")
+    found: Callable[..., Any] = factory
+    return found
+
+
+def _functions(module: ModuleType) -> list[str]:
+    return [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))]
+
+
+def _nearest_module(name: str) -> str:
+    package, dot, _last = name.rpartition(".")
+    path = getattr(importlib.import_module(package), "__path__", ()) if package else None
+    return nearest_key(name, [f"{package}{dot}{each.name}" for each in pkgutil.iter_modules(path)])
+
+
+def _check_arguments(config: CustomModel, factory: Callable[..., Any]) -> None:
+    try:
+        parameters = list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):  # written in C: what is wrong is found by calling it
+        return
+    named = [each for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    names = [each.name for each in named]
+    for option in config.options if all(each.kind != each.VAR_KEYWORD for each in parameters) else ():
+        if option not in names:
+            hint = nearest_key(f"model.{option}", [f"model.{each}" for each in names])
+            arguments = f"its arguments: {', '.join(names)}" if names else "it has no arguments"
+            raise _error(config.factory, f"it has no argument for the key 'model.{option}'{hint}; {arguments}")
+    for each in named:
+        if each.default is each.empty and each.name not in config.options:
+            raise _error(config.factory, f"missing key 'model.{each.name}', an argument without a default")
+
+
+@contextlib.contextmanager
+def _refusing(name: str, doing: str = "") -> Iterator[None]:
+    """Whatever the user's code raises, as an OwnNetworkError of one line."""
+    try:
+        yield
+    except OwnNetworkError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+            raise
+        text = next(iter(str(error).splitlines()), "")
+        raise _error(name, f"{doing}{type(error).__name__}{': ' if text else ''}{text}") from error
+
+
+def _error(name: str, reason: str) -> OwnNetworkError:
+    return OwnNetworkError(f"model.name = '{name}' cannot be built: {reason}")

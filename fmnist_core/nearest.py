@@ -1,0 +1,24 @@
+"""What a misspelt word may have meant. No torch."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The end of a message: which of the known words comes nearest; empty where none is near."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return did_you_mean(matches[0]) if matches else ""
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """The same for dotted keys, by the last name: `width` may mean `model.width`."""
+    section, _, name = key.rpartition(".")
+    # The first of several counts, so those of the section asked for come first.
+    keys = sorted(known, key=lambda each: each.rpartition(".")[0] != section)
+    names = [each.rpartition(".")[2] for each in keys]
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return did_you_mean(keys[names.index(matches[0])]) if matches else ""
+
+
+def did_you_mean(word: str) -> str:
+    return f"; did you mean '{word}'?"
