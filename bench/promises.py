@@ -176,7 +176,7 @@ def render(runs: Sequence[FaultRun]) -> str:
         table(["promise", "tests", "in the runs below"], rows, text_columns=3),
         "The figures are of runs of `pytest -m faults` in which no test failed. The short form, with fewer kills and "
         "inputs, is part of `make test`; the long one, or a share of it:",
-        "    pytest -m faults --long-faults=0.2 --faults-record experiments/results/faults.json\n"
+        "    pytest -m faults --long-faults --faults-record experiments/results/faults.json\n"
         "    python -m bench.promises",
         table(["run", "share of the long form", "tests", "minutes", "on"], [_about(run) for run in runs]),
         f"Not tried: {NOT_TRIED}",
@@ -196,7 +196,7 @@ def add(path: Path, run: FaultRun) -> None:
 def _about(run: FaultRun) -> list[str]:
     where = run.environment
     files = ", ".join(code(name.removeprefix("tests/")) for name in run.files)
-    return [f"{files}{'; stopped before its end' * run.stopped}", f"{run.share:.0%}" if run.share else "short form",
+    return [f"{files}{'; stopped before its end' * run.stopped}", f"{100 * run.share:.0f} %" if run.share else "short form",
             count(run.num_tests), f"{run.seconds / 60:.0f}",
             f"{escape(where.cpu)}, processors: {where.num_cpus}, Python {escape(where.python)}, torch "
             f"{escape(where.libraries.get('torch', '?'))}, commit {code(where.commit[:12])}"
