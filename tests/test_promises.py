@@ -40,7 +40,7 @@ def test_figures_come_from_the_record_and_stay_in_their_cell():
     assert len(rows) == 2 + len(PROMISES) + 2 + 2
     assert {row.replace(r"\|", "").count("|") for row in rows} == {4, 6}
     assert page.count("2,468 kills survived") == 1
-    assert r"| `test_kills.py` | 25% | 12 | 2 | a\|b, processors: 1, Python 3.11" in page
+    assert r"| `test_kills.py` | 25 % | 12 | 2 | a\|b, processors: 1, Python 3.11" in page
     assert "| `test_kills.py`; stopped before its end | short form | 12 |" in page
 
 
