@@ -196,7 +196,8 @@ def add(path: Path, run: FaultRun) -> None:
 def _about(run: FaultRun) -> list[str]:
     where = run.environment
     files = ", ".join(code(name.removeprefix("tests/")) for name in run.files)
-    return [f"{files}{'; stopped before its end' * run.stopped}", f"{100 * run.share:.0f} %" if run.share else "short form",
+    share = f"{100 * run.share:.0f} %" if run.share else "short form"
+    return [f"{files}{'; stopped before its end' * run.stopped}", share,
             count(run.num_tests), f"{run.seconds / 60:.0f}",
             f"{escape(where.cpu)}, processors: {where.num_cpus}, Python {escape(where.python)}, torch "
             f"{escape(where.libraries.get('torch', '?'))}, commit {code(where.commit[:12])}"
