@@ -66,7 +66,7 @@ def accuracy(results: Results) -> Figure | None:
 
 def cost(results: Results) -> Figure | None:
     grid = _grid(results)
-    if not any(row.num_parameters for row in grid.values()):
+    if not any(row.has_records for row in grid.values()):
         return None
     machine, timed = _timed(results)
     figure = Figure(figsize=(WIDTH, 3.5), layout="constrained")

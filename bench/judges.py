@@ -139,23 +139,23 @@ STEP_WORDS: dict[stats.Verdict, str] = {
 
 def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> Finding:
     """Whether a training step takes longer in the second row of each pair, on every machine that timed both alone."""
-    timed = [(name, a, b) for machine in machines(results.records) for name, one, other in pairs
+    timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
              if (a := _alone(one.timed(machine))) and (b := _alone(other.timed(machine))) and _alike(a, b)]
     if not timed:
         return Finding("waiting", "no timings yet on a machine that had nothing else to do")
     verdicts, texts = [], []
-    for name, a, b in timed:
+    for name, machine, a, b in timed:
         minimum = MINIMUM_SLOWDOWN * stats.summarize(a.step_s).median
         change = stats.compare(a.step_s, b.step_s)
         verdicts.append(stats.verdict(change, minimum, alpha=ALPHA / len(timed)))
         ratio, low, high = (1 + each / change.mean_a for each in (change.difference, change.low, change.high))
-        texts.append(f"{escape(name)}: {ratio:.3f} [{low:.3f}, {high:.3f}] times the step time, "
-                     f"{STEP_WORDS[verdicts[-1]]}")
+        texts.append(f"{escape(name)} on {escape(machine.hardware)}: {ratio:.3f} [{low:.3f}, {high:.3f}] times the "
+                     f"step time, {STEP_WORDS[verdicts[-1]]}")
     texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
     shown = "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
     if "less" in verdicts or "equivalent" in verdicts:
         return Finding("contradicted", shown)
-    if len({name for name, _, _ in timed}) < len(pairs):
+    if len({name for name, *_ in timed}) < len(pairs):
         return Finding("waiting", shown)
     return Finding("supported" if set(verdicts) == {"greater"} else "not resolved", shown)
 

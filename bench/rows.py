@@ -39,6 +39,11 @@ class Machine(NamedTuple):
     def at(cls, environment: Environment, num_processes: int = 1) -> "Machine":
         return cls(**speed_identity(environment), num_processes=num_processes)
 
+    @property
+    def hardware(self) -> str:
+        """What computes: accelerator or processor."""
+        return self.cpu or "unknown CPU" if self.device == "cpu" else self.device
+
     def __str__(self) -> str:
         accelerator = "" if self.device == "cpu" else f"{self.device} (driver {self.driver or 'unknown'}), "
         return (f"{accelerator}{self.cpu or 'unknown CPU'}, processors: {self.num_cpus}, threads: {self.num_threads}, "

@@ -54,7 +54,7 @@ def test_every_sweep_plans_something(tmp_path, capsys, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     for command in commands:
         assert run.main([*sweep_of(command), "--list", "--store", str(tmp_path)]) == 0
-        assert re.search(r"[1-9]\d* tasks", capsys.readouterr().out)
+        assert re.search(r"[1-9]\d* training", capsys.readouterr().out)
 
 
 def test_a_job_of_the_array_ends_on_notice_and_the_same_goes_on(slurm, tmp_path):
