@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from bench import outcomes
 from bench.claims import Judged, readings
-from bench.formatting import escape, estimate, table
+from bench.formatting import escape, estimate, percent, table
+from bench.reported import TEST_SOURCES, VALIDATION
 from bench.rows import Results
 
 BEGIN, END = "<!-- results: written by `python -m bench.report` -->", "<!-- end of the results -->"
@@ -14,7 +15,7 @@ def render(results: Results, judged: Sequence[Judged]) -> str:
     """Verdicts on the claims, and the final network's accuracies beside the report's."""
     verdicts = [[escape(one.claim.statement), f"**{one.verdict}**"] for one in judged]
     rows = readings(results)
-    accuracies = [["the report", "91.6", "90.4 and 90.8", "1"]]
+    accuracies = [["the report", percent(VALIDATION, 1), " and ".join(percent(one, 1) for _, one in TEST_SOURCES), "1"]]
     accuracies += [[f"here, {escape(row.label)}", estimate(row.values(outcomes.validation_last)),
                     estimate(row.values(outcomes.test_last)), str(len(row.trained))] for row in rows if row.trained]
     return "\n\n".join([
