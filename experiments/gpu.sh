@@ -1,46 +1,67 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, unattended, most valuable first. Ends when all is there; the same command goes on.
-#   bash experiments/gpu.sh [STORE]
+#   bash experiments/gpu.sh [STORE [STAGE...]]        stages: equality speed trials rest fast peers cited timings recipes
 set -uo pipefail
 cd "$(dirname "$0")/.."
 STORE=${1:-runs/gpu}
+STAGES=${*:2}
 PYTHON=${PYTHON:-.venv/bin/python}
+PROCESSES=${PROCESSES:-6}  # that share the GPU while accuracy alone is asked for
 mkdir -p "$STORE"
-export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD
+export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 failed=()
-step() {  # NAME COMMAND...: a log of its own; a failure is noted and the rest goes on
+step() {  # NAME COMMAND...: a log of its own, and its seconds; a failure is noted and the rest goes on
+    local start=$SECONDS
     echo "== $1"; "${@:2}" 2>&1 | tee "$STORE/$1.log" || failed+=("$1")
+    echo "== $1: $((SECONDS - start)) s" | tee -a "$STORE/seconds.log"
 }
-sweep() { step "sweep-$1" "$PYTHON" bench/run.py "$1" --store "$STORE" --set launch.device=cuda "${@:2}"; }
+alone() { step "$1" "$PYTHON" bench/run.py "${@:2}" --store "$STORE" --set launch.device=cuda; }
+together() {  # small kernels leave most of a large GPU idle: several processes share it, under MPS at the same instant
+    step "$1" "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$PROCESSES" bench/run.py "${@:2}" \
+        --store "$STORE" --untimed --set launch.device=cuda
+}
+wanted() { [ -z "$STAGES" ] || [[ " $STAGES " == *" $1 "* ]]; }
+share() {  # the multi-process service, where it is installed
+    command -v nvidia-cuda-mps-control > /dev/null || return 0
+    export CUDA_MPS_PIPE_DIRECTORY=/tmp/mps-$$ CUDA_MPS_LOG_DIRECTORY=/tmp/mps-$$
+    mkdir -p "$CUDA_MPS_PIPE_DIRECTORY"
+    if [ "$1" = start ]; then nvidia-cuda-mps-control -d; else echo quit | nvidia-cuda-mps-control; fi
+    [ "$1" = start ] || unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+}
+captured=(--set execution.capture=true)
 
 nvidia-smi --query-gpu=name,driver_version,power.limit,clocks.max.sm --format=csv | tee "$STORE/gpu.csv"
 
-# 1. Is it right? Equality and waits first, without the timing tests; a failure here is the first thing to read.
-step equality "$PYTHON" -m pytest -m gpu -q tests/test_gpu.py -k "not speed and not choice"
-# 2. How fast: eager, captured (1, 4 and 16 steps a replay), fused (2 to 32 seeds), each precision and memory format.
-step speed "$PYTHON" -m pytest -m gpu -q -s tests/test_gpu.py -k "speed or choice"
-# 3. The two goals with a clock on them: the report's fourteen trials x 16 seeds; kernel x depth x 16 seeds.
-capture=(--set execution.capture=true --untimed)
-time sweep table_1_1 "${capture[@]}"
-time sweep table_1_2 "${capture[@]}"
-time sweep kernel_depth "${capture[@]}"
-# 4. All other experiments on plain sequences, accuracy only.
-for name in final network1_printed network2_printed kernel_size_network1 kernel_size_network2 depth feature_maps \
-            fc_layers activation batch_norm batch_size dropout learning_rate loss optimizer stride input_size augmentation; do
-    sweep "$name" "${capture[@]}"
+# Is it right? Equality and waits first, without the timing tests; a failure here is the first thing to read.
+wanted equality && step equality "$PYTHON" -m pytest -q tests/test_gpu.py tests/test_kernels.py -k "not speed and not choice"
+# How fast: eager, captured (1, 4 and 16 steps a replay), fused (1 to 64 seeds), each precision and memory format.
+wanted speed && step speed "$PYTHON" -m pytest -q -s tests/test_gpu.py -k "speed or choice"
+share start
+# The two goals with a clock on them: the report's fourteen trials x 16 seeds; kernel x depth x 16 seeds.
+if wanted trials; then
+    together trials table_1_1 table_1_2 "${captured[@]}"
+    together kernel_depth kernel_depth "${captured[@]}"
+fi
+# All other experiments on plain sequences, accuracy only.
+wanted rest && together rest kernel_size_network1 final network1_printed network2_printed kernel_size_network2 batch_size \
+    dropout feature_maps fc_layers activation batch_norm learning_rate loss optimizer stride input_size depth \
+    augmentation "${captured[@]}"
+# Cited systems; those that cannot be captured apart.
+wanted cited && for path in experiments/cited_*.toml; do
+    name=$(basename "$path" .toml)
+    case $name in cited_non_neural) ;; cited_hcnn) together "$name" "$name" ;;
+        *) together "$name" "$name" "${captured[@]}" ;; esac
 done
-# 5. Cited systems: large ones alone, some cannot be captured.
-for path in experiments/cited_*.toml; do sweep "$(basename "$path" .toml)" --untimed; done
-# 6. Timings, the machine to themselves: eager, then captured (another speed key, so both stay).
-for name in kernel_depth final table_1_1 table_1_2; do
-    sweep "$name" --seeds 1
-    sweep "$name" --seeds 1 --set execution.capture=true
-done
-for name in calibrate scaling peers ledger; do
-    step "$name" "$PYTHON" -m "bench.$name" --store "$STORE"
-done
-# 7. The recipes beyond the report, each with its ablation.
-for name in beyond_best beyond_small; do sweep "$name" --untimed; done
-step report "$PYTHON" -m bench.report --store "$STORE" --output "$STORE/RESULTS.md"
+wanted recipes && together recipes beyond_small beyond_best "${captured[@]}"
+share stop
+# With the machine to themselves from here on. Time to accuracy; timings, eager, then captured (another speed key).
+wanted fast && alone fast beyond_fast_gpu --untimed
+if wanted timings; then
+    alone timings-captured final kernel_depth table_1_1 table_1_2 --seeds 1 "${captured[@]}"
+    alone timings-eager final kernel_depth table_1_1 table_1_2 --seeds 1
+    for name in calibrate scaling ledger; do step "$name" "$PYTHON" -m "bench.$name" --store "$STORE"; done
+fi
+wanted peers && step peers "$PYTHON" -m bench.peers --store "$STORE"
+[ -n "$STAGES" ] || step report "$PYTHON" -m bench.report --store "$STORE" --output "$STORE/RESULTS.md"
 echo "failed: ${failed[*]:-nothing}"
 [ ${#failed[@]} -eq 0 ]

@@ -208,7 +208,8 @@ def fused_evaluate(training: FusedTraining, split: Split, *, limit: int | None =
     sums_2R = torch.zeros(2, num_replicas, dtype=torch.float64, device=training.device)
     seen, kept = 0, []
     training.model.eval()
-    size = max(training.batch_size, EVALUATION_BATCH // num_replicas)  # a batch of training is known to fit
+    # A batch of training is known to fit, and evaluation keeps no map for a backward pass.
+    size = max(4 * training.batch_size, EVALUATION_BATCH // num_replicas)
     with averaged(training.average), torch.inference_mode():
         for index_N in torch.arange(num, device=training.device).split(size):
             images_NCHW = images_of(training.dataset, split, index_N)

@@ -7,9 +7,10 @@ flows between them. All parameters are one matrix, a row per replica: an optimiz
 is per replica (a gradient's norm, a replica to be held) is per row.
 """
 
+import importlib.util
 import math
+import os
 from collections.abc import Callable, Sequence
-from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,9 @@ from fmnist_core.clock import clock_for
 from fmnist_core.config import Precision
 from fmnist_core.models.build import ACTIVATIONS
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+"""Triton's kernels run on the CPU, element by element: for tests."""
 AS_THEY_ARE = (nn.ZeroPad2d, nn.MaxPool2d, nn.Dropout, *ACTIVATIONS.values())
 """Layers without parameters that treat every channel, or every element, for itself."""
 
@@ -50,15 +54,21 @@ class FusedSequential(nn.Module):
         self._sizes = [parameter.numel() for parameter in singles[0].parameters()]
         self._num_parameters = [len(list(layer.parameters())) for layer in singles[0].children()]
         self.layers = nn.ModuleList(map(_fused, zip(*(single.children() for single in singles), strict=True)))
+        self._finishes = _finishes(list(self.layers))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (R, N, K) of images (N, R, C, H, W), or of images (N, C, H, W) that all replicas share."""
         if images.ndim == 4:
             images = images.unsqueeze(1).expand(-1, self.num_replicas, -1, -1, -1)
         x: Tensor = images.flatten(1, 2)
-        parameters = iter(self.parameters_RP.split(self._sizes, dim=1))
-        for layer, num in zip(self.layers, self._num_parameters, strict=True):
-            x = layer(x, *islice(parameters, num))
+        parameters = list(self.parameters_RP.split(self._sizes, dim=1))
+        with_kernels, i = has_kernels(x), 0
+        while i < len(self.layers):
+            step = self._finishes[i] if with_kernels and i in self._finishes else [self.layers[i]]
+            num = sum(self._num_parameters[i : i + len(step)])
+            own, parameters = parameters[:num], parameters[num:]
+            x = _finish(step, x, *own) if len(step) > 1 else step[0](x, *own)
+            i += len(step)
         return x
 
     def convolutions(self) -> list["FusedConv"]:
@@ -74,6 +84,42 @@ class FusedSequential(nn.Module):
                 for statistic, statistics_RC in zip(_statistics(layer), mine.buffers(), strict=True):
                     statistic.copy_(statistics_RC.view(self.num_replicas, -1)[replica])
         return single
+
+
+def has_kernels(x: Tensor) -> bool:
+    """Whether this project's Triton kernels work on `x`."""
+    return HAS_TRITON and (x.is_cuda or INTERPRETED) and x.dtype in (torch.float32, torch.bfloat16)
+
+
+def _finishes(layers: list[nn.Module]) -> dict[int, list[nn.Module]]:
+    """Runs of [batch norm] [2 x 2 max-pooling] [ReLU], two of them at least, by the index of their first layer."""
+    found, i = {}, 0
+    while i < len(layers):
+        run: list[nn.Module] = []
+        for kind in (FusedBatchNorm, nn.MaxPool2d, nn.ReLU):
+            if i + len(run) < len(layers) and type(layers[i + len(run)]) is kind:
+                run.append(layers[i + len(run)])
+        if len(run) > 1 and all(_halves(layer) for layer in run if isinstance(layer, nn.MaxPool2d)):
+            found[i] = run
+        i += max(1, len(run))
+    return found
+
+
+def _halves(pool: nn.MaxPool2d) -> bool:
+    return (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode) == (2, 2, 0, 1, False)
+
+
+def _finish(run: list[nn.Module], x: Tensor, *rows: Tensor) -> Tensor:
+    """What the layers of `run` do one after the other, by one kernel; `rows`: the parameters of the norm."""
+    from fmnist_core.finish_kernels import Norm, finish
+
+    first, norm = run[0], None
+    if isinstance(first, FusedBatchNorm):
+        weight_RC, bias_RC = rows
+        norm = Norm(weight_RC, bias_RC, first.running_mean_RC, first.running_var_RC, first.momentum, first.eps,
+                    first.training)
+    return finish(x, norm, pool=any(isinstance(layer, nn.MaxPool2d) for layer in run),
+                  relu=isinstance(run[-1], nn.ReLU))
 
 
 def _fused(layers: tuple[nn.Module, ...]) -> nn.Module:
@@ -192,10 +238,25 @@ def gemm(conv: FusedConv, x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None) 
     return maps.contiguous()
 
 
+def implicit_gemm(conv: FusedConv, x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None) -> Tensor:
+    """The same product without the copy of the patches, by a kernel of this project."""
+    from fmnist_core.conv_kernels import convolve
+
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(torch.get_autocast_dtype(x.device.type))
+    return convolve(x, weight_RP, bias_RO, (conv.in_channels, conv.out_channels), conv.kernel_size, conv.padding)
+
+
 METHODS: dict[str, Callable[[FusedConv, Tensor, Tensor, Tensor | None], Tensor]] = {
     "grouped": grouped, "grouped_channels_last": grouped_channels_last, "separate": separate, "gemm": gemm,
+    "implicit_gemm": implicit_gemm,
 }
 """Ways to compute the same convolutions. Which is fastest depends on the shape and the device: see `tune`."""
+
+
+def methods_for(conv: FusedConv, x: Tensor) -> list[str]:
+    """Keys of `METHODS` that can take this convolution of `x`."""
+    return [name for name in METHODS if name != "implicit_gemm" or (has_kernels(x) and conv.stride == (1, 1))]
 
 
 NUM_TIMINGS = 5
@@ -210,8 +271,8 @@ def tune(model: FusedSequential, images_NCHW: Tensor, *, precision: Precision, c
     for conv, (shape, needs_gradient) in _inputs_of_convolutions(model, images_NCHW).items():
         key = (repr(conv), shape, needs_gradient, images_NCHW.device, precision, captured)
         if key not in _fastest:
-            x = torch.zeros(shape, device=images_NCHW.device, requires_grad=needs_gradient)
-            seconds = {method: _seconds(conv, method, x, precision, captured) for method in METHODS}
+            x = torch.rand(shape, device=images_NCHW.device, requires_grad=needs_gradient)
+            seconds = {method: _seconds(conv, method, x, precision, captured) for method in methods_for(conv, x)}
             _fastest[key] = min(seconds, key=lambda method: seconds[method])
         conv.method = _fastest[key]
 
@@ -235,7 +296,7 @@ def _inputs_of_convolutions(model: FusedSequential, images_NCHW: Tensor) -> dict
 def _seconds(conv: FusedConv, method: str, x: Tensor, precision: Precision, captured: bool) -> float:
     """The least time of one forward and backward pass; infinite where the memory does not suffice."""
     per_output = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
-    weight_RP = torch.zeros(conv.num_replicas, conv.out_channels * per_output, device=x.device, requires_grad=True)
+    weight_RP = torch.rand(conv.num_replicas, conv.out_channels * per_output, device=x.device, requires_grad=True)
     bias_RO = torch.zeros(conv.num_replicas, conv.out_channels, device=x.device, requires_grad=True)
     inputs = [tensor for tensor in (x, weight_RP, bias_RO) if tensor.requires_grad]
 

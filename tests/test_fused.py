@@ -130,7 +130,7 @@ def test_alternating_flips_are_those_of_the_seed() -> None:
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "implicit_gemm"])  # see test_kernels
 def test_every_method_trains_alike(method: str) -> None:
     training = make(cell_of(Network2(dropout=0.0, conv1_stride=2, fc_sizes=(24,))))
     for conv in training.network.convolutions():

@@ -1,0 +1,169 @@
+"""Triton kernels of R convolutions side by side, each as one implicit matrix product: no patch is ever stored.
+
+R replicas, N images each, C channels in and O out per replica, k x k taps, P output pixels of all N images. Tensors are
+(N, R * C, H, W) and contiguous; the weights of a replica are a row of (R, O * C * k * k), whose rows may lie apart.
+Stride 1. Sums are of float32; products are TF32 where PyTorch lets cuDNN use it. Maps are padded before a kernel sees
+them, so that an element of a patch costs an addition and a load.
+
+cuDNN computes such a grouped convolution's gradients group by group, from copies with the channels innermost.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+MAX_OUT, MAX_TAPS = 64, 64
+"""Largest tile of output channels, and of (channel, tap) pairs in the gradient of the weights."""
+PROGRAMS = 1024
+"""About how many the gradient of the weights is split into: some for each of a large GPU's multiprocessors."""
+
+
+def convolve(x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None, channels: tuple[int, int], kernel: tuple[int, ...],
+             padding: tuple[int, ...]) -> Tensor:
+    """(N, R * C, H, W) to (N, R * O, H', W'); `channels`: (C, O). Differentiable."""
+    top, left = padding
+    x = F.pad(x, (left, left, top, top)) if top or left else x.contiguous()
+    y: Tensor = _Convolution.apply(x, weight_RP, bias_RO, channels, kernel)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None, channels: tuple[int, int],
+                kernel: tuple[int, int]) -> Tensor:
+        num_in, num_out = channels
+        ctx.save_for_backward(x, weight_RP)
+        ctx.channels, ctx.kernel, ctx.has_bias = channels, kernel, bias_RO is not None
+        taps = kernel[0] * kernel[1]
+        return _launch(x, weight_RP, bias_RO, num_in, num_out, kernel, (num_in * taps, taps, 1), 0)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight_RP), (num_in, num_out), (height, width) = ctx.saved_tensors, ctx.channels, ctx.kernel
+        grad_x = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:  # the same convolution with the taps in reverse and the channels' parts exchanged
+            taps = height * width
+            padded = F.pad(grad, (width - 1, width - 1, height - 1, height - 1))
+            grad_x = _launch(padded, weight_RP, None, num_out, num_in, ctx.kernel, (taps, num_in * taps, -1), taps - 1)
+        if ctx.needs_input_grad[1]:
+            grad_weight, grad_bias = (sums.to(weight_RP.dtype) for sums in _weight_gradient(
+                x, grad.contiguous(), num_in, num_out, ctx.kernel))
+        return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None, None
+
+
+def _launch(x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None, num_in: int, num_out: int, kernel: tuple[int, int],
+            strides: tuple[int, int, int], start: int) -> Tensor:
+    """`strides`: of the weights by output channel, input channel and tap, from the first at `start`."""
+    num, _, height, width = x.shape
+    num_replicas = x.shape[1] // num_in
+    out_height, out_width = height - kernel[0] + 1, width - kernel[1] + 1
+    y = x.new_empty(num, num_replicas * num_out, out_height, out_width)
+    num_pixels, tile_out = num * out_height * out_width, _tile(num_out, MAX_OUT)
+    tile_pixels = 256 if tile_out == 16 else 128
+    grid = triton.cdiv(num_pixels, tile_pixels), num_replicas, triton.cdiv(num_out, tile_out)
+    _convolve[grid](x, weight_RP, weight_RP if bias_RO is None else bias_RO, y, num_pixels, num_in, num_out, height,
+                    width, out_height, out_width, weight_RP.stride(0), *strides, start,
+                    0 if bias_RO is None else bias_RO.stride(0), HAS_BIAS=bias_RO is not None, HEIGHT=kernel[0],
+                    WIDTH=kernel[1], TILE_OUT=tile_out, TILE_PIXELS=tile_pixels,
+                    TILE_DEPTH=_tile(num_in * kernel[0] * kernel[1], 32), PRECISION=_precision(x),
+                    num_warps=8 if tile_out == 64 else 4)
+    return y
+
+
+def _weight_gradient(x: Tensor, grad: Tensor, num_in: int, num_out: int,
+                     kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Of the weights (R, O * C * k * k) and of the biases (R, O): sums of parts, always in the same order."""
+    num, _, out_height, out_width = grad.shape
+    num_replicas, depth = x.shape[1] // num_in, num_in * kernel[0] * kernel[1]
+    tile_out, tile_depth, tile_pixels = _tile(num_out, MAX_OUT), _tile(depth, MAX_TAPS), 64
+    tiles_out, tiles_depth = triton.cdiv(num_out, tile_out), triton.cdiv(depth, tile_depth)
+    num_pixels = num * out_height * out_width
+    num_blocks = triton.cdiv(num_pixels, tile_pixels)
+    splits = max(1, min(triton.cdiv(num_blocks, 4), PROGRAMS // (num_replicas * tiles_out * tiles_depth)))
+    blocks = triton.cdiv(num_blocks, splits)
+    weights = torch.empty(splits, num_replicas, num_out * depth, device=x.device)
+    biases = torch.empty(splits, num_replicas, num_out, device=x.device)
+    _correlate[splits, num_replicas, tiles_out * tiles_depth](
+        x, grad, weights, biases, num_pixels, blocks, num_in, num_out, x.shape[2], x.shape[3], out_height, out_width,
+        tiles_depth, HEIGHT=kernel[0], WIDTH=kernel[1], TILE_OUT=tile_out, TILE_DEPTH=tile_depth,
+        TILE_PIXELS=tile_pixels, PRECISION=_precision(x))
+    return weights.sum(0), biases.sum(0)
+
+
+def _tile(size: int, largest: int) -> int:
+    """A power of two from 16, the least that the tensor cores take."""
+    return int(max(16, min(largest, triton.next_power_of_2(size))))
+
+
+def _precision(x: Tensor) -> str:
+    return "tf32" if torch.backends.cudnn.allow_tf32 or x.dtype != torch.float32 else "ieee"
+
+
+SIZES = ["num_pixels", "num_in", "num_out", "height", "width", "out_height", "out_width"]
+"""Triton would compile a kernel again for every size that 16 divides or that is 1."""
+
+
+@triton.jit(do_not_specialize=[*SIZES, "weight_row", "weight_out", "weight_in", "weight_tap", "weight_start",
+                               "bias_row"])
+def _convolve(x, weight, bias, y, num_pixels, num_in, num_out, height, width, out_height, out_width,
+              weight_row, weight_out, weight_in, weight_tap, weight_start, bias_row, HAS_BIAS: tl.constexpr,
+              HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TILE_OUT: tl.constexpr, TILE_PIXELS: tl.constexpr,
+              TILE_DEPTH: tl.constexpr, PRECISION: tl.constexpr):
+    """A tile (output channels, output pixels) of one replica."""
+    replica, num_replicas = tl.program_id(1), tl.num_programs(1)
+    pixel = tl.program_id(0) * TILE_PIXELS + tl.arange(0, TILE_PIXELS)
+    out = tl.program_id(2) * TILE_OUT + tl.arange(0, TILE_OUT)
+    map_size, depth = out_height * out_width, num_in * HEIGHT * WIDTH
+    real = tl.minimum(pixel, num_pixels - 1)
+    image, place = (real // map_size).to(tl.int64), real % map_size
+    first = image * num_replicas + replica
+    corner = x + first * num_in * height * width + place // out_width * width + place % out_width
+    filters = weight + replica.to(tl.int64) * weight_row + weight_start + out * weight_out
+    sums = tl.zeros((TILE_OUT, TILE_PIXELS), dtype=tl.float32)
+    for start in range(0, depth, TILE_DEPTH):
+        k = start + tl.arange(0, TILE_DEPTH)
+        channel, tap = k // (HEIGHT * WIDTH), k % (HEIGHT * WIDTH)
+        offset = tl.where(k < depth, (channel * height + tap // WIDTH) * width + tap % WIDTH, 0)  # there weights are 0
+        patches = tl.load(corner[None, :] + offset[:, None])
+        weights = tl.load(filters[:, None] + (channel * weight_in + tap * weight_tap)[None, :],
+                          mask=(out < num_out)[:, None] & (k < depth)[None, :], other=0.0)
+        sums = tl.dot(weights.to(patches.dtype), patches, sums, input_precision=PRECISION)
+    if HAS_BIAS:
+        sums += tl.load(bias + replica * bias_row + out, mask=out < num_out, other=0.0).to(tl.float32)[:, None]
+    tl.store(y + (first * num_out * map_size + place)[None, :] + (out * map_size)[:, None], sums.to(y.dtype.element_ty),
+             mask=(out < num_out)[:, None] & (pixel < num_pixels)[None, :])
+
+
+@triton.jit(do_not_specialize=[*SIZES, "blocks", "tiles_depth"])
+def _correlate(x, grad, weights, biases, num_pixels, blocks, num_in, num_out, height, width, out_height, out_width,
+               tiles_depth, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TILE_OUT: tl.constexpr,
+               TILE_DEPTH: tl.constexpr, TILE_PIXELS: tl.constexpr, PRECISION: tl.constexpr):
+    """A tile (output channels, (channel, tap) pairs) of one replica's gradient, over `blocks` blocks of pixels."""
+    split, replica, num_replicas = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
+    out = tl.program_id(2) // tiles_depth * TILE_OUT + tl.arange(0, TILE_OUT)
+    k = tl.program_id(2) % tiles_depth * TILE_DEPTH + tl.arange(0, TILE_DEPTH)
+    channel, tap = k // (HEIGHT * WIDTH), k % (HEIGHT * WIDTH)
+    depth, map_size = num_in * HEIGHT * WIDTH, out_height * out_width
+    offset = tl.where(k < depth, (channel * height + tap // WIDTH) * width + tap % WIDTH, 0)  # these are not stored
+    sums = tl.zeros((TILE_OUT, TILE_DEPTH), dtype=tl.float32)
+    bias_sums = tl.zeros((TILE_OUT,), dtype=tl.float32)
+    for block in range(blocks):
+        pixel = (split * blocks + block) * TILE_PIXELS + tl.arange(0, TILE_PIXELS)
+        real = tl.minimum(pixel, num_pixels - 1)
+        image, place = (real // map_size).to(tl.int64), real % map_size
+        first = image * num_replicas + replica
+        grads = tl.load(grad + (first * num_out * map_size + place)[None, :] + (out * map_size)[:, None],
+                        mask=(out < num_out)[:, None] & (pixel < num_pixels)[None, :], other=0.0)
+        corner = x + first * num_in * height * width + place // out_width * width + place % out_width
+        patches = tl.load(corner[None, :] + offset[:, None])
+        sums = tl.dot(grads, tl.trans(patches), sums, input_precision=PRECISION)
+        bias_sums += tl.sum(grads.to(tl.float32), axis=1)
+    row = split * num_replicas + replica
+    tl.store(weights + row * num_out * depth + out[:, None] * depth + k[None, :], sums,
+             mask=(out < num_out)[:, None] & (k < depth)[None, :])
+    if tl.program_id(2) % tiles_depth == 0:
+        tl.store(biases + row * num_out + out, bias_sums, mask=out < num_out)

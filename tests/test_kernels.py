@@ -1,0 +1,152 @@
+"""The Triton kernels of fused seeds against PyTorch's own layers: on CUDA as they are, elsewhere interpreted.
+
+Whether kernels are compiled or interpreted is settled when they are defined, so the interpreted tests run in a process
+of their own.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fmnist_core import fused_layers
+from fmnist_core.config import CellConfig, DataConfig, ModelConfig, Network1, Network2, TrainConfig
+from fmnist_core.fused import FusedTraining
+from fmnist_core.fused_layers import HAS_TRITON, INTERPRETED
+from tests.small import small_dataset
+
+DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
+here = pytest.mark.skipif(not HAS_TRITON or (DEVICE == "cpu" and not INTERPRETED),
+                          reason="needs a CUDA device, or TRITON_INTERPRET=1")
+SHAPES = [  # replicas, images, channels in and out, kernel size, padding, side of the map
+    (3, 2, 1, 4, 3, 1, 6), (2, 3, 4, 16, 5, 2, 7), (2, 2, 3, 20, 2, 0, 5), (1, 2, 20, 70, 3, 1, 4),
+    (2, 2, 5, 6, 4, 0, 6),
+]
+
+
+@pytest.mark.skipif(torch.cuda.is_available() or not HAS_TRITON or INTERPRETED, reason="the others run as they are")
+def test_interpreted() -> None:
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+                          env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert " passed" in done.stdout
+    assert " 1 skipped" in done.stdout  # this test alone
+
+
+@pytest.fixture(autouse=True)
+def exact() -> Iterator[None]:
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    torch.manual_seed(0)
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+def rows_of(num: int, size: int) -> Tensor:
+    """A leaf whose rows lie apart, as those of one layer in the matrix of all parameters do."""
+    return torch.randn(num, size + 7, device=DEVICE)[:, 3 : 3 + size].detach().requires_grad_()
+
+
+def assert_alike(mine: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
+    for one, other in zip(mine, wanted, strict=True):
+        torch.testing.assert_close(one, other.view(one.shape), rtol=1e-4, atol=1e-4)
+
+
+@here
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_convolutions(shape: tuple[int, ...], bias: bool) -> None:
+    from fmnist_core.conv_kernels import convolve
+
+    replicas, images, num_in, num_out, kernel, padding, side = shape
+    x = torch.randn(images, replicas * num_in, side, side, device=DEVICE, requires_grad=True)
+    weight_RP = rows_of(replicas, num_out * num_in * kernel * kernel)
+    bias_RO = rows_of(replicas, num_out) if bias else None
+    y = convolve(x, weight_RP, bias_RO, (num_in, num_out), (kernel, kernel), (padding, padding))
+    weight = weight_RP.reshape(-1, num_in, kernel, kernel)
+    wanted = F.conv2d(x, weight, None if bias_RO is None else bias_RO.flatten(), padding=padding, groups=replicas)
+    inputs, upstream = [x, weight_RP, *([] if bias_RO is None else [bias_RO])], torch.randn_like(wanted)
+    assert_alike((y, *torch.autograd.grad(y, inputs, upstream)),
+                 (wanted, *torch.autograd.grad(wanted, inputs, upstream)))
+
+
+@here
+def test_the_gradient_of_images_is_not_computed_where_nobody_needs_it() -> None:
+    from fmnist_core.conv_kernels import convolve
+
+    weight_RP = rows_of(2, 9)
+    y = convolve(torch.randn(2, 2, 5, 5, device=DEVICE), weight_RP, None, (1, 1), (3, 3), (1, 1))
+    assert y.grad_fn is not None
+    assert [function is not None for function, _ in y.grad_fn.next_functions] == [False, True]
+
+
+@here
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("pool", [False, True])
+@pytest.mark.parametrize("has_norm", [False, True])
+@pytest.mark.parametrize("side", [7, 20])
+def test_norm_pool_and_relu(has_norm: bool, pool: bool, relu: bool, side: int) -> None:
+    """Without a norm the values are rounded, so that many maxima tie."""
+    from fmnist_core.finish_kernels import Norm, finish
+
+    replicas, channels = 3, 2
+    x = torch.randn(6, replicas * channels, side, side, device=DEVICE) + 3.0
+    x = (x if has_norm else x.round(decimals=1) - 3.0).requires_grad_()
+    scale_RC, shift_RC = rows_of(replicas, channels), rows_of(replicas, channels)
+    statistics = [torch.rand(replicas * channels, device=DEVICE) + 0.5 for _ in range(2)]
+    wanted_statistics = [each.clone() for each in statistics]
+    inputs = [x, scale_RC, shift_RC] if has_norm else [x]
+
+    def plain(training: bool) -> Tensor:
+        y = F.batch_norm(x, *wanted_statistics, scale_RC.flatten(), shift_RC.flatten(), training, 0.1,
+                         1e-5) if has_norm else x
+        y = F.max_pool2d(y, 2) if pool else y
+        return F.relu(y) if relu else y
+
+    for training in (True, False):
+        norm = Norm(scale_RC, shift_RC, *statistics, 0.1, 1e-5, training) if has_norm else None
+        y, wanted = finish(x, norm, pool=pool, relu=relu), plain(training)
+        assert_alike((y, *statistics), (wanted, *wanted_statistics))
+        if training:
+            upstream = torch.randn_like(wanted)
+            assert_alike(torch.autograd.grad(y, inputs, upstream), torch.autograd.grad(wanted, inputs, upstream))
+
+
+@here
+def test_what_is_not_a_number_stays_so() -> None:
+    from fmnist_core.finish_kernels import finish
+
+    x = torch.zeros(1, 1, 4, 4, device=DEVICE)
+    x[0, 0, 1, 1] = torch.nan
+    assert finish(x, None, pool=True, relu=True).isnan().tolist() == [[[[True, False], [False, False]]]]
+
+
+@here
+@pytest.mark.skipif(DEVICE == "cuda", reason="test_gpu does so for larger ones")
+@pytest.mark.parametrize("model", [
+    Network1(conv1_channels=2, conv2_channels=3, fc_sizes=(8,), dropout=0.0),
+    Network2(conv1_channels=2, conv2_channels=3, fc_sizes=(8,), dropout=0.0),
+], ids=str)
+def test_whole_networks(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parameters after three steps with every kernel, and with none."""
+    cell = CellConfig(model=model, data=DataConfig(), train=TrainConfig(
+        epochs=1, global_batch_size=4, optimizer="sgd", learning_rate=0.05))
+    parameters = []
+    for with_kernels in (True, False):
+        if not with_kernels:
+            monkeypatch.setattr(fused_layers, "has_kernels", lambda x: False)
+        monkeypatch.setattr(fused_layers, "tune", lambda *args, **options: None)
+        monkeypatch.setattr("fmnist_core.fused.tune", lambda *args, **options: None)
+        training = FusedTraining(cell, (0, 1), small_dataset(12, 4, 4))
+        training.model.train()
+        for conv in training.network.convolutions():
+            conv.method = "implicit_gemm" if with_kernels else "grouped"
+        for index_NR in training.order().split(4):
+            training.step_on(index_NR)
+        parameters.append(training.network.parameters_RP.detach().clone())
+    torch.testing.assert_close(*parameters, rtol=1e-3, atol=1e-5)
