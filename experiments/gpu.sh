@@ -43,8 +43,8 @@ if wanted trials; then
     together kernel_depth kernel_depth "${captured[@]}"
 fi
 # All other experiments on plain sequences, accuracy only.
-wanted rest && together rest kernel_size_network1 final network1_printed network2_printed kernel_size_network2 batch_size \
-    dropout feature_maps fc_layers activation batch_norm learning_rate loss optimizer stride input_size depth \
+wanted rest && together rest kernel_size_network1 kernel_size_network2 batch_size dropout feature_maps fc_layers \
+    activation batch_norm learning_rate loss optimizer stride input_size network1_printed network2_printed final depth \
     augmentation "${captured[@]}"
 # Cited systems; those that cannot be captured apart.
 wanted cited && for path in experiments/cited_*.toml; do
