@@ -23,7 +23,7 @@ together() {  # small kernels leave most of a large GPU idle: several processes 
 wanted() { [ -z "$STAGES" ] || [[ " $STAGES " == *" $1 "* ]]; }
 share() {  # the multi-process service, where it is installed
     command -v nvidia-cuda-mps-control > /dev/null || return 0
-    export CUDA_MPS_PIPE_DIRECTORY=/tmp/mps-$$ CUDA_MPS_LOG_DIRECTORY=/tmp/mps-$$
+    export CUDA_MPS_PIPE_DIRECTORY=${TMPDIR:-/tmp}/fmnist-mps CUDA_MPS_LOG_DIRECTORY=${TMPDIR:-/tmp}/fmnist-mps
     mkdir -p "$CUDA_MPS_PIPE_DIRECTORY"
     if [ "$1" = start ]; then nvidia-cuda-mps-control -d; else echo quit | nvidia-cuda-mps-control; fi
     [ "$1" = start ] || unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
@@ -36,6 +36,7 @@ nvidia-smi --query-gpu=name,driver_version,power.limit,clocks.max.sm --format=cs
 wanted equality && step equality "$PYTHON" -m pytest -q tests/test_gpu.py tests/test_kernels.py -k "not speed and not choice"
 # How fast: eager, captured (1, 4 and 16 steps a replay), fused (1 to 64 seeds), each precision and memory format.
 wanted speed && step speed "$PYTHON" -m pytest -q -s tests/test_gpu.py -k "speed or choice"
+trap 'share stop > /dev/null 2>&1' EXIT
 share start
 # The two goals with a clock on them: the report's fourteen trials x 16 seeds; kernel x depth x 16 seeds.
 if wanted trials; then
