@@ -104,7 +104,8 @@ def _change(whole: Row | None, row: Row) -> list[str]:
 def commands(results: Results, names: Mapping[Machine, str]) -> str:
     """Every recipe as one line to type, with what to expect of it: mean accuracy and seconds of training of a seed."""
     wanted = [(name, RESULT) for name in RECIPES]
-    wanted += [(name, row.label) for name in FAST for row in results.of(name) if row.setting("data.validation_size") == 0]
+    wanted += [(name, row.label) for name in FAST for row in results.of(name)
+               if row.setting("data.validation_size") == 0]
     wanted += [("final", "ReLU after fc1")]
     wanted += [(entry.experiment, entry.name) for entry in (*CITED, *NON_NEURAL)]
     body = []

@@ -11,6 +11,7 @@ Test accuracies after the last epoch show that the work was equal.
 import argparse
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import sys
@@ -84,24 +85,34 @@ def systems(num_threads: int) -> list[System]:
 
 
 def run(chosen: Sequence[System], request: Mapping[str, Any], rounds: int) -> list[Peer]:
-    """Each system in turns, with new seeds in every round. One that fails is left out from then on, with the reason."""
-    skipped = {system.name: reason for system in chosen if (reason := _not_here(system))}
-    rounds_done = dict.fromkeys((system.name for system in chosen), 0)
-    about: dict[str, dict[str, Any]] = {}
+    """Each system in turns, with new seeds in every round. One that fails is left out from then on, with the reason.
 
-    def one_round(system: System) -> PeerRun | None:
+    All processes of a round get ready at once, which can take longer than their work, and then wait for their turn.
+    """
+    skipped = {system.name: reason for system in chosen if (reason := _not_here(system))}
+    about: dict[str, dict[str, Any]] = {}
+    ready: dict[str, list[Worker]] = {}
+    round_numbers = itertools.count()
+
+    def one_round(system: System, stack: contextlib.ExitStack) -> PeerRun | None:
         if system.name in skipped:
             return None
         try:
-            answers = train(system, {**request, "round": rounds_done[system.name]})
+            if not ready:
+                asked, here = {**request, "round": next(round_numbers)}, [s for s in chosen if s.name not in skipped]
+                ready.update({other.name: start(stack, other, asked) for other in here})
+                for worker in itertools.chain(*ready.values()):
+                    with contextlib.suppress(WorkerFailed):  # shows again when its turn comes
+                        worker.wait_until_ready()
+            answers = train(ready.pop(system.name))
         except WorkerFailed as error:
             skipped[system.name] = str(error)
             return None
-        rounds_done[system.name] += 1
         about[system.name] = {key: answers[0][key] for key in ("num_parameters", "libraries")}
         return to_run(answers, request)
 
-    runs = interleave({system.name: partial(one_round, system) for system in chosen}, rounds)
+    with contextlib.ExitStack() as stack:
+        runs = interleave({system.name: partial(one_round, system, stack) for system in chosen}, rounds)
     return [Peer(name=system.name, what=system.what, num_processes=system.num_processes,
                  num_threads=system.num_threads, **about.get(system.name, {}),
                  runs=[] if system.name in skipped else [each for each in runs[system.name] if each],
@@ -121,15 +132,18 @@ def to_run(answers: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> 
     )
 
 
-def train(system: System, request: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Start the system's processes, let them begin together, and collect their answers. Raises WorkerFailed."""
-    with contextlib.ExitStack() as stack:
-        crew = [_start(stack, system, request, i) for i in range(system.num_processes)]
-        for worker in crew:
-            worker.wait_until_ready()
-        for worker in crew:
-            worker.tell()
-        return [worker.answer() for worker in crew]
+def start(stack: contextlib.ExitStack, system: System, request: Mapping[str, Any]) -> list[Worker]:
+    """The system's processes, on their way to being ready."""
+    return [_start(stack, system, request, i) for i in range(system.num_processes)]
+
+
+def train(crew: Sequence[Worker]) -> list[dict[str, Any]]:
+    """Let a system's processes begin together, and collect their answers. Raises WorkerFailed."""
+    for worker in crew:
+        worker.wait_until_ready()
+    for worker in crew:
+        worker.tell()
+    return [worker.answer() for worker in crew]
 
 
 def _start(stack: contextlib.ExitStack, system: System, request: Mapping[str, Any], i: int) -> Worker:

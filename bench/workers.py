@@ -20,11 +20,13 @@ class WorkerFailed(Exception):
 
 class Worker:
     def __init__(self, process: "subprocess.Popen[str]", errors: IO[str]) -> None:
-        self._process, self._errors = process, errors
+        self._process, self._errors, self._is_ready = process, errors, False
 
     def wait_until_ready(self) -> None:
-        """Raises WorkerFailed."""
-        self._read(READY)
+        """Raises WorkerFailed, also when asked again."""
+        if not self._is_ready:
+            self._read(READY)
+        self._is_ready = True
 
     def tell(self, line: str = "") -> None:
         assert self._process.stdin is not None

@@ -19,6 +19,8 @@ MEMORY_SHARE = 0.5
 """Of the free memory, for what `replica_bytes` counts; the rest is for workspaces and for what it leaves out."""
 NUM_WARMUP, NUM_TIMED = 3, 10
 """Replays or steps per timing."""
+ROUNDS = 3
+"""Timings of each, in turns; the fastest counts."""
 
 
 def pays(cell: CellConfig, device: torch.device) -> bool:
@@ -46,9 +48,9 @@ def choose_num_replicas(cell: CellConfig, dataset: Dataset, device: torch.device
         return 1
     most = _free_bytes(device) * MEMORY_SHARE / replica_bytes(cell)
     num = balanced(num_seeds, max(1, math.floor(most)))
-    alone_s = seconds_per_step(Training(cell, 0, dataset))
+    alone = Training(cell, 0, dataset)
     while num > 1:
-        if _fused_seconds_per_step(cell, num, dataset) < num * alone_s:
+        if _is_faster(cell, num, dataset, alone):
             return num
         num = balanced(num_seeds, num // 2)
     return 1
@@ -88,13 +90,15 @@ def seconds_per_step(training: Training | FusedTraining, clock: Clock | None = N
     return min(clock.seconds_between(marks)) / training.step_in_epoch
 
 
-def _fused_seconds_per_step(cell: CellConfig, num_replicas: int, dataset: Dataset) -> float:
-    """Infinite where the memory does not suffice after all."""
+def _is_faster(cell: CellConfig, num_replicas: int, dataset: Dataset, alone: Training) -> bool:
+    """Whether a fused step beats R steps alone, timed in turns: what else the device does comes and goes."""
     gc.collect()  # what Accelerate prepared is freed by the garbage collector alone
     try:
-        return seconds_per_step(FusedTraining(cell, range(num_replicas), dataset))
+        together = FusedTraining(cell, range(num_replicas), dataset)
+        rounds = [(seconds_per_step(alone), seconds_per_step(together)) for _ in range(ROUNDS)]
     except torch.OutOfMemoryError:
-        return math.inf
+        return False
+    return min(together_s for _, together_s in rounds) < num_replicas * min(alone_s for alone_s, _ in rounds)
 
 
 def _model(cell: CellConfig) -> nn.Module:

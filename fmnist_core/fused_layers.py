@@ -179,8 +179,10 @@ class FusedLinear(nn.Module):
         self.in_features = in_features
 
     def forward(self, x_RNF: Tensor, weight_RP: Tensor, bias_RG: Tensor | None = None) -> Tensor:
-        weight_RFG = weight_RP.unflatten(1, (-1, self.in_features)).transpose(1, 2)
-        return x_RNF.bmm(weight_RFG) if bias_RG is None else torch.baddbmm(bias_RG.unsqueeze(1), x_RNF, weight_RFG)
+        weight_RGF, x_RFN = weight_RP.unflatten(1, (-1, self.in_features)), x_RNF.transpose(1, 2)
+        # The weights on the left: so their gradient has their own layout, and is not copied into it.
+        y_RGN = weight_RGF.bmm(x_RFN) if bias_RG is None else torch.baddbmm(bias_RG.unsqueeze(2), weight_RGF, x_RFN)
+        return y_RGN.transpose(1, 2)
 
 
 class FusedConv(nn.Module):

@@ -1,6 +1,5 @@
 """How many seeds are trained as one module: by refusal, memory and timing."""
 
-import math
 from itertools import pairwise
 from typing import Any
 
@@ -79,9 +78,10 @@ def test_choice_from_memory_and_timing(monkeypatch: pytest.MonkeyPatch, free_rep
     """Half the free memory counts; a fused step of R costs R - 0.1 or R + 0.1 steps of one."""
     cell = cell_of()
     monkeypatch.setattr(fused_choice, "_free_bytes", lambda device: free_replicas * replica_bytes(cell))
-    monkeypatch.setattr(fused_choice, "seconds_per_step", lambda training: 1.0)
-    monkeypatch.setattr(fused_choice, "_fused_seconds_per_step",
-                        lambda cell, num, dataset: num - 0.1 if num <= faster_up_to else num + 0.1)
+    monkeypatch.setattr(fused_choice, "FusedTraining", lambda cell, seeds, dataset: len(seeds))
+    seconds = lambda num: num - 0.1 if num <= faster_up_to else num + 0.1
+    monkeypatch.setattr(fused_choice, "seconds_per_step",
+                        lambda training: seconds(training) if isinstance(training, int) else 1.0)
     assert choose_num_replicas(cell, small_dataset(), torch.device("cuda"), 16) == chosen
 
 
@@ -95,11 +95,22 @@ def test_memory_of_a_replica_by_hand() -> None:
 
 
 def test_memory_does_not_suffice_after_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*args: Any) -> float:
+    def fails(*args: Any) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(fused_choice, "seconds_per_step", fails)
-    assert fused_choice._fused_seconds_per_step(cell_of(Network1()), 2, small_dataset()) == math.inf
+    cell = cell_of(Network1())
+    monkeypatch.setattr(fused_choice, "_free_bytes", lambda device: 100 * replica_bytes(cell))
+    monkeypatch.setattr(fused_choice, "FusedTraining", fails)
+    assert choose_num_replicas(cell, small_dataset(), torch.device("cuda"), 16) == 1
+
+
+def test_a_busy_device_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others slow down the first timings of both, and then leave: the least of each counts."""
+    cell, busy = cell_of(), iter([50.0, 50.0, 1.0, 2.0, 50.0, 50.0])
+    monkeypatch.setattr(fused_choice, "_free_bytes", lambda device: 100 * replica_bytes(cell))
+    monkeypatch.setattr(fused_choice, "FusedTraining", lambda cell, seeds, dataset: None)
+    monkeypatch.setattr(fused_choice, "seconds_per_step", lambda training: next(busy))
+    assert choose_num_replicas(cell, small_dataset(), torch.device("cuda"), 4) == 4
 
 
 class CountingClock:

@@ -1,5 +1,6 @@
 """The peers: each does the work that it is timed for, and what is counted is what was done."""
 
+import contextlib
 import importlib.util
 import json
 
@@ -75,31 +76,46 @@ def test_what_is_counted_by_hand():
 
 
 def test_systems_take_turns_with_new_seeds_and_leave_when_they_fail(monkeypatch):
-    calls = []
+    started, seen, calls = [], [], []
 
-    def train(system, request):
-        calls.append((system.name, request["round"]))
-        if system.name == "fails" and request["round"] == 1:
+    class Ready:
+        def __init__(self, *asked):
+            started.append(asked)
+            self.asked = asked
+
+        def wait_until_ready(self):
+            pass
+
+    def train(crew):
+        calls.append(crew[0].asked)
+        seen.append(len(started))
+        if crew[0].asked == ("fails", 1):
             raise WorkerFailed("out of luck")
         return [{"epoch_s": [1.0, 1.0, 1.0], "num_parameters": 7, "libraries": {"lib": "1"}, "test_accuracies": [0.5]}]
 
+    monkeypatch.setattr(peers, "start", lambda stack, system, request: [Ready(system.name, request["round"])])
     monkeypatch.setattr(peers, "train", train)
     chosen = [System("works", "", "raw"), System("fails", "", "raw"),
               System("absent", "", "raw", package="no_such_package"),
               System("not here", "", "raw", missing="CUDA only")]
     works, fails, absent, not_here = peers.run(chosen, REQUEST, 3)
     assert calls == [("works", 0), ("fails", 0), ("fails", 1), ("works", 1), ("works", 2)]
+    assert seen == [2, 2, 4, 4, 5]  # all of a round are ready before the first of them trains
     assert (len(works.runs), works.num_parameters, works.libraries) == (3, 7, {"lib": "1"})
     assert (fails.runs, fails.skipped) == ([], "out of luck")
     assert (absent.skipped, not_here.skipped) == ("not installed", "CUDA only")
 
 
-def test_processes_start_together_and_failures_say_why(monkeypatch):
-    (run,) = peers.train(System("raw", "", "raw", 1, 1), REQUEST | {"round": 0, "images": 60, "epochs": 1})
-    assert len(run["epoch_s"]) == 1
-    assert run["num_parameters"] == 313_346
-    with pytest.raises(WorkerFailed, match="KeyError: 'no such system'"):
-        peers.train(System("x", "", "no such system", 1, 1), REQUEST | {"round": 0})
+def test_processes_start_together_and_failures_say_why():
+    with contextlib.ExitStack() as stack:
+        start = lambda worker, **asked: peers.start(stack, System("x", "", worker, 1, 1), REQUEST | asked)
+        (run,) = peers.train(start("raw", round=0, images=60, epochs=1))
+        assert len(run["epoch_s"]) == 1
+        assert run["num_parameters"] == 313_346
+        crew = start("no such system", round=0)
+        for _ in range(2):
+            with pytest.raises(WorkerFailed, match="KeyError: 'no such system'"):
+                peers.train(crew)
 
 
 def test_the_reference_is_the_tutorial_and_cells_mode_has_a_process_per_core(monkeypatch):
