@@ -289,7 +289,11 @@ class Sweep:
 
 
 if __name__ == "__main__":
-    exit_code = main()
+    try:
+        exit_code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output, as `head`, has left
+        os._exit(FAILED)
     if exit_code in (BROKEN, INTERRUPTED, TERMINATED):
         sys.stdout.flush()
         sys.stderr.flush()

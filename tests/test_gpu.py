@@ -351,6 +351,7 @@ def images_per_s(training: Training | FusedTraining, num_steps: int = 48) -> flo
 
 def test_speed(capsys: pytest.CaptureFixture[str]) -> None:
     """The report's final network at batch 90. Prints a table; fails only where capture does not pay at all."""
+    torch.backends.cudnn.allow_tf32 = True  # as in training
     data, results = dataset(num_train=90 * 16), {}
     for precision in ("no", "bf16"):
         for memory_format in ("contiguous", "channels_last"):
