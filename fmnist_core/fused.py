@@ -20,7 +20,8 @@ from fmnist_core.average import Average, averaged
 from fmnist_core.config import CellConfig
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import EVALUATION_BATCH, TRAIN_SUBSET, Evaluation, History, images_of
-from fmnist_core.fused_layers import FusedSequential, is_fusible, tune
+from fmnist_core.fused_layers import FusedSequential, is_fusible
+from fmnist_core.fused_tuning import tune
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build

@@ -7,24 +7,17 @@ flows between them. All parameters are one matrix, a row per replica: an optimiz
 is per replica (a gradient's norm, a replica to be held) is per row.
 """
 
-import importlib.util
-import math
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from fmnist_core.capture import CudaGraph
-from fmnist_core.clock import clock_for
-from fmnist_core.config import Precision
+from fmnist_core import fused_conv
+from fmnist_core.fused_conv import FusedConv
 from fmnist_core.models.build import ACTIVATIONS
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Triton's kernels run on the CPU, element by element: for tests."""
 AS_THEY_ARE = (nn.ZeroPad2d, nn.MaxPool2d, nn.Dropout, *ACTIVATIONS.values())
 """Layers without parameters that treat every channel, or every element, for itself."""
 
@@ -62,7 +55,7 @@ class FusedSequential(nn.Module):
             images = images.unsqueeze(1).expand(-1, self.num_replicas, -1, -1, -1)
         x: Tensor = images.flatten(1, 2)
         parameters = list(self.parameters_RP.split(self._sizes, dim=1))
-        with_kernels, i = has_kernels(x), 0
+        with_kernels, i = fused_conv.has_kernels(x), 0
         while i < len(self.layers):
             step = self._finishes[i] if with_kernels and i in self._finishes else [self.layers[i]]
             num = sum(self._num_parameters[i : i + len(step)])
@@ -71,7 +64,7 @@ class FusedSequential(nn.Module):
             i += len(step)
         return x
 
-    def convolutions(self) -> list["FusedConv"]:
+    def convolutions(self) -> list[FusedConv]:
         return [layer for layer in self.layers if isinstance(layer, FusedConv)]
 
     @torch.no_grad()
@@ -84,11 +77,6 @@ class FusedSequential(nn.Module):
                 for statistic, statistics_RC in zip(_statistics(layer), mine.buffers(), strict=True):
                     statistic.copy_(statistics_RC.view(self.num_replicas, -1)[replica])
         return single
-
-
-def has_kernels(x: Tensor) -> bool:
-    """Whether this project's Triton kernels work on `x`."""
-    return HAS_TRITON and (x.is_cuda or INTERPRETED) and x.dtype in (torch.float32, torch.bfloat16)
 
 
 def _finishes(layers: list[nn.Module]) -> dict[int, list[nn.Module]]:
@@ -183,145 +171,3 @@ class FusedLinear(nn.Module):
         # The weights on the left: so their gradient has their own layout, and is not copied into it.
         y_RGN = weight_RGF.bmm(x_RFN) if bias_RG is None else torch.baddbmm(bias_RG.unsqueeze(2), weight_RGF, x_RFN)
         return y_RGN.transpose(1, 2)
-
-
-class FusedConv(nn.Module):
-    """R convolutions side by side: (N, R * C, H, W) to (N, R * O, H', W')."""
-
-    def __init__(self, layer: nn.Conv2d, num_replicas: int) -> None:
-        super().__init__()
-        assert isinstance(layer.padding, tuple)
-        self.num_replicas, self.in_channels, self.out_channels = num_replicas, layer.in_channels, layer.out_channels
-        self.kernel_size, self.stride, self.padding = layer.kernel_size, layer.stride, layer.padding
-        self.method = "grouped"
-        """A key of `METHODS`."""
-
-    def forward(self, x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None = None) -> Tensor:
-        return METHODS[self.method](self, x, weight_RP, bias_RO)
-
-    def extra_repr(self) -> str:
-        return f"{self.num_replicas} x ({self.in_channels}, {self.out_channels}), kernel_size={self.kernel_size}, " \
-               f"stride={self.stride}, padding={self.padding}"
-
-
-def grouped(conv: FusedConv, x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None) -> Tensor:
-    """One convolution with a group per replica."""
-    weight = weight_RP.reshape(-1, conv.in_channels, *conv.kernel_size)
-    bias = None if bias_RO is None else bias_RO.flatten()
-    return F.conv2d(x, weight, bias, conv.stride, conv.padding, groups=conv.num_replicas)
-
-
-def grouped_channels_last(conv: FusedConv, x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None) -> Tensor:
-    """The same with the channels innermost; the cost of getting there and back is part of it."""
-    return grouped(conv, x.contiguous(memory_format=torch.channels_last), weight_RP, bias_RO).contiguous()
-
-
-def separate(conv: FusedConv, x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None) -> Tensor:
-    """A convolution per replica."""
-    weights = weight_RP.unflatten(1, (conv.out_channels, conv.in_channels, *conv.kernel_size))
-    biases = [None] * conv.num_replicas if bias_RO is None else bias_RO.unbind()
-    maps = x.chunk(conv.num_replicas, dim=1)
-    return torch.cat([F.conv2d(one, weight, bias, conv.stride, conv.padding)
-                      for one, weight, bias in zip(maps, weights.unbind(), biases, strict=True)], dim=1)
-
-
-def gemm(conv: FusedConv, x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None) -> Tensor:
-    """Every patch a column, one batched matrix product over the replicas."""
-    (height, width), (top, left), num = conv.kernel_size, conv.padding, conv.num_replicas
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))  # before the patches are copied, not after
-    x = F.pad(x, (left, left, top, top))
-    patches: Tensor = x.unfold(2, height, conv.stride[0]).unfold(3, width, conv.stride[1])
-    size = patches.shape[0], *patches.shape[2:4]
-    columns = patches.unflatten(1, (num, -1)).permute(1, 2, 5, 6, 0, 3, 4).flatten(4).flatten(1, 3)
-    weight_ROP = weight_RP.unflatten(1, (conv.out_channels, -1))
-    y = weight_ROP.bmm(columns) if bias_RO is None else torch.baddbmm(bias_RO.unsqueeze(2), weight_ROP, columns)
-    maps: Tensor = y.unflatten(2, size).permute(2, 0, 1, 3, 4).flatten(1, 2)
-    return maps.contiguous()
-
-
-def implicit_gemm(conv: FusedConv, x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None) -> Tensor:
-    """The same product without the copy of the patches, by a kernel of this project."""
-    from fmnist_core.conv_kernels import convolve
-
-    if torch.is_autocast_enabled(x.device.type):
-        x = x.to(torch.get_autocast_dtype(x.device.type))
-    return convolve(x, weight_RP, bias_RO, (conv.in_channels, conv.out_channels), conv.kernel_size, conv.padding)
-
-
-METHODS: dict[str, Callable[[FusedConv, Tensor, Tensor, Tensor | None], Tensor]] = {
-    "grouped": grouped, "grouped_channels_last": grouped_channels_last, "separate": separate, "gemm": gemm,
-    "implicit_gemm": implicit_gemm,
-}
-"""Ways to compute the same convolutions. Which is fastest depends on the shape and the device: see `tune`."""
-
-
-def methods_for(conv: FusedConv, x: Tensor) -> list[str]:
-    """Keys of `METHODS` that can take this convolution of `x`."""
-    return [name for name in METHODS if name != "implicit_gemm" or (has_kernels(x) and conv.stride == (1, 1))]
-
-
-NUM_TIMINGS = 5
-_fastest: dict[tuple[object, ...], str] = {}
-
-
-def tune(model: FusedSequential, images_NCHW: Tensor, *, precision: Precision, captured: bool) -> None:
-    """Let every convolution use the fastest of `METHODS`, forward and backward, on batches like `images_NCHW`.
-
-    Each shape is timed once in a process; `captured`: as a CUDA graph, in which launches cost next to nothing.
-    """
-    for conv, (shape, needs_gradient) in _inputs_of_convolutions(model, images_NCHW).items():
-        key = (repr(conv), shape, needs_gradient, images_NCHW.device, precision, captured)
-        if key not in _fastest:
-            x = torch.rand(shape, device=images_NCHW.device, requires_grad=needs_gradient)
-            seconds = {method: _seconds(conv, method, x, precision, captured) for method in methods_for(conv, x)}
-            _fastest[key] = min(seconds, key=lambda method: seconds[method])
-        conv.method = _fastest[key]
-
-
-def _inputs_of_convolutions(model: FusedSequential, images_NCHW: Tensor) -> dict[FusedConv, tuple[torch.Size, bool]]:
-    """The shape of each convolution's input, and whether backward needs its gradient."""
-    inputs: dict[FusedConv, tuple[torch.Size, bool]] = {}
-
-    def watch(conv: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(conv, FusedConv)
-        inputs[conv] = args[0].shape, args[0].requires_grad
-
-    handles = [conv.register_forward_pre_hook(watch) for conv in model.convolutions()]
-    model.eval()(images_NCHW)  # evaluation leaves the statistics of batch norm as they are
-    model.train()
-    for handle in handles:
-        handle.remove()
-    return inputs
-
-
-def _seconds(conv: FusedConv, method: str, x: Tensor, precision: Precision, captured: bool) -> float:
-    """The least time of one forward and backward pass; infinite where the memory does not suffice."""
-    per_output = conv.in_channels * conv.kernel_size[0] * conv.kernel_size[1]
-    weight_RP = torch.rand(conv.num_replicas, conv.out_channels * per_output, device=x.device, requires_grad=True)
-    bias_RO = torch.zeros(conv.num_replicas, conv.out_channels, device=x.device, requires_grad=True)
-    inputs = [tensor for tensor in (x, weight_RP, bias_RO) if tensor.requires_grad]
-
-    def work() -> None:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            y = METHODS[method](conv, x, weight_RP, bias_RO)
-        torch.autograd.grad(y, inputs, torch.ones_like(y))
-
-    try:
-        run = _captured(work, x.device) if captured else work
-        run()
-        clock = clock_for(x.device)
-        marks = [clock.mark()]
-        for _ in range(NUM_TIMINGS):
-            run()
-            marks.append(clock.mark())
-        return min(clock.seconds_between(marks))
-    except torch.OutOfMemoryError:
-        return math.inf
-
-
-def _captured(work: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    graph = CudaGraph(device)
-    graph.warm_up(work)
-    graph.capture(work)
-    return graph.replay

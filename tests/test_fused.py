@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmnist_core import fused_layers
+from fmnist_core import fused_tuning
 from fmnist_core.config import (
     CellConfig,
     DataConfig,
@@ -22,7 +22,7 @@ from fmnist_core.config import (
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import evaluate
 from fmnist_core.fused import FusedTraining, fused_epoch, fused_evaluate, fused_fit
-from fmnist_core.fused_layers import METHODS
+from fmnist_core.fused_conv import METHODS
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
 from fmnist_core.train import Diverged, Training, fit
@@ -67,8 +67,8 @@ def parameters_of(model: nn.Module) -> Tensor:
 @pytest.fixture(autouse=True)
 def first_method_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     """No timing: fast, and the same from run to run."""
-    monkeypatch.setattr(fused_layers, "_seconds", lambda conv, method, *rest: float(list(METHODS).index(method)))
-    monkeypatch.setattr(fused_layers, "_fastest", {})
+    monkeypatch.setattr(fused_tuning, "_seconds", lambda conv, method, *rest: float(list(METHODS).index(method)))
+    monkeypatch.setattr(fused_tuning, "_fastest", {})
 
 
 @pytest.fixture

@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmnist_core import fused_layers
+from fmnist_core import fused_tuning
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, Network1, Network2, TrainConfig
 from fmnist_core.fused import FusedTraining
-from fmnist_core.fused_layers import METHODS, FusedConv, FusedSequential, is_fusible, tune
+from fmnist_core.fused_conv import METHODS, FusedConv
+from fmnist_core.fused_layers import FusedSequential, is_fusible
+from fmnist_core.fused_tuning import tune
 from fmnist_core.models.build import build
 from tests.small import small_dataset
 
@@ -78,8 +80,8 @@ def test_methods_are_timed_once_a_shape_and_the_fastest_is_used(monkeypatch: pyt
         assert x.requires_grad == (conv.in_channels > 1)  # nobody needs the gradient of the images
         return 1.0 if method == ("gemm" if conv.in_channels == 1 else "separate") else 2.0
 
-    monkeypatch.setattr(fused_layers, "_seconds", seconds)
-    monkeypatch.setattr(fused_layers, "_fastest", {})
+    monkeypatch.setattr(fused_tuning, "_seconds", seconds)
+    monkeypatch.setattr(fused_tuning, "_fastest", {})
     cell = CellConfig(model=Network2(), train=TrainConfig(global_batch_size=10))
     for _ in range(2):
         methods = [conv.method for conv in FusedTraining(cell, SEEDS, small_dataset()).network.convolutions()]
@@ -89,7 +91,7 @@ def test_methods_are_timed_once_a_shape_and_the_fastest_is_used(monkeypatch: pyt
 
 
 def test_a_deterministic_cell_is_not_left_to_timing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fused_layers, "_seconds", lambda *args: pytest.fail("timed"))
+    monkeypatch.setattr(fused_tuning, "_seconds", lambda *args: pytest.fail("timed"))
     cell = CellConfig(model=Network1(), execution=ExecutionConfig(deterministic=True))
     convolutions = FusedTraining(cell, SEEDS, small_dataset()).network.convolutions()
     assert [conv.method for conv in convolutions] == ["grouped", "grouped"]

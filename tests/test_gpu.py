@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmnist_core import fused_layers
+from fmnist_core import fused_conv
 from fmnist_core.capture import Replay
 from fmnist_core.clock import CudaClock
 from fmnist_core.config import (
@@ -29,7 +29,7 @@ from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import evaluate
 from fmnist_core.fused import FusedTraining, fused_epoch, fused_fit
 from fmnist_core.fused_choice import choose_num_replicas
-from fmnist_core.fused_layers import METHODS
+from fmnist_core.fused_conv import METHODS
 from fmnist_core.observe import observe
 from fmnist_core.train import Diverged, Training, fit, train_epoch
 
@@ -262,7 +262,7 @@ def test_kernels_equal_plain_layers(model: ModelConfig, precision: Any, monkeypa
     losses = []
     for with_kernels in (True, False):
         if not with_kernels:
-            monkeypatch.setattr(fused_layers, "has_kernels", lambda x: False)
+            monkeypatch.setattr(fused_conv, "has_kernels", lambda x: False)
         training = FusedTraining(cell_of(model, capture=True, precision=precision, optimizer="sgd", learning_rate=0.02),
                                  SEEDS, dataset())
         for conv in training.network.convolutions():

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmnist_core import fused_layers
+from fmnist_core import fused_conv
 from fmnist_core.config import CellConfig, DataConfig, ModelConfig, Network1, Network2, TrainConfig
 from fmnist_core.fused import FusedTraining
-from fmnist_core.fused_layers import HAS_TRITON, INTERPRETED
+from fmnist_core.fused_conv import HAS_TRITON, INTERPRETED
 from tests.small import small_dataset
 
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -139,8 +139,7 @@ def test_whole_networks(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> 
     parameters = []
     for with_kernels in (True, False):
         if not with_kernels:
-            monkeypatch.setattr(fused_layers, "has_kernels", lambda x: False)
-        monkeypatch.setattr(fused_layers, "tune", lambda *args, **options: None)
+            monkeypatch.setattr(fused_conv, "has_kernels", lambda x: False)
         monkeypatch.setattr("fmnist_core.fused.tune", lambda *args, **options: None)
         training = FusedTraining(cell, (0, 1), small_dataset(12, 4, 4))
         training.model.train()
