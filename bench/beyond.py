@@ -13,7 +13,6 @@ from bench.cited import row_of, waiting
 from bench.formatting import NOTHING, code, escape, estimate, folded, percent, plural, points, table
 from bench.rows import Machine, Results, Row
 from bench.tables import training_time
-from fmnist_core.config import CellConfig
 from fmnist_core.models.catalogue import CITED, NON_NEURAL
 
 RESULT, WHOLE = "the recipe, all 60,000 images", "the recipe"
@@ -49,16 +48,15 @@ def _reached(row: Row, goal: float, names: Mapping[Machine, str]) -> list[str]:
 
 def _fastest(results: Results, experiment: str, goal: float, names: Mapping[Machine, str]) -> list[str]:
     """The choice by validation accuracy among the cells of `experiment`, and what its twin reaches."""
-    rows = [row for row in results.of(experiment) if row.trained]
-    chosen = choose([row for row in rows if row.setting("data.validation_size")], goal)
-    if not rows:
+    rows = results.of(experiment)
+    if not any(row.trained for row in rows):
         return ["waiting", *[NOTHING] * 3]
+    chosen = choose(rows, goal)
     if chosen is None:
         return ["none reaches it on validation", *[NOTHING] * 3]
-    twin = next((row for row in rows if row.cell.config == _on_all_images(chosen.cell.config)), None)
-    if twin is None:
-        return [f"{code(experiment)}, {escape(chosen.label)}", "waiting", NOTHING, NOTHING]
-    return [f"{code(experiment)}, {escape(twin.label)}", *_reached(twin, goal, names)[1:]]
+    twin = twin_of(chosen, rows)
+    reached = _reached(twin, goal, names)[1:] if twin.trained else ["waiting", NOTHING, NOTHING]
+    return [f"{code(experiment)}, {escape(twin.label)}", *reached]
 
 
 def choose(rows: Sequence[Row], goal: float) -> Row | None:
@@ -68,8 +66,11 @@ def choose(rows: Sequence[Row], goal: float) -> Row | None:
     return min(good, key=lambda row: stats.summarize(row.values(outcomes.train_s)).mean, default=None)
 
 
-def _on_all_images(config: CellConfig) -> CellConfig:
-    return msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, validation_size=0))
+def twin_of(chosen: Row, rows: Sequence[Row]) -> Row:
+    """The row, one of `rows`, that differs in holding out no images."""
+    config = chosen.cell.config
+    on_all = msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, validation_size=0))
+    return next(row for row in rows if row.cell.config == on_all)
 
 
 def parts(results: Results) -> str:

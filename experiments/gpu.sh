@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, unattended, most valuable first. Ends when all is there; the same command goes on.
-#   bash experiments/gpu.sh [STORE [STAGE...]]        stages: equality speed trials rest fast peers cited timings recipes
+#   bash experiments/gpu.sh [STORE [STAGE...]]        stages: equality speed trials rest cited recipes fast timings peers
+# To publish its records: for f in STORE/*.jsonl; do cat "$f" >> experiments/results/$(basename "$f"); done; make results
 set -uo pipefail
 cd "$(dirname "$0")/.."
 STORE=${1:-runs/gpu}
@@ -56,7 +57,13 @@ done
 wanted recipes && together recipes beyond_small beyond_best "${captured[@]}"
 share stop
 # With the machine to themselves from here on. Time to accuracy; timings, eager, then captured (another speed key).
-wanted fast && alone fast beyond_fast_gpu --untimed
+if wanted fast; then
+    alone fast-choice beyond_fast_gpu --only data.validation_size=10000 --untimed
+    for goal in 0.94 0.95; do
+        label=$("$PYTHON" -m bench.chosen beyond_fast_gpu "$goal" --store "$STORE") || continue
+        alone "fast-$goal" beyond_fast_gpu --only "label=$label" --seeds 30 --untimed
+    done
+fi
 if wanted timings; then
     alone timings-captured final kernel_depth table_1_1 table_1_2 --seeds 1 "${captured[@]}"
     alone timings-eager final kernel_depth table_1_1 table_1_2 --seeds 1

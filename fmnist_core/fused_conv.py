@@ -4,8 +4,10 @@ R replicas, N images each, C channels in and O out per replica, H x W pixels. Ma
 a replica are a row of (R, O * C * k * k), its biases one of (R, O).
 """
 
+import functools
 import importlib.util
 import os
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -19,7 +21,22 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 def has_kernels(x: Tensor) -> bool:
     """Whether this project's Triton kernels work on `x`."""
-    return HAS_TRITON and (x.is_cuda or INTERPRETED) and x.dtype in (torch.float32, torch.bfloat16)
+    return HAS_TRITON and (x.is_cuda or INTERPRETED) and x.dtype in (torch.float32, torch.bfloat16) \
+        and _compiles(x.device)
+
+
+@functools.cache
+def _compiles(device: torch.device) -> bool:
+    """Triton is installed with torch, but needs a C compiler, and a GPU that it knows."""
+    from fmnist_core.finish_kernels import finish
+
+    try:
+        finish(torch.zeros(1, 1, 2, 2, device=device), None, pool=True, relu=True)
+    except Exception as error:  # what is missing shows itself in many ways
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        warnings.warn(f"fused seeds go on without this project's kernels, slower: {reason[0]}", stacklevel=2)
+        return False
+    return True
 
 
 class FusedConv(nn.Module):

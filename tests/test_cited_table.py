@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from bench import beyond, cited, experiment, pareto
+from bench import beyond, chosen, cited, experiment, pareto
 from bench.rows import Machine, collect
+from bench.store import Store
 from fmnist_core.models.catalogue import CITED, NON_NEURAL
 from tests.made import CPU, GPU, failed, trained
 
@@ -70,7 +71,7 @@ def test_a_goal_is_reached_by_the_mean_of_the_last_epochs_on_all_images(accuraci
     assert goal_rows(*on_gpu)["Under 100,000 parameters, on a CPU: 93.5 %"][0] == "waiting"
 
 
-def test_the_fastest_is_chosen_by_validation_and_judged_on_test_by_its_twin():
+def test_the_fastest_is_chosen_by_validation_and_judged_on_test_by_its_twin(tmp_path, capsys):
     """Least time above the goal on validation, whatever the test set says of it."""
     held_out = [each for each in FAST.cells if each.config.data.validation_size]
     settings = [(0.91, 3.0, 0.99), (0.922, 8.0, 0.99), (0.921, 5.0, 0.5), (0.925, 9.0, 0.99)]
@@ -80,12 +81,26 @@ def test_the_fastest_is_chosen_by_validation_and_judged_on_test_by_its_twin():
         records.append(msgspec.structs.replace(
             record, epochs=msgspec.structs.replace(record.epochs, train_s=[seconds])))
     assert goal_rows(*records)["Least time to 92 % on a CPU"][1] == "waiting"
-    chosen = held_out[2].config
+    best = held_out[2].config
     on_all = next(each for each in FAST.cells if not each.config.data.validation_size
-                  and (each.config.model, each.config.train) == (chosen.model, chosen.train))
+                  and (each.config.model, each.config.train) == (best.model, best.train))
     rows = goal_rows(*records, trained(FAST, on_all, test=0.915))
     assert rows["Least time to 92 % on a CPU"] == [f"`beyond_fast`, {on_all.label}", "91.50", "no", "12.0 on M1"]
     assert rows["Least time to 93 % on a CPU"][0] == "none reaches it on validation"
+    chosen_by_command(tmp_path, capsys, records, on_all.label)
+
+
+def chosen_by_command(folder, capsys, records, label):
+    store = Store(folder)
+    for record in records:
+        store.append(record)
+    ask = lambda *arguments: chosen.main([*arguments, "--store", str(folder)])
+    assert ask("beyond_fast", "0.92") == 0
+    assert capsys.readouterr().out == f"{label}\n"
+    assert ask("beyond_fast", "0.93") == 1
+    assert capsys.readouterr().err == f"bench.chosen: no cell of beyond_fast reaches 0.93 on validation in {folder}\n"
+    assert chosen.main(["beyond_fast", "0.9", "--store", str(folder / "none")]) == 2
+    assert "there is no such folder" in capsys.readouterr().err
 
 
 def test_what_a_part_brings_is_the_change_of_the_validation_accuracy():

@@ -127,6 +127,22 @@ def test_what_is_not_a_number_stays_so() -> None:
 
 
 @here
+def test_where_triton_cannot_compile_the_layers_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: object, **options: object) -> None:
+        raise RuntimeError("no C compiler\nlong story")
+
+    x = torch.zeros(1, 1, 2, 2, device=DEVICE)
+    assert fused_conv.has_kernels(x)
+    assert not fused_conv.has_kernels(x.double())
+    monkeypatch.setattr("fmnist_core.finish_kernels.finish", fails)
+    fused_conv._compiles.cache_clear()
+    with pytest.warns(UserWarning, match="slower: no C compiler$"):
+        assert not fused_conv.has_kernels(x)
+    assert not fused_conv.has_kernels(x)  # found out once
+    fused_conv._compiles.cache_clear()
+
+
+@here
 @pytest.mark.skipif(DEVICE == "cuda", reason="test_gpu does so for larger ones")
 @pytest.mark.parametrize("model", [
     Network1(conv1_channels=2, conv2_channels=3, fc_sizes=(8,), dropout=0.0),
