@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 from bench import outcomes, stats
 from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
-from bench.record import SpeedRecord
-from bench.rows import Machine, Numerics, Row, comparable, memory_formats
+from bench.record import Numerics, SpeedRecord
+from bench.rows import Machine, Row, comparable, memory_formats
 
 ALPHA = 0.05
+HALF_A_DIGIT = 0.0005
+"""The report prints tenths of a per cent: its 90.8 % is anything from 90.75 to 90.85."""
 MINIMUM_EFFECT = 0.001
 """Differences of accuracy below 0.1 points, 10 of the 10,000 test images, are never called an effect."""
 MAX_PERMUTED = 2_000
@@ -26,6 +28,8 @@ def answer(rows: Sequence[Row]) -> str:
     rest = f" Waiting: {waiting} of {plural(len(rows), 'cell')}." if waiting else ""
     if left_out := len(rows) - len(comparable(rows)):
         rest += f" Left out, because their arithmetic differs from the others': {plural(left_out, 'row')}."
+    if not with_values and any(row.speeds for row in rows) and not any(row.failed for row in rows):
+        return "No answer: timed, not trained."
     if not with_values:
         return f"No answer yet: {plural(len(rows), 'cell')} waiting or failed."
     if len(rows) == 1:
@@ -36,8 +40,10 @@ def answer(rows: Sequence[Row]) -> str:
     tested = [(row, values) for row, values in with_values if len(values) > 1]
     if len(tested) < 2:
         best, values = max(with_values, key=lambda pair: stats.summarize(pair[1]).mean)
-        return (f"Not resolved: a test needs two seeds in at least two cells. So far the highest test accuracy is "
-                f"{percent(stats.summarize(values).mean)} % ({escape(best.label)}).{rest}")
+        return (f"Not resolved: a test needs two seeds in at least two cells of equal arithmetic. So far the highest "
+                f"test accuracy of these is {percent(stats.summarize(values).mean)} % ({escape(best.label)}).{rest}")
+    if single := len(with_values) - len(tested):
+        rest += f" One seed, no test: {plural(single, 'cell')}."
     return f"{_differences(tested)}{rest}{_trends([row for row, _ in tested])}{reproduced(rows)}"
 
 
@@ -55,8 +61,8 @@ def _reproduced(name: str, pairs: Sequence[tuple[float | None, Sequence[float]]]
               if reported is not None and len(values) > 1]
     if not judged:
         return ""
-    inside = sum(low <= reported <= high for reported, (low, high) in judged)
-    above = sum(low > reported for reported, (low, _) in judged)
+    inside = sum(low < reported + HALF_A_DIGIT and reported - HALF_A_DIGIT < high for reported, (low, high) in judged)
+    above = sum(low >= reported + HALF_A_DIGIT for reported, (low, _) in judged)
     total = len(judged)
     return (f" Reported {name} accuracies that one run of ours would give (95 % prediction interval, last epoch): "
             f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}.")

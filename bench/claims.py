@@ -23,7 +23,7 @@ from bench.judges import (
     over_fits,
     steps_slow_down,
 )
-from bench.rows import Results, Row
+from bench.rows import Results, Row, comparable
 
 Judge = Callable[[Results], Finding]
 
@@ -73,7 +73,7 @@ class Judged(NamedTuple):
 
 def judge(results: Results) -> list[Judged]:
     """Every claim with one finding for each of its parts."""
-    factors = factors_matter({name: results.of(name) for name in FACTORS})
+    factors = factors_matter({name: comparable(results.of(name)) for name in FACTORS})
     claims = [*CLAIMS, _everything_affects(factors)]
     return [Judged(claim, [part.judge(results) for part in claim.parts]) for claim in claims]
 
@@ -137,18 +137,25 @@ def _reproduces(outcome: Sequence[tuple[str, outcomes.Outcome]], figure: float, 
     return lambda results: figure_of_one_run(readings(results, any_split=any_split), outcome, figure)
 
 
+def _contrast(results: Results, name: str, low: Row, high: Row, outcome: outcomes.Outcome) -> Contrast:
+    """Between seeds of equal arithmetic; without values where the two cells have none in common."""
+    pair = results.alike(low, high)
+    return Contrast(name, pair[0].values(outcome), pair[1].values(outcome)) if pair else Contrast(name, [], [])
+
+
 def _trial_2_is_best(results: Results) -> Finding:
-    values = {row.cell.label: row.values(outcomes.validation_last) for row in trials(results, "table_1_2")}
-    best = values.pop("Trial-2", [])
-    return contrasts([Contrast(f"Trial-2 less {name}", other, best) for name, other in values.items()])
+    rows = {row.cell.label: row for row in trials(results, "table_1_2")}
+    best = rows.pop("Trial-2", None)
+    return contrasts([_contrast(results, f"Trial-2 less {name}", other, best, outcomes.validation_last)
+                      for name, other in rows.items()] if best else [])
 
 
 def _in_reported_order(experiment: str) -> Judge:
     def judge_order(results: Results) -> Finding:
         reported = {row: row.cell.reported.validation_accuracy or 0.0 for row in trials(results, experiment)}
         pairs = [(low, high) for low in reported for high in reported if reported[low] < reported[high]]
-        return contrasts([Contrast(f"{high.label} less {low.label}", low.values(outcomes.validation_last),
-                                   high.values(outcomes.validation_last)) for low, high in pairs])
+        return contrasts([_contrast(results, f"{high.cell.label} less {low.cell.label}", low, high,
+                                    outcomes.validation_last) for low, high in pairs])
     return judge_order
 
 
@@ -169,8 +176,8 @@ def _small_kernels_win(experiment: str) -> Judge:
         for rows in _by_kernel(results, experiment):
             for size in (size for size in SMALL_KERNELS if size in rows and LARGE_KERNEL in rows):
                 large, small = rows[LARGE_KERNEL], rows[size]
-                pairs.append(Contrast(f"{small.label} less {large.label}", large.values(outcomes.test_last),
-                                      small.values(outcomes.test_last)))
+                pairs.append(_contrast(results, f"{small.cell.label} less {large.cell.label}", large, small,
+                                       outcomes.test_last))
         return contrasts(pairs)
     return judge_kernels
 
@@ -181,7 +188,7 @@ def _counts_rise(experiment: str, attribute: Callable[[Row], int]) -> Judge:
 
 def _steps_slow_down(experiment: str) -> Judge:
     return lambda results: steps_slow_down(
-        [(f"{rows[LARGE_KERNEL].label} against {min(rows)}", rows[min(rows)], rows[LARGE_KERNEL])
+        [(f"{rows[LARGE_KERNEL].cell.label} against {min(rows)}", rows[min(rows)], rows[LARGE_KERNEL])
          for rows in _by_kernel(results, experiment) if LARGE_KERNEL in rows], results)
 
 
@@ -190,25 +197,21 @@ def _network_1_over_fits(results: Results) -> Finding:
 
 
 def _batch_norm_is_faster(results: Results) -> Finding:
-    without, with_ = (_only(results, "batch_norm", "model.batch_norm", value) for value in (False, True))
-    return contrasts([Contrast("with less without", without, with_)])
-
-
-def _only(results: Results, experiment: str, key: str, value: object) -> list[float]:
-    return [one for row in results.of(experiment, lambda row: row.setting(key) == value)
-            for one in row.values(outcomes.early_validation)]
+    rows = {row.setting("model.batch_norm"): row for row in results.of("batch_norm")}
+    return contrasts([_contrast(results, "with less without", rows[False], rows[True], outcomes.early_validation)]
+                     if len(rows) == 2 else [])
 
 
 def _dropout_narrows_gap(results: Results) -> Finding:
     """Without dropout the gap is the wider one, in the short experiment and in the final network itself."""
     pairs = []
     for experiment, rows in (("dropout", results.of("dropout")), ("final", results.of("final"))):
-        gaps = {row.setting("model.dropout"): row.values(outcomes.gap_last) for row in rows
-                if _has(row, {**TABLE_1_4, "model.dropout": row.setting("model.dropout"), "model.conv_dropout": 0.0,
-                              "model.fc_activation": "relu", "data.split_seed": 0})}
-        if gaps:
+        cells = {row.setting("model.dropout"): row for row in rows
+                 if _has(row, {**TABLE_1_4, "model.dropout": row.setting("model.dropout"), "model.conv_dropout": 0.0,
+                               "model.fc_activation": "relu", "data.split_seed": 0})}
+        if {0.0, 0.5} <= cells.keys():
             name = f"gap without dropout less gap with 0.5, {experiment}"
-            pairs.append(Contrast(name, gaps.get(0.5, []), gaps.get(0.0, [])))
+            pairs.append(_contrast(results, name, cells[0.5], cells[0.0], outcomes.gap_last))
     return contrasts(pairs)
 
 
@@ -219,7 +222,7 @@ def _has(row: Row, settings: Mapping[str, object]) -> bool:
 def _larger_images_win(results: Results) -> Finding:
     rows = {row.setting("data.input_size"): row for row in results.of("input_size")}
     own = rows.pop(28, None)
-    return contrasts([Contrast(f"{size} less 28 pixels", own.values(outcomes.test_last), row.values(outcomes.test_last))
+    return contrasts([_contrast(results, f"{size} less 28 pixels", own, row, outcomes.test_last)
                       for size, row in rows.items()] if own else [])
 
 
@@ -241,7 +244,7 @@ _STEP_TEST = ("step time of kernel 5 against 2, Welch over the steps of one run 
               "contradicted where faster or surely within 5 %")
 _ORDER_TEST = "Welch, Holm over all pairs of trials: each pair as the report orders it, validation accuracy, last epoch"
 _ABOVE_TEST = "95 % interval of test accuracy (last epoch) above the figure, both readings"
-_ONE_RUN = "95 % prediction interval for one run, over seeds: holds the figure under a reading"
+_ONE_RUN = "95 % prediction interval for one run, over seeds: holds the figure, as printed, under a reading"
 _KERNELS = {"kernel_size_network1": "Network 1", "kernel_size_network2": "the final network",
             "kernel_depth": "the family at every depth"}
 _FINAL_TEST = (("last epoch", outcomes.test_last), ("validation-selected epoch", outcomes.test_selected))

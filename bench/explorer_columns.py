@@ -11,9 +11,9 @@ from bench import frame, stats
 from bench.dotted import as_text
 from bench.experiment import every_setting
 from bench.formatting import NOISY, SHARED
-from bench.record import Record
+from bench.record import Numerics, Record
 from bench.reproduce import records_of
-from bench.rows import Machine, Numerics, Row
+from bench.rows import Machine, Row
 from fmnist_core.config import CellConfig, CitedModel, CustomModel, KernelDepthCNN, Network1, Network2
 
 FILTERS = ("experiment", "model", "kernel_size", "depth", "precision", "status", "timing", "machine", "train_machine")

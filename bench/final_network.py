@@ -8,6 +8,7 @@ from bench.answers import ALPHA
 from bench.claims import readings
 from bench.curves import CLASSES, mean_confusion
 from bench.formatting import NOTHING, escape, estimate, folded, percent, plural, points, table
+from bench.judges import LEARNT
 from bench.rows import Results, Row
 from bench.tables import layer_table
 
@@ -54,16 +55,17 @@ def overfitting(results: Results) -> str:
 
 
 def _stopping_answer(results: Results) -> str:
-    gains = [values for name in OVERFITTING_EXPERIMENTS for row in results.of(name)
-             if len(values := row.values(outcomes.gain_by_stopping)) > 1]
+    learnt = {row.trained[0].quality_key: row for name in OVERFITTING_EXPERIMENTS for row in results.of(name)
+              if row.trained and stats.summarize(row.values(outcomes.validation_last)).mean > LEARNT}
+    gains = [values for row in learnt.values() if len(values := row.values(outcomes.gain_by_stopping)) > 1]
     intervals = [stats.mean_interval(values, 1 - ALPHA / len(gains)) for values in gains]
     if not intervals:
         return "**Answer.** No answer yet: no configuration has two seeds."
     better, worse = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
-    return (f"**Answer.** Stopping at the epoch with the best validation accuracy changes the test accuracy for the "
-            f"better in {better} and for the worse in {worse} of {plural(len(intervals), 'configuration')} with two "
-            "seeds or more; for the others nothing is resolved (interval of the mean difference within a seed, "
-            "Bonferroni).")
+    return (f"**Answer.** Of {plural(len(intervals), 'configuration')} that learnt, with two seeds or more, stopping "
+            f"at the epoch with the best validation accuracy changes the test accuracy for the better in {better}, for "
+            f"the worse in {worse}, and is not resolved in {len(intervals) - better - worse} (interval of the mean "
+            "difference within a seed, Bonferroni).")
 
 
 def _hyperparameters(row: Row) -> str:

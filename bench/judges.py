@@ -12,11 +12,11 @@ from typing import Literal, NamedTuple
 import scipy.stats
 
 from bench import stats
-from bench.answers import ALPHA, MINIMUM_EFFECT, one_way_p
+from bench.answers import ALPHA, HALF_A_DIGIT, MINIMUM_EFFECT, one_way_p
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
 from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
-from bench.record import SpeedRecord
-from bench.rows import Numerics, Results, Row, machines, memory_formats
+from bench.record import Numerics, SpeedRecord
+from bench.rows import Results, Row, machines, memory_formats
 
 Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
 
@@ -66,7 +66,7 @@ def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT)
     as_claimed, against = verdicts.count("greater"), verdicts.count("less") + verdicts.count("equivalent")
     verdict: Verdict = ("contradicted" if against else "waiting" if missing else
                         "supported" if as_claimed == len(pairs) else "not resolved")
-    evidence = _contrast_text(tested, results, adjusted) if len(tested) <= 4 else ""
+    evidence = _contrast_text(tested, results, adjusted, verdicts)
     evidence += (f"{as_claimed} of {plural(len(pairs), 'comparison')} resolved as claimed, {against} reversed or "
                  f"equal, {len(pairs) - missing - as_claimed - against} not resolved"
                  f"{f', {missing} waiting' if missing else ''}")
@@ -86,7 +86,7 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
     usable = [one for one in intervals if one[1] > 2 and one[3] - one[2] <= 2 * WIDEST_PREDICTION]
     evidence = "one run gives " + "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {n})"
                                             for name, n, low, high in intervals)
-    if any(low <= figure <= high for _, _, low, high in usable):
+    if any(low < figure + HALF_A_DIGIT and figure - HALF_A_DIGIT < high for _, _, low, high in usable):
         return Finding("supported", evidence)
     if any(not row.trained for row in rows):
         return Finding("waiting", evidence)
@@ -203,8 +203,10 @@ def factors_matter(groups: dict[str, Sequence[Row]]) -> dict[str, Finding]:
 def _untested(rows: Sequence[Row]) -> Finding:
     if not any(row.trained for row in rows):
         return WAITING
-    missing = any(not row.trained and not row.failed for row in rows)
-    return Finding("waiting" if missing else "not resolved", "fewer than two cells with two seeds: no test", 2)
+    missing = sum(row.num_missing for row in rows)
+    rest = f", {plural(missing, 'seed')} waiting" if missing else ""
+    return Finding("waiting" if missing else "not resolved", f"fewer than two cells with two seeds: no test{rest}",
+                   None if missing else 2)
 
 
 def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float) -> Finding:
@@ -231,10 +233,14 @@ def _seeds_to_predict(sd: float) -> float:
     return next((n for n in range(3, 1000) if half_width(n) <= WIDEST_PREDICTION), math.inf)
 
 
-def _contrast_text(tested: Sequence[Contrast], results: Sequence[stats.Comparison], adjusted: Sequence[float]) -> str:
-    return "".join(f"{escape(pair.name)}: {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
-                   f"{p_value(p)}, n = {len(pair.low)} and {len(pair.high)}; "
-                   for pair, one, p in zip(tested, results, adjusted, strict=True))
+def _contrast_text(tested: Sequence[Contrast], results: Sequence[stats.Comparison], adjusted: Sequence[float],
+                   verdicts: Sequence[stats.Verdict]) -> str:
+    """At most four, those that decide first."""
+    deciding = ["less", "equivalent", "greater", "not resolved"]
+    shown = sorted(range(len(tested)), key=lambda i: (deciding.index(verdicts[i]), -abs(results[i].difference)))[:4]
+    return "".join(f"{escape(tested[i].name)}: {points(results[i].difference)} points [{points(results[i].low)}, "
+                   f"{points(results[i].high)}], {p_value(adjusted[i])}, n = {len(tested[i].high)} and "
+                   f"{len(tested[i].low)}; " for i in shown)
 
 
 def _seeds(open_: Sequence[stats.Comparison], tested: Sequence[Contrast], minimum_effect: float) -> float:

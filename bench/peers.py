@@ -76,10 +76,10 @@ def systems(num_threads: int) -> list[System]:
         System("raw PyTorch", "a plain loop, images as floats in memory", "raw", 1, num_threads),
         System("Lightning", "Trainer, images as floats in a DataLoader", "lightning", 1, num_threads, "lightning"),
         System("Keras", "Sequential.fit on arrays", "keras", 1, num_threads, "keras"),
-        System("ours, one process", "fit of this project", "ours", 1, num_threads),
+        System("ours, one process", f"fit of this project{', captured' if gpus else ''}", "ours", 1, num_threads),
         System("ours, cells mode", "a training per core or GPU, all at once", "ours", replicas,
                1 if not gpus else max(1, num_threads // gpus), missing=few),
-        System("ours, fused seeds", "seeds of the cell as one module", "fused", 1, num_threads,
+        System("ours, fused seeds", "16 seeds of the cell as one module, all counted", "fused", 1, num_threads,
                missing="" if gpus else "CUDA only: on a CPU it does not pay"),
     ]
 
@@ -138,12 +138,16 @@ def start(stack: contextlib.ExitStack, system: System, request: Mapping[str, Any
 
 
 def train(crew: Sequence[Worker]) -> list[dict[str, Any]]:
-    """Let a system's processes begin together, and collect their answers. Raises WorkerFailed."""
-    for worker in crew:
-        worker.wait_until_ready()
-    for worker in crew:
-        worker.tell()
-    return [worker.answer() for worker in crew]
+    """Let a system's processes begin together, collect their answers, and end them. Raises WorkerFailed."""
+    try:
+        for worker in crew:
+            worker.wait_until_ready()
+        for worker in crew:
+            worker.tell()
+        return [worker.answer() for worker in crew]
+    finally:
+        for worker in crew:
+            worker.stop()
 
 
 def _start(stack: contextlib.ExitStack, system: System, request: Mapping[str, Any], i: int) -> Worker:

@@ -1,27 +1,27 @@
 """Records joined to the cells of the experiments: the rows of every table. No torch.
 
 A train record belongs to a cell when its quality key is the cell's own; a speed record when it holds the cell's
-configuration. Of several records with one key the last counts, as in the store.
+configuration. Of several records with one key and one arithmetic the last counts.
 """
 
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import msgspec
 
 from bench.environment import speed_identity
 from bench.experiment import Cell, Experiment, known_keys, value_of
-from bench.record import Environment, Record, SpeedRecord, TrainRecord, key_of
+from bench.record import Environment, Numerics, Record, SpeedRecord, TrainRecord, identity, newest
 from bench.side_records import SideRecord
 from fmnist_core.config import CellConfig, input_shape, quality_key, to_dict
 from fmnist_core.models import layers, networks
 
 
 class Machine(NamedTuple):
-    """What must be equal for two times to be compared."""
+    """What must be equal for two times to be compared. On a GPU the host's threads are none of it, and count as 0."""
 
     device: str
     driver: str
@@ -37,7 +37,10 @@ class Machine(NamedTuple):
 
     @classmethod
     def at(cls, environment: Environment, num_processes: int = 1) -> "Machine":
-        return cls(**speed_identity(environment), num_processes=num_processes)
+        facts = speed_identity(environment)
+        if environment.device != "cpu":
+            facts["num_threads"] = 0
+        return cls(**facts, num_processes=num_processes)
 
     @property
     def hardware(self) -> str:
@@ -46,27 +49,9 @@ class Machine(NamedTuple):
 
     def __str__(self) -> str:
         accelerator = "" if self.device == "cpu" else f"{self.device} (driver {self.driver or 'unknown'}), "
-        return (f"{accelerator}{self.cpu or 'unknown CPU'}, processors: {self.num_cpus}, threads: {self.num_threads}, "
-                f"processes: {self.num_processes}, torch {self.torch or 'unknown'}")
-
-
-class Numerics(NamedTuple):
-    """What must be equal for two accuracies to be seeds of one cell: the arithmetic, and who shares a batch."""
-
-    precision: str
-    tf32: bool
-    num_processes: int
-
-    @classmethod
-    def of(cls, record: Record) -> "Numerics":
-        labels = record.labels
-        # The flags are set on a CPU too, where they mean nothing.
-        tf32 = record.environment.device != "cpu" and (labels.matmul_tf32 or labels.cudnn_tf32)
-        return cls(labels.precision, tf32, labels.num_processes)
-
-    def __str__(self) -> str:
-        processes = f", {self.num_processes} processes" if self.num_processes > 1 else ""
-        return f"{self.precision or 'unknown precision'}{' with TF32' if self.tf32 else ''}{processes}"
+        threads = f"threads: {self.num_threads}, " if self.num_threads else ""
+        return (f"{accelerator}{self.cpu or 'unknown CPU'}, processors: {self.num_cpus}, {threads}"
+                f"processes that share a batch: {self.num_processes}, torch {self.torch or 'unknown'}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -152,16 +137,35 @@ class Results:
     """What is known of machines beside their cells."""
 
     def of(self, experiment: str, where: Callable[[Row], bool] = lambda row: True) -> list[Row]:
-        """The rows of an experiment that may be compared with each other; none of an experiment that is not there."""
-        return [row for row in comparable(self.rows.get(experiment, ())) if where(row)]
+        """Of each cell the row with most seeds, and all its timings; none of an experiment that is not there."""
+        kinds: dict[int, list[Row]] = defaultdict(list)
+        for row in self.rows.get(experiment, ()):
+            kinds[id(row.cell)].append(row)
+        main = [max(own, key=lambda row: len(row.trained)) for own in kinds.values()]
+        speeds = [[speed for row in own for speed in row.speeds] for own in kinds.values()]
+        return [replace(row, speeds=own) for row, own in zip(main, speeds, strict=True) if where(row)]
+
+    def alike(self, a: Row, b: Row) -> tuple[Row, Row] | None:
+        """Rows of the same two cells whose seeds have equal arithmetic: those with most; None if no kind has both."""
+        if not (a.trained and b.trained):
+            return a, b
+        kinds = [[row for row in self.rows[one.experiment.name] if row.cell is one.cell] for one in (a, b)]
+        pairs = [(one, other) for one in kinds[0] for other in kinds[1] if one.numerics == other.numerics]
+        return max(pairs, key=lambda pair: min(len(row.trained) for row in pair), default=None)
 
 
 def collect(records: Iterable[Record], experiments: Sequence[Experiment],
             sides: Sequence[SideRecord] = ()) -> Results:
     """Every cell of every experiment gets at least one row, with records or without. Linear in the records."""
-    by_training, by_cell = _grouped({key_of(record): record for record in records}.values())
+    by_training, by_cell = _grouped(newest(records))
+    asked = {_encode(to_dict(cell.config)) for experiment in experiments for cell in experiment.cells}
+    otherwise: dict[bytes, list[SpeedRecord]] = defaultdict(list)
+    """Timings by an execution that no cell asks for, by what they train."""
+    for encoded, speeds in by_cell.items():
+        if encoded not in asked:
+            otherwise[_training(speeds[0].cell)] += speeds
     rows: dict[str, list[Row]] = {}
-    used: dict[str, Record] = {}
+    used: dict[object, Record] = {}
     seen_trainings = set()
     num_stale = 0
     for experiment in experiments:
@@ -169,13 +173,13 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
         for cell in experiment.cells:
             content = to_dict(cell.config)
             training = _training(content)
-            speeds = by_cell.get(_encode(content), [])
+            speeds = [*otherwise[training], *by_cell.get(_encode(content), [])]  # of one machine, the last counts
             trains = [r for r in by_training.get(training, []) if _is_current(r, cell.config)]
             if training not in seen_trainings:
                 num_stale += len(by_training.get(training, [])) - len(trains)
             seen_trainings.add(training)
             own: list[Record] = [*trains, *speeds]
-            used |= {key_of(record): record for record in own}
+            used |= {identity(record): record for record in own}
             rows[experiment.name] += _rows_of(experiment, cell, trains, speeds)
     others: dict[str, list[Record]] = defaultdict(list)
     for training, group in by_training.items():
@@ -185,7 +189,7 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
         num_stale += len(group) - len(current)
         others[_dataset(training)] += current
     for speeds in by_cell.values():
-        if key_of(speeds[0]) not in used:
+        if identity(speeds[0]) not in used:
             others[_dataset(_training(speeds[0].cell))] += speeds
     return Results(experiments=experiments, rows=rows, records=list(used.values()), num_stale=num_stale,
                    others={name: others[name] for name in sorted(others) if others[name]}, sides=sides)

@@ -1,12 +1,13 @@
 """One section of RESULTS.md per experiment. No torch."""
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from bench.answers import answer, speed_answer
 from bench.experiment import Cell, Experiment
 from bench.figures import DRAWINGS, FOLDER
 from bench.formatting import code, escape, estimate, folded, plural, table
-from bench.record import SpeedRecord
+from bench.record import Numerics, SpeedRecord
 from bench.rows import Machine, Row, comparable
 from bench.tables import (
     accuracy_table,
@@ -62,9 +63,10 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
              f"All cells: {shared_settings(rows)}." if shared_settings(rows) else "",
              f"**Settings**\n\n{settings}" if (settings := _written_out(rows) and settings_table(rows)) else "",
              f"**Accuracy (%)**\n\n{accuracy_table(rows, names)}",
-             _notes(rows), _extra_figures(rows)]
+             "\n".join(part for part in (_trained_on(rows, names), _notes(rows)) if part), _extra_figures(rows)]
     if len(comparable(rows)) < len(rows):
-        parts.append("**The rows differ in their arithmetic, as named in the first column: they are not comparable.**")
+        kinds = "; ".join(f"{kind}: {', '.join(escape(row.cell.label) for row in own)}" for kind, own in _by_kind(rows))
+        parts.append(f"**The rows differ in their arithmetic, and are compared within each kind only.** {kinds}.")
     if to_targets := targets_table(rows, rows[0].experiment.targets, names):
         title = "Training time to a target validation accuracy"
         alone = any(not record.labels.machine_shared for row in rows for record in row.trained)
@@ -79,6 +81,25 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
     if not timed and rows[0].experiment.measure:
         parts.append(f"**Speed**: waiting, none of {plural(len({id(row.cell) for row in rows}), 'cell')} is timed.")
     return parts
+
+
+def _by_kind(rows: Sequence[Row]) -> list[tuple[Numerics, list[Row]]]:
+    kinds = sorted({row.numerics for row in rows if row.numerics})
+    return [(kind, [row for row in rows if row.numerics == kind]) for kind in kinds]
+
+
+def _trained_on(rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
+    """Where and how the accuracies were made, where it is not one seed at a time on a CPU."""
+    about = lambda record: (names[Machine.of(record)], str(Numerics.of(record)), record.labels.captured,
+                            record.labels.fused_seeds)
+    counts = Counter(about(record) for row in rows for record in row.trained)
+    if not any(captured or fused > 1 for _, _, captured, fused in counts):
+        return ""
+    texts = []
+    for (name, kind, captured, fused), number in sorted(counts.items()):
+        how = [str(kind), *["captured"] * captured, *[f"{fused} seeds as one module"] * (fused > 1)]
+        texts.append(f"{name} ({', '.join(how)}): {plural(number, 'seed')}")
+    return f"- Trained on {'; '.join(texts)}"
 
 
 def _notes(rows: Sequence[Row]) -> str:

@@ -75,17 +75,17 @@ def _ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:
 
 def _peers_table(peers: Peers) -> tuple[list[str], list[list[str]]]:
     reference = rates(peers.systems[0])
-    headers = ["system", "what it is", "processes × threads", "images/s, whole machine",
+    headers = ["system", "what it is", "processes × threads", "rounds", "images/s, whole machine",
                f"times {peers.systems[0].name}", "parameters", "steps", "test accuracy (%)"]
     rows = []
     for peer in peers.systems:
         if not peer.runs:
-            rows.append([peer.name, peer.skipped, *[NOTHING] * 6])
+            rows.append([peer.name, peer.skipped, *[NOTHING] * 7])
             continue
         accuracies = [accuracy for run in peer.runs for accuracy in run.test_accuracy]
         versions = ", ".join(" ".join(each) for each in peer.libraries.items())
         what = f"{peer.what} ({versions})" if versions else peer.what
-        rows.append([peer.name, what, f"{peer.num_processes} × {peer.num_threads}",
+        rows.append([peer.name, what, f"{peer.num_processes} × {peer.num_threads}", str(len(peer.runs)),
                      _mean(rates(peer)),
                      ratio_text(stats.paired_ratio(rates(peer), reference)) if reference else NOTHING,
                      f"{peer.num_parameters:,}", f"{peer.runs[0].num_steps:,}",

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
-from bench.record import Head, Record, SchemaError, decode, decode_head, encode, key_of
+from bench.record import Head, Record, SchemaError, decode, decode_head, encode, key_of, newest
 
 _FILE_NAME = re.compile(r"\w[\w .+-]{0,99}", re.ASCII)
 """Experiments that may name a file: no separator, nothing hidden, and short enough for every file system."""
@@ -127,10 +127,10 @@ class Store:
 
 
 def read(folder: str | Path) -> list[Record]:
-    """All records of a folder, the newest of each key. Raises StoreError, also where there is no such folder."""
+    """All records of a folder, the newest of each identity. Raises StoreError, also where there is no such folder."""
     if not Path(folder).is_dir():
         raise StoreError(f"store {folder}: there is no such folder")
-    return list(Store(folder).latest().values())
+    return newest(record for _, record in _Reader(Path(folder), decode).lines())
 
 
 Line = TypeVar("Line", bound=Record | Head)
@@ -147,17 +147,22 @@ class _Reader(Generic[Line]):
         self._offsets: dict[Path, int] = {}  # by file: the end of the last line read
 
     def latest(self) -> dict[str, Line]:
+        for path, line in self.lines():
+            self._latest[key_of(line)] = line
+            self.homes[key_of(line)] = path
+        return self._latest
+
+    def lines(self) -> Iterator[tuple[Path, Line]]:
+        """Those that are new since the last call, file by file."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
-            return self._latest
+            return
         except OSError as error:
             raise StoreError(f"store {self.folder} cannot be read: {error.strerror}") from error
         for path in sorted(self.folder / name for name in names if name.endswith(".jsonl")):
             for line in self._new(path):
-                self._latest[key_of(line)] = line
-                self.homes[key_of(line)] = path
-        return self._latest
+                yield path, line
 
     def _new(self, path: Path) -> Iterator[Line]:
         start = offset = self._offsets.get(path, 0)

@@ -180,15 +180,16 @@ def layer_table(layers: Sequence[Layer]) -> str:
 
 
 def training_time(row: Row, names: Mapping[Machine, str]) -> str:
-    """Median over seeds, on each machine for itself; named where there are `names`."""
+    """Median over seeds, for each machine, alone or shared, and number of seeds as one module; named by `names`."""
+    conditions = lambda record: (Machine.of(record), record.labels.machine_shared, record.labels.fused_seeds)
     texts = []
-    for machine in sorted({Machine.of(record) for record in row.trained}):
-        records = [record for record in row.trained if Machine.of(record) == machine]
+    for machine, shared, fused in sorted(set(map(conditions, row.trained))):
+        records = [record for record in row.trained if conditions(record) == (machine, shared, fused)]
         seconds = [total for record in records if (total := outcomes.train_s(record)) is not None]
         if seconds:
-            shared = any(record.labels.machine_shared for record in records)
+            together = f" for {fused} seeds" if fused > 1 else ""
             where = f" on {names[machine]}" if names else ""
-            texts.append(f"{significant(stats.summarize(seconds).median)}{SHARED if shared else ''}{where}")
+            texts.append(f"{significant(stats.summarize(seconds).median)}{SHARED if shared else ''}{together}{where}")
     return "; ".join(texts) or NOTHING
 
 
@@ -211,8 +212,9 @@ def _uses_tf32(speed: SpeedRecord) -> bool:
 
 
 def _execution(speed: SpeedRecord) -> str:
-    kind = "compiled" if speed.labels.compiled else "eager"
-    return f"{kind}, captured" if speed.labels.captured else kind
+    if speed.labels.captured:
+        return "compiled, captured" if speed.labels.compiled else "captured"
+    return "compiled" if speed.labels.compiled else "eager"
 
 
 def _keys(rows: Sequence[Row]) -> list[str]:

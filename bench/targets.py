@@ -63,7 +63,8 @@ def _line(row: Row, target: float, conditions: Conditions, names: Mapping[Machin
     if 0 < len(reached) < len(records):
         seconds += f", of the {len(reached)} that reached it"
     return [escape(row.label), percent(target, 1) + by_test, where + together, f"{len(reached)} of {len(records)}",
-            seconds, _range([one.epochs for one in reached]), _median(_beyond(records)), _median(_off(records))]
+            seconds, _range([one.epochs for one in reached]),
+            NOTHING if conditions.shared else _median(_beyond(records)), _median(_off(records))]
 
 
 def _timed(row: Row) -> Iterator[TrainRecord]:

@@ -39,6 +39,15 @@ class Worker:
         answer: dict[str, Any] = json.loads(self._read('{"'))
         return answer
 
+    def stop(self) -> None:
+        """End it, whatever it is doing; harmless where it has ended."""
+        self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            with contextlib.suppress(BrokenPipeError):  # a word that it did not live to hear
+                if stream is not None:
+                    stream.close()
+
     def _read(self, start: str) -> str:
         """The next line that is meant for us: frameworks print what they like."""
         assert self._process.stdout is not None
@@ -53,8 +62,8 @@ class Worker:
 def start(stack: contextlib.ExitStack, module: str, arguments: Sequence[str], variables: Mapping[str, str]) -> Worker:
     """A process of `module`, in the environment `variables`; it ends with the stack."""
     errors = stack.enter_context(tempfile.TemporaryFile("w+"))  # noqa: SIM115  the stack closes it
-    process = stack.enter_context(subprocess.Popen(
-        [sys.executable, "-m", module, *arguments], env=dict(variables), text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors))
-    stack.callback(process.kill)  # those that still run when another has failed
-    return Worker(process, errors)
+    process = subprocess.Popen([sys.executable, "-m", module, *arguments], env=dict(variables), text=True,
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors)
+    worker = Worker(process, errors)
+    stack.callback(worker.stop)  # those that still run when another has failed
+    return worker

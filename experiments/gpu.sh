@@ -6,6 +6,11 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 STORE=${1:-runs/gpu}
 STAGES=${*:2}
+ALL="equality speed trials rest cited recipes fast timings peers"
+for stage in $STAGES; do
+    [[ " $ALL " == *" $stage "* ]] || { echo "gpu.sh: no stage '$stage'; allowed: $ALL" >&2; exit 2; }
+done
+if [[ " $ALL " == *" $STORE "* ]]; then echo "gpu.sh: '$STORE' is a stage; name the store first" >&2; exit 2; fi
 PYTHON=${PYTHON:-.venv/bin/python}
 PROCESSES=${PROCESSES:-2}  # that share the GPU while accuracy alone is asked for: one evaluates while one trains
 mkdir -p "$STORE"
@@ -24,10 +29,14 @@ together() {  # under MPS at the same instant; with 6 processes, fused seeds fil
 wanted() { [ -z "$STAGES" ] || [[ " $STAGES " == *" $1 "* ]]; }
 share() {  # the multi-process service, where it is installed
     command -v nvidia-cuda-mps-control > /dev/null || return 0
-    export CUDA_MPS_PIPE_DIRECTORY=${TMPDIR:-/tmp}/fmnist-mps CUDA_MPS_LOG_DIRECTORY=${TMPDIR:-/tmp}/fmnist-mps
-    mkdir -p "$CUDA_MPS_PIPE_DIRECTORY"
-    if [ "$1" = start ]; then nvidia-cuda-mps-control -d; else echo quit | nvidia-cuda-mps-control; fi
-    [ "$1" = start ] || unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    if [ "$1" = start ]; then
+        CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d)
+        export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY=$CUDA_MPS_PIPE_DIRECTORY
+        nvidia-cuda-mps-control -d && "$PYTHON" -c "import torch; torch.zeros(1).cuda()" || share stop
+    elif [ -n "${CUDA_MPS_PIPE_DIRECTORY:-}" ]; then
+        echo quit | nvidia-cuda-mps-control
+        unset CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
+    fi
 }
 captured=(--set execution.capture=true)
 
@@ -37,8 +46,10 @@ nvidia-smi --query-gpu=name,driver_version,power.limit,clocks.max.sm --format=cs
 wanted equality && step equality "$PYTHON" -m pytest -q tests/test_gpu.py tests/test_kernels.py -k "not speed and not choice"
 # How fast: eager, captured (1, 4 and 16 steps a replay), fused (1 to 64 seeds), each precision and memory format.
 wanted speed && step speed "$PYTHON" -m pytest -q -s tests/test_gpu.py -k "speed or choice"
-trap 'share stop > /dev/null 2>&1' EXIT
-share start
+if wanted trials || wanted rest || wanted cited || wanted recipes; then
+    trap 'share stop > /dev/null 2>&1' EXIT
+    share start
+fi
 # The two goals with a clock on them: the report's fourteen trials x 16 seeds; kernel x depth x 16 seeds.
 if wanted trials; then
     together trials table_1_1 table_1_2 "${captured[@]}"

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 MAX_OUT, MAX_TAPS = 64, 64
 """Largest tile of output channels, and of (channel, tap) pairs in the gradient of the weights."""
@@ -26,7 +27,7 @@ def convolve(x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None, channels: tup
              padding: tuple[int, ...]) -> Tensor:
     """(N, R * C, H, W) to (N, R * O, H', W'); `channels`: (C, O). Differentiable."""
     top, left = padding
-    x = F.pad(x, (left, left, top, top)) if top or left else x.contiguous()
+    x = F.pad(x.contiguous(), (left, left, top, top)) if top or left else x.contiguous()
     y: Tensor = _Convolution.apply(x, weight_RP, bias_RO, channels, kernel)  # type: ignore[no-untyped-call]
     return y
 
@@ -42,16 +43,18 @@ class _Convolution(torch.autograd.Function):
         return _launch(x, weight_RP, bias_RO, num_in, num_out, kernel, (num_in * taps, taps, 1), 0)
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grad = grad.contiguous()  # the layer behind may have left it in any order
         (x, weight_RP), (num_in, num_out), (height, width) = ctx.saved_tensors, ctx.channels, ctx.kernel
         grad_x = grad_weight = grad_bias = None
         if ctx.needs_input_grad[0]:  # the same convolution with the taps in reverse and the channels' parts exchanged
             taps = height * width
             padded = F.pad(grad, (width - 1, width - 1, height - 1, height - 1))
             grad_x = _launch(padded, weight_RP, None, num_out, num_in, ctx.kernel, (taps, num_in * taps, -1), taps - 1)
-        if ctx.needs_input_grad[1]:
+        if any(ctx.needs_input_grad[1:3]):
             grad_weight, grad_bias = (sums.to(weight_RP.dtype) for sums in _weight_gradient(
-                x, grad.contiguous(), num_in, num_out, ctx.kernel))
+                x, grad, num_in, num_out, ctx.kernel))
         return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None, None
 
 
@@ -133,7 +136,8 @@ def _convolve(x, weight, bias, y, num_pixels, num_in, num_out, height, width, ou
                           mask=(out < num_out)[:, None] & (k < depth)[None, :], other=0.0)
         sums = tl.dot(weights.to(patches.dtype), patches, sums, input_precision=PRECISION)
     if HAS_BIAS:
-        sums += tl.load(bias + replica * bias_row + out, mask=out < num_out, other=0.0).to(tl.float32)[:, None]
+        offsets = replica.to(tl.int64) * bias_row + out
+        sums += tl.load(bias + offsets, mask=out < num_out, other=0.0).to(tl.float32)[:, None]
     tl.store(y + (first * num_out * map_size + place)[None, :] + (out * map_size)[:, None], sums.to(y.dtype.element_ty),
              mask=(out < num_out)[:, None] & (pixel < num_pixels)[None, :])
 

@@ -3,8 +3,8 @@
 R replicas, N images each, C channels per replica, H x W pixels. Maps are (N, R * C, H, W) and contiguous; scale and
 shift of a replica are a row of (R, C), whose rows may lie apart. Sums are of float32.
 
-One after the other these layers read and write a map nine times; here forward reads it twice, and writes a quarter of
-it with the place of each maximum, and backward reads it once more and writes its gradient.
+One after the other these layers read and write a map nine times. Here forward reads it twice and writes a quarter of it
+with the place of each maximum; backward reads it where the maxima were, and once more, and writes its gradient.
 """
 
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCK = 1024
 """Elements of a map that one program takes at a time."""
@@ -54,19 +55,25 @@ class _Finish(torch.autograd.Function):
         channels = 1 if weight_RC is None else weight_RC.shape[1]
         weight, bias = (x, x) if weight_RC is None or bias_RC is None else (weight_RC, bias_RC)
         rows = (0, 0) if weight_RC is None or bias_RC is None else (weight_RC.stride(0), bias_RC.stride(0))
-        _forward[num_maps, triton.cdiv(size, BLOCK)](
+        _forward[triton.cdiv(size, BLOCK), num_maps](
             x, y, place, mean, rstd, weight, bias, *rows, channels, size, height, width, y.shape[2], y.shape[3],
             NORM=norm is not None, POOL=pool, RELU=relu, BLOCK=BLOCK)
-        ctx.save_for_backward(x, y, place, mean, rstd, weight)
-        ctx.options = norm is not None, pool, relu, rows[0], channels
+        ctx.save_for_backward(y, place, *([] if norm is None else [x, mean, rstd, weight]))
+        ctx.options = norm is not None, pool, relu, rows[0], channels, x.shape
+        ctx.in_evaluation = norm is not None and not norm.training
         return y
 
     @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, y, place, mean, rstd, weight = ctx.saved_tensors
-        has_norm, pool, relu, weight_row, channels = ctx.options
-        grad, (num, num_maps, height, width) = grad.contiguous(), x.shape
-        grad_x, small, large = torch.empty_like(x), num * y.shape[2] * y.shape[3], num * height * width
+        if ctx.in_evaluation:
+            raise NotImplementedError("batch norm has no gradient in evaluation mode here")
+        y, place, *of_norm = ctx.saved_tensors
+        has_norm, pool, relu, weight_row, channels, (num, num_maps, height, width) = ctx.options
+        grad = grad.contiguous()
+        x, mean, rstd, weight = of_norm if has_norm else [grad] * 4
+        grad_x = grad.new_empty(num, num_maps, height, width)
+        small, large = num * y.shape[2] * y.shape[3], num * height * width
         grad_weight = grad_bias = None
         sums_2M = mean
         if has_norm:
@@ -77,7 +84,7 @@ class _Finish(torch.autograd.Function):
                 width, y.shape[2], y.shape[3], POOL=pool, RELU=relu, BLOCK=BLOCK)
             sums_2M = parts.sum(0)
             grad_bias, grad_weight = (sums.view(-1, channels).to(weight.dtype) for sums in sums_2M.unbind())
-        _backward[num_maps, triton.cdiv(large, BLOCK)](
+        _backward[triton.cdiv(large, BLOCK), num_maps](
             x, y, place, grad, mean, rstd, weight, sums_2M, grad_x, weight_row, channels, large, height, width,
             y.shape[2], y.shape[3], NORM=has_norm, POOL=pool, RELU=relu, BLOCK=BLOCK)
         return grad_x, grad_weight, grad_bias, None, None, None
@@ -91,6 +98,8 @@ def _statistics(x: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor]:
         return norm.running_mean_RC, (norm.running_var_RC + norm.eps).rsqrt()
     num, num_maps, height, width = x.shape
     size = num * height * width
+    if size == 1:
+        raise ValueError(f"batch norm needs more than one value per channel in training, got maps {tuple(x.shape)}")
     splits = _splits(size)
     parts = torch.empty(splits, 2, num_maps, device=x.device)
     mean, rstd = torch.empty(2, num_maps, device=x.device).unbind()
@@ -148,8 +157,8 @@ def _finalize(x, parts, mean, rstd, running_mean, running_var, num_maps, size, s
                                "out_width"])
 def _forward(x, y, place, mean, rstd, weight, bias, weight_row, bias_row, channels, size, height, width, out_height,
              out_width, NORM: tl.constexpr, POOL: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr):
-    map_number, num_maps = tl.program_id(0), tl.num_programs(0)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    map_number, num_maps = tl.program_id(1), tl.num_programs(1)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here, out_size = i < size, out_height * out_width
     first, at = (i // out_size).to(tl.int64) * num_maps + map_number, i % out_size
     scale, shift = 1.0, 0.0
@@ -203,8 +212,8 @@ def _sum_gradients(x, y, place, grad, mean, rstd, parts, blocks, size, height, w
 @triton.jit(do_not_specialize=["weight_row", "channels", "size", "height", "width", "out_height", "out_width"])
 def _backward(x, y, place, grad, mean, rstd, weight, sums, grad_x, weight_row, channels, size, height, width,
               out_height, out_width, NORM: tl.constexpr, POOL: tl.constexpr, RELU: tl.constexpr, BLOCK: tl.constexpr):
-    map_number, num_maps = tl.program_id(0), tl.num_programs(0)
-    i = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    map_number, num_maps = tl.program_id(1), tl.num_programs(1)
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     here, map_size, out_size = i < size, height * width, out_height * out_width
     first, at = (i // map_size).to(tl.int64) * num_maps + map_number, i % map_size
     pooled, chosen = first * out_size + at, here

@@ -209,8 +209,9 @@ def fused_evaluate(training: FusedTraining, split: Split, *, limit: int | None =
     sums_2R = torch.zeros(2, num_replicas, dtype=torch.float64, device=training.device)
     seen, kept = 0, []
     training.model.eval()
-    # A batch of training is known to fit, and evaluation keeps no map for a backward pass.
-    size = max(4 * training.batch_size, EVALUATION_BATCH // num_replicas)
+    # What training has held at once is known to fit, and twice that where no map is kept for a backward pass.
+    held = math.ceil(training.batch_size / training.cell.train.gradient_accumulation)
+    size = max(2 * held, EVALUATION_BATCH // num_replicas)
     with averaged(training.average), torch.inference_mode():
         for index_N in torch.arange(num, device=training.device).split(size):
             images_NCHW = images_of(training.dataset, split, index_N)

@@ -27,11 +27,17 @@ def has_kernels(x: Tensor) -> bool:
 
 @functools.cache
 def _compiles(device: torch.device) -> bool:
-    """Triton is installed with torch, but needs a C compiler, and a GPU that it knows."""
+    """Triton is installed with torch, but needs a C compiler, and these kernels a GPU with TF32 and bfloat16."""
+    from fmnist_core.conv_kernels import convolve
     from fmnist_core.finish_kernels import finish
 
+    if device.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0)):
+        return False
     try:
-        finish(torch.zeros(1, 1, 2, 2, device=device), None, pool=True, relu=True)
+        weight_RP = torch.zeros(1, 1, device=device, requires_grad=True)
+        with torch.enable_grad():
+            y = convolve(torch.zeros(1, 1, 2, 2, device=device), weight_RP, None, (1, 1), (1, 1), (0, 0))
+            finish(y, None, pool=True, relu=True).sum().backward(inputs=[weight_RP])
     except Exception as error:  # what is missing shows itself in many ways
         reason = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(f"fused seeds go on without this project's kernels, slower: {reason[0]}", stacklevel=2)

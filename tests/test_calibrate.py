@@ -147,7 +147,7 @@ def test_peers_are_counted_over_all_processes():
     record = Peers(environment=HERE, started_at="", cell={}, epochs=2, images_per_epoch=100, systems=[peer, absent])
     assert side_tables.rates(peer) == [3000.0, 3000.0]
     _, rows = headers_and_rows(record)
-    assert rows[0][1:4] == ["what (lib 1.0)", "2 × 1", "3,000 [3,000, 3,000]"]
+    assert rows[0][1:5] == ["what (lib 1.0)", "2 × 1", "2", "3,000 [3,000, 3,000]"]
     assert rows[0][-1] == "60.00"
     assert rows[1][:2] == ["two", "not installed"]
 

@@ -76,6 +76,41 @@ def test_convolutions(shape: tuple[int, ...], bias: bool) -> None:
 
 
 @here
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("order", [(0, 2, 3, 1), (1, 2, 3, 0)])
+def test_maps_and_gradients_may_lie_in_any_order(kernel: int, order: tuple[int, ...]) -> None:
+    """As other layers, and other ways of convolving, leave them."""
+    from fmnist_core.conv_kernels import convolve
+
+    def lying_so(*shape: int) -> Tensor:
+        back = [order.index(i) for i in range(4)]
+        return torch.randn([shape[i] for i in order], device=DEVICE).permute(back)
+
+    x, padding = lying_so(3, 4, 6, 5).detach().requires_grad_(), kernel // 2
+    weight_RP = rows_of(2, 2 * 3 * kernel * kernel)
+    y = convolve(x, weight_RP, None, (2, 3), (kernel, kernel), (padding, padding))
+    wanted = F.conv2d(x, weight_RP.reshape(-1, 2, kernel, kernel), padding=padding, groups=2)
+    upstream = lying_so(*wanted.shape)
+    assert not upstream.is_contiguous()
+    inputs = [x, weight_RP]
+    assert_alike((y, *torch.autograd.grad(y, inputs, upstream)),
+                 (wanted, *torch.autograd.grad(wanted, inputs, upstream)))
+
+
+@here
+def test_what_has_no_gradient_here_says_so() -> None:
+    from fmnist_core.finish_kernels import Norm, finish
+
+    x = torch.randn(1, 2, 1, 1, device=DEVICE, requires_grad=True)
+    norm = Norm(rows_of(2, 1), rows_of(2, 1), torch.zeros(2, device=DEVICE), torch.ones(2, device=DEVICE), 0.1, 1e-5,
+                training=False)
+    with pytest.raises(NotImplementedError, match="evaluation"):
+        finish(x, norm, pool=False, relu=True).sum().backward()
+    with pytest.raises(ValueError, match="more than one value per channel"):
+        finish(x, norm._replace(training=True), pool=False, relu=True)
+
+
+@here
 def test_the_gradient_of_images_is_not_computed_where_nobody_needs_it() -> None:
     from fmnist_core.conv_kernels import convolve
 

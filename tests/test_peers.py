@@ -3,11 +3,12 @@
 import contextlib
 import importlib.util
 import json
+import os
 
 import pytest
 import torch
 
-from bench import peer_systems, peers, side_records
+from bench import peer_systems, peers, side_records, workers
 from bench.peer_systems import SYSTEMS
 from bench.peer_work import Work
 from bench.peers import System
@@ -113,9 +114,19 @@ def test_processes_start_together_and_failures_say_why():
         assert len(run["epoch_s"]) == 1
         assert run["num_parameters"] == 313_346
         crew = start("no such system", round=0)
-        for _ in range(2):
+        for wait in (crew[0].wait_until_ready, lambda: peers.train(crew)):  # it fails again when its turn comes
             with pytest.raises(WorkerFailed, match="KeyError: 'no such system'"):
-                peers.train(crew)
+                wait()
+
+
+def test_a_worker_that_dies_while_it_waits_costs_its_own_turn_alone(tmp_path):
+    (tmp_path / "dies.py").write_text("print('ready', flush=True)")
+    with contextlib.ExitStack() as stack:
+        worker = workers.start(stack, "dies", [], {**os.environ, "PYTHONPATH": str(tmp_path)})
+        worker.wait_until_ready()
+        worker._process.wait()
+        with pytest.raises(WorkerFailed, match="exit code 0"):
+            peers.train([worker])
 
 
 def test_the_reference_is_the_tutorial_and_cells_mode_has_a_process_per_core(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from bench import frame, pictures, readme, report
 from bench.record import Inference, Labels, TrainRecord, encode
 from bench.rows import collect, comparable
-from bench.store import Store
+from bench.store import Store, read
 from fmnist_core import files
 from tests.made import CPU, GPU, LABELS, ONE_FACTOR, complete, experiment_of, failed, timed, trained
 
@@ -140,10 +140,40 @@ def test_seeds_of_different_arithmetic_are_rows_of_their_own():
     text = text_of(records)
     assert rows_of(text, "kernel_size 2 (float32)")[0][4].startswith("80.00")
     assert rows_of(text, "kernel_size 2 (float32 with TF32)")[0][4] == "50.00"
-    assert "they are not comparable" in text
+    assert ("are compared within each kind only.** float32: kernel_size 2, kernel_size 3; float32 with TF32: "
+            "kernel_size 2.") in text
     assert "Left out, because their arithmetic differs from the others': 1 row." in text
     assert [row.label for row in comparable(collect(records, [MADE]).rows["made"])] == ["kernel_size 2 (float32)",
                                                                                        "kernel_size 3"]
+
+
+def test_seeds_of_one_arithmetic_do_not_hide_those_of_another(tmp_path):
+    """A cell's seeds on a CPU stay when it is trained on a GPU; what failed gives way to whatever follows."""
+    tf32 = Labels(precision="float32", cudnn_tf32=True)
+    store = Store(tmp_path)
+    for record in (trained(MADE, K2, 0, test=0.8), failed(MADE, K2, 1, "diverged", "inf"),
+                   trained(MADE, K2, 0, test=0.7, environment=GPU, labels=tf32),
+                   trained(MADE, K2, 1, test=0.6, environment=GPU, labels=tf32), trained(MADE, K2, 0, test=0.9)):
+        store.append(record)
+    assert [record.epochs.test_accuracy[-1] for record in read(tmp_path)] == [0.9, 0.7, 0.6]
+    rows = collect(read(tmp_path), [MADE])
+    assert [(row.label, len(row.trained), len(row.failed)) for row in rows.rows["made"][:2]] == [
+        ("kernel_size 2 (float32)", 1, 0), ("kernel_size 2 (float32 with TF32)", 2, 0)]
+    main, other = rows.of("made")
+    assert (main.label, other.label) == ("kernel_size 2 (float32 with TF32)", "kernel_size 3")
+    assert len(store.latest()) == 2
+
+
+def test_cells_are_compared_by_the_arithmetic_that_both_have():
+    tf32 = Labels(precision="float32", cudnn_tf32=True)
+    records = [*(trained(MADE, K2, seed, test=0.7, environment=GPU, labels=tf32) for seed in range(4)),
+               *(trained(MADE, K2, seed, test=0.8) for seed in range(2)), trained(MADE, K3, 0, test=0.9)]
+    results = collect(records, [MADE])
+    pair = results.alike(*results.of("made"))
+    assert pair is not None
+    assert [row.label for row in pair] == ["kernel_size 2 (float32)", "kernel_size 3"]
+    results = collect(records[:4] + records[-1:], [MADE])
+    assert results.alike(*results.of("made")) is None
 
 
 def test_tf32_flags_mean_nothing_on_a_cpu():
@@ -197,7 +227,8 @@ def test_each_machine_has_its_own_speed_table():
     threads = msgspec.structs.replace(CPU, num_threads=2)
     text = text_of([timed(MADE, K2), timed(MADE, K2, environment=GPU), timed(MADE, K2, environment=threads)])
     assert [f"**Speed on M{i}**" in text for i in (1, 2, 3, 4)] == [True, True, True, False]
-    assert "| M1 | Test GPU (driver 570), Host CPU, processors: 8, threads: 8" in text
+    assert "| M1 | Test GPU (driver 570), Host CPU, processors: 8, processes that share a batch: 1" in text
+    assert "| M3 | Test CPU, processors: 2, threads: 2, " in text
 
 
 def test_rows_that_differ_in_what_was_observed_are_not_compared_silently():
@@ -466,7 +497,8 @@ def test_gap_and_gain_by_stopping():
     assert row[6] == "+0.1000 [+0.1000, +0.1000]"  # mean of 0.35, 0.45 less mean of 0.3, 0.3
     assert row[7] == "2 of 6"
     assert row[10] == "+7.00 [+7.00, +7.00]"
-    assert "for the better in 1 and for the worse in 0 of 1 configuration" in text
+    assert "Of 1 configuration that learnt, with two seeds or more" in text
+    assert "for the better in 1, for the worse in 0, and is not resolved in 0 (" in text
 
 
 def test_check_names_what_is_stale_and_writes_nothing(written, full_store, tmp_path, capsys):
