@@ -110,7 +110,7 @@ def pareto(results: Results) -> Figure | None:
     axes.plot(*zip(*best, strict=True), color="#888888", linestyle=":", drawstyle="steps-post", zorder=0,
               label="not beaten in both")
     axes.set(xlabel="training throughput (images/s)", ylabel="test accuracy (%), last epoch",
-             title=title_of(f"Numbers: depth; {means_of(list(grid.values()))}; {_machine_title(machine)}",
+             title=title_of(f"Numbers: depth; {means_of(list(grid.values()))}; {_both_machines(grid, machine)}",
                             coverage(len(cells), len(grid), "cell", "both")))
     number_axis(axes.xaxis)
     legend_below(figure, ncols=5)
@@ -273,6 +273,15 @@ def _rate(speed: SpeedRecord | None) -> Point | None:
 
 def _mean(values: Sequence[float] | None) -> float:
     return stats.summarize(values).mean if values else float("nan")
+
+
+def _both_machines(grid: Grid, machine: Machine | None) -> str:
+    """Accuracy does not ask for the machine that is timed."""
+    trained = sorted({Machine.of(record).hardware for row in grid.values() for record in row.trained})
+    timed = _machine_title(machine)
+    if machine is not None and trained == [machine.hardware]:
+        return timed
+    return f"accuracy: {', '.join(trained)}; throughput: {timed}"
 
 
 def _machine_title(machine: Machine | None) -> str:

@@ -143,7 +143,8 @@ class Results:
             kinds[id(row.cell)].append(row)
         main = [max(own, key=lambda row: len(row.trained)) for own in kinds.values()]
         speeds = [[speed for row in own for speed in row.speeds] for own in kinds.values()]
-        return [replace(row, speeds=own) for row, own in zip(main, speeds, strict=True) if where(row)]
+        return [replace(row, label=row.cell.label, speeds=own)
+                for row, own in zip(main, speeds, strict=True) if where(row)]
 
     def alike(self, a: Row, b: Row) -> tuple[Row, Row] | None:
         """Rows of the same two cells whose seeds have equal arithmetic: those with most; None if no kind has both."""

@@ -160,7 +160,7 @@ def test_seeds_of_one_arithmetic_do_not_hide_those_of_another(tmp_path):
     assert [(row.label, len(row.trained), len(row.failed)) for row in rows.rows["made"][:2]] == [
         ("kernel_size 2 (float32)", 1, 0), ("kernel_size 2 (float32 with TF32)", 2, 0)]
     main, other = rows.of("made")
-    assert (main.label, other.label) == ("kernel_size 2 (float32 with TF32)", "kernel_size 3")
+    assert (main.label, str(main.numerics), other.label) == ("kernel_size 2", "float32 with TF32", "kernel_size 3")
     assert len(store.latest()) == 2
 
 
