@@ -31,6 +31,7 @@ from fmnist_core.row_norm import normalize_by_rows
 from fmnist_core.schedule import learning_rate
 from fmnist_core.seeds import stream
 from fmnist_core.sync_norm import synchronize_batch_norm
+from fmnist_core.uniform_dropout import draw_masks_from_uniform
 
 OnStep = Callable[["Training"], None]
 
@@ -82,7 +83,7 @@ class Training:
         if cell.train.sync_batch_norm and self.num_processes > 1:
             model = synchronize_batch_norm(model, self.device)
         if self.device.type == "cpu" and cell.execution.compile == "no":
-            model = speed_up_narrow_convolutions(normalize_by_rows(model))
+            model = draw_masks_from_uniform(speed_up_narrow_convolutions(normalize_by_rows(model)))
         optimizer = optimizer_for(model, cell.train)
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         self.captured = cell.execution.capture
