@@ -207,3 +207,16 @@ def test_the_command_itself_ends_with_the_same_code_and_message(tmp_path):
     assert answer.stdout == ""
     assert re.fullmatch(r"bench/run\.py: unknown experiment 'quik'.*\n", answer.stderr)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("arguments", "complaint"), [
+    (["{store}", "trails"], "no stage 'trails'; allowed: equality speed trials"),
+    (["trials"], "'trials' is a stage; name the store first"),
+])
+def test_the_gpu_script_refuses_a_wrong_stage_before_any_work(arguments, complaint, tmp_path):
+    asked = [one.format(store=tmp_path / "store") for one in arguments]
+    done = subprocess.run(["bash", str(ROOT / "experiments" / "gpu.sh"), *asked], capture_output=True, text=True,
+                          check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert complaint in done.stderr
+    assert not list(tmp_path.iterdir())
