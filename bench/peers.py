@@ -99,11 +99,8 @@ def run(chosen: Sequence[System], request: Mapping[str, Any], rounds: int) -> li
             return None
         try:
             if not ready:
-                asked, here = {**request, "round": next(round_numbers)}, [s for s in chosen if s.name not in skipped]
-                ready.update({other.name: start(stack, other, asked) for other in here})
-                for worker in itertools.chain(*ready.values()):
-                    with contextlib.suppress(WorkerFailed):  # shows again when its turn comes
-                        worker.wait_until_ready()
+                _get_ready(stack, [one for one in chosen if one.name not in skipped],
+                           {**request, "round": next(round_numbers)}, ready)
             answers = train(ready.pop(system.name))
         except WorkerFailed as error:
             skipped[system.name] = str(error)
@@ -117,6 +114,17 @@ def run(chosen: Sequence[System], request: Mapping[str, Any], rounds: int) -> li
                  num_threads=system.num_threads, **about.get(system.name, {}),
                  runs=[] if system.name in skipped else [each for each in runs[system.name] if each],
                  skipped=skipped.get(system.name, "")) for system in chosen]
+
+
+def _get_ready(stack: contextlib.ExitStack, chosen: Sequence[System], request: Mapping[str, Any],
+               ready: dict[str, list[Worker]]) -> None:
+    """All at once but fused seeds, which choose their ways of computing by timing: they come last, undisturbed."""
+    for last in (False, True):
+        crews = {system.name: start(stack, system, request) for system in chosen if (system.worker == "fused") == last}
+        for worker in itertools.chain(*crews.values()):
+            with contextlib.suppress(WorkerFailed):  # shows again when its turn comes
+                worker.wait_until_ready()
+        ready.update(crews)
 
 
 def to_run(answers: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> PeerRun:
