@@ -15,10 +15,10 @@ from bench.interleave import interleave
 from bench.side_records import LedgerLine
 from fmnist_core import objective
 from fmnist_core.config import CellConfig, ExecutionConfig
+from fmnist_core.cpu_layers import for_cpu
 from fmnist_core.data import Dataset
 from fmnist_core.models.build import build
 from fmnist_core.optimizers import optimizer_for
-from fmnist_core.row_norm import normalize_by_rows
 from fmnist_core.train import Training
 
 
@@ -89,7 +89,7 @@ def raw_step(training: Training) -> Step:
     config, device = training.cell.train, training.device
     model = build(training.cell.model, training.dataset.input_shape).to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
-        model = normalize_by_rows(model)
+        model = for_cpu(model)
     optimizer = optimizer_for(model, config)
 
     def step(training: Training, images_NCHW: Tensor, labels_N: Tensor, global_batch_size: int) -> None:

@@ -20,18 +20,16 @@ from fmnist_core import capture, objective
 from fmnist_core.average import Average
 from fmnist_core.batches import check_batches
 from fmnist_core.config import CellConfig, Precision
+from fmnist_core.cpu_layers import for_cpu
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import History, evaluate_epoch
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
-from fmnist_core.narrow_conv import speed_up_narrow_convolutions
 from fmnist_core.optimizers import optimizer_for, set_learning_rate
-from fmnist_core.row_norm import normalize_by_rows
 from fmnist_core.schedule import learning_rate
 from fmnist_core.seeds import stream
 from fmnist_core.sync_norm import synchronize_batch_norm
-from fmnist_core.uniform_dropout import draw_masks_from_uniform
 
 OnStep = Callable[["Training"], None]
 
@@ -83,7 +81,7 @@ class Training:
         if cell.train.sync_batch_norm and self.num_processes > 1:
             model = synchronize_batch_norm(model, self.device)
         if self.device.type == "cpu" and cell.execution.compile == "no":
-            model = draw_masks_from_uniform(speed_up_narrow_convolutions(normalize_by_rows(model)))
+            model = for_cpu(model)
         optimizer = optimizer_for(model, cell.train)
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         self.captured = cell.execution.capture
