@@ -12,6 +12,7 @@ from bench.record import Inference, Labels, TrainRecord, encode
 from bench.rows import collect, comparable
 from bench.store import Store, read
 from fmnist_core import files
+from fmnist_core.config import ExecutionConfig, to_dict
 from tests.made import CPU, GPU, LABELS, ONE_FACTOR, complete, experiment_of, failed, timed, trained
 
 pytestmark = pytest.mark.usefixtures("some_images")
@@ -174,6 +175,26 @@ def test_cells_are_compared_by_the_arithmetic_that_both_have():
     assert [row.label for row in pair] == ["kernel_size 2 (float32)", "kernel_size 3"]
     results = collect(records[:4] + records[-1:], [MADE])
     assert results.alike(*results.of("made")) is None
+
+
+def test_how_accuracies_were_made_is_said_where_it_is_not_one_by_one_on_a_cpu():
+    fused = Labels(precision="float32", cudnn_tf32=True, captured=True, fused_seeds=2, machine_shared=True)
+    records = [*(trained(MADE, K2, seed, environment=GPU, labels=fused) for seed in range(2)), trained(MADE, K3, 0)]
+    text = text_of(records)
+    assert ("- Trained on M1 (float32 with TF32, captured, 2 seeds as one module): 2 seeds; M2 (float32): 1 seed"
+            in text)
+    assert rows_of(text, "kernel_size 2")[0][-1] == "12.0‡ for 2 seeds on M1"
+    assert "Trained on" not in text_of([trained(MADE, K2, 0)])
+
+
+def test_timings_of_another_execution_belong_to_their_cell():
+    captured = to_dict(msgspec.structs.replace(K2.config, execution=ExecutionConfig(capture=True)))
+    speed = msgspec.structs.replace(timed(MADE, K2, environment=GPU), cell=captured, speed_key="0" * 16,
+                                    labels=msgspec.structs.replace(LABELS, captured=True))
+    results = collect([speed, timed(MADE, K3)], [MADE])
+    assert [len(row.speeds) for row in results.of("made")] == [1, 1]
+    assert not results.others
+    assert "execution captured)" in text_of([speed])
 
 
 def test_tf32_flags_mean_nothing_on_a_cpu():
