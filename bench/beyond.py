@@ -44,6 +44,8 @@ def _reached(row: Row, goal: float, names: Mapping[Machine, str]) -> list[str]:
     low, _ = stats.mean_interval(values)
     mean = stats.summarize(values).mean
     verdict = "no" if mean < goal else "yes" if low >= goal else "yes, but not the whole interval"
+    if len(values) < 2:
+        verdict = f"{'no' if mean < goal else 'yes'}, by one seed"
     return [code(row.experiment.name), estimate(values), verdict, training_time(row, names)]
 
 
