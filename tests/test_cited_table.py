@@ -85,7 +85,8 @@ def test_the_fastest_is_chosen_by_validation_and_judged_on_test_by_its_twin(tmp_
     on_all = next(each for each in FAST.cells if not each.config.data.validation_size
                   and (each.config.model, each.config.train) == (best.model, best.train))
     rows = goal_rows(*records, trained(FAST, on_all, test=0.915))
-    assert rows["Least time to 92 % on a CPU"] == [f"`beyond_fast`, {on_all.label}", "91.50", "no, by one seed", "12.0 on M1"]
+    assert rows["Least time to 92 % on a CPU"] == [f"`beyond_fast`, {on_all.label}", "91.50", "no, by one seed",
+                                                   "12.0 on M1"]
     assert rows["Least time to 93 % on a CPU"][0] == "none reaches it on validation"
     chosen_by_command(tmp_path, capsys, records, on_all.label)
 
