@@ -5,7 +5,8 @@ from collections.abc import Sequence
 
 from bench import outcomes, stats
 from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
-from bench.record import Numerics, SpeedRecord
+from bench.identity import Numerics
+from bench.record import SpeedRecord
 from bench.rows import Machine, Row, comparable, memory_formats
 
 ALPHA = 0.05
@@ -61,11 +62,16 @@ def _reproduced(name: str, pairs: Sequence[tuple[float | None, Sequence[float]]]
               if reported is not None and len(values) > 1]
     if not judged:
         return ""
-    inside = sum(low < reported + HALF_A_DIGIT and reported - HALF_A_DIGIT < high for reported, (low, high) in judged)
+    inside = sum(holds(low, high, reported) for reported, (low, high) in judged)
     above = sum(low >= reported + HALF_A_DIGIT for reported, (low, _) in judged)
     total = len(judged)
     return (f" Reported {name} accuracies that one run of ours would give (95 % prediction interval, last epoch): "
             f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}.")
+
+
+def holds(low: float, high: float, figure: float) -> bool:
+    """Whether an interval reaches what the report may have rounded to `figure`."""
+    return low < figure + HALF_A_DIGIT and figure - HALF_A_DIGIT < high
 
 
 def one_way_p(groups: Sequence[Sequence[float]]) -> float:

@@ -11,7 +11,8 @@ from bench import frame, stats
 from bench.dotted import as_text
 from bench.experiment import every_setting
 from bench.formatting import NOISY, SHARED
-from bench.record import Numerics, Record
+from bench.identity import Numerics
+from bench.record import Record
 from bench.reproduce import records_of
 from bench.rows import Machine, Row
 from fmnist_core.config import CellConfig, CitedModel, CustomModel, KernelDepthCNN, Network1, Network2

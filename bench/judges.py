@@ -12,10 +12,11 @@ from typing import Literal, NamedTuple
 import scipy.stats
 
 from bench import stats
-from bench.answers import ALPHA, HALF_A_DIGIT, MINIMUM_EFFECT, one_way_p
+from bench.answers import ALPHA, MINIMUM_EFFECT, holds, one_way_p
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
+from bench.identity import Numerics
 from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
-from bench.record import Numerics, SpeedRecord
+from bench.record import SpeedRecord
 from bench.rows import Results, Row, machines, memory_formats
 
 Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
@@ -86,7 +87,7 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
     usable = [one for one in intervals if one[1] > 2 and one[3] - one[2] <= 2 * WIDEST_PREDICTION]
     evidence = "one run gives " + "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {n})"
                                             for name, n, low, high in intervals)
-    if any(low < figure + HALF_A_DIGIT and figure - HALF_A_DIGIT < high for _, _, low, high in usable):
+    if any(holds(low, high, figure) for _, _, low, high in usable):
         return Finding("supported", evidence)
     if any(not row.trained for row in rows):
         return Finding("waiting", evidence)

@@ -3,7 +3,8 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterable, Iterator
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -165,6 +166,22 @@ def stand_alone(started: World) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[started.local_rank % len(devices)]
     for name in LAUNCHED:
         os.environ.pop(name, None)
+
+
+def leave(main: Callable[[], int], *, at_once: Collection[int], unread: int) -> NoReturn:
+    """Exit with the code that `main` returns; with `unread` where whoever read the output, as `head`, has left.
+
+    With one of the codes `at_once` without destructors: those of a process group wait for ranks that are gone.
+    """
+    try:
+        exit_code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(unread)
+    if exit_code in at_once:
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 def _number(name: str, default: int) -> int:

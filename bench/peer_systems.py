@@ -20,6 +20,7 @@ from bench.peer_work import Peer, TorchPeer, Work, timed
 from fmnist_core import fused
 from fmnist_core.config import CellConfig, ExecutionConfig
 from fmnist_core.evaluation import evaluate
+from fmnist_core.fused_evaluation import fused_evaluate
 from fmnist_core.summary import num_parameters
 from fmnist_core.train import Training, accelerator_for, train_epoch
 
@@ -92,7 +93,7 @@ class Fused:
         return [timed(lambda: fused.fused_epoch(self.training), self.work.device) for _ in range(epochs)]
 
     def test_accuracies(self) -> list[float]:
-        return [one.accuracy for one in fused.fused_evaluate(self.training, self.work.dataset.test)]
+        return [one.accuracy for one in fused_evaluate(self.training, self.work.dataset.test)]
 
 
 SYSTEMS: dict[str, Callable[[Work], Peer]] = {

@@ -14,7 +14,8 @@ import msgspec
 
 from bench.environment import speed_identity
 from bench.experiment import Cell, Experiment, known_keys, value_of
-from bench.record import Environment, Numerics, Record, SpeedRecord, TrainRecord, identity, newest
+from bench.identity import Numerics, identity, newest
+from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.side_records import SideRecord
 from fmnist_core.config import CellConfig, input_shape, quality_key, to_dict
 from fmnist_core.models import layers, networks

@@ -289,13 +289,4 @@ class Sweep:
 
 
 if __name__ == "__main__":
-    try:
-        exit_code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output, as `head`, has left
-        os._exit(FAILED)
-    if exit_code in (BROKEN, INTERRUPTED, TERMINATED):
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)  # at once: the destructors of a process group wait for ranks that are gone
-    sys.exit(exit_code)
+    launch.leave(main, at_once=(BROKEN, INTERRUPTED, TERMINATED), unread=FAILED)

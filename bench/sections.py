@@ -7,7 +7,8 @@ from bench.answers import answer, speed_answer
 from bench.experiment import Cell, Experiment
 from bench.figures import DRAWINGS, FOLDER
 from bench.formatting import code, escape, estimate, folded, plural, table
-from bench.record import Numerics, SpeedRecord
+from bench.identity import Numerics
+from bench.record import SpeedRecord
 from bench.rows import Machine, Row, comparable
 from bench.tables import (
     accuracy_table,

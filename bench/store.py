@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
-from bench.record import Head, Record, SchemaError, decode, decode_head, encode, key_of, newest
+from bench.identity import newest
+from bench.record import Head, Record, SchemaError, decode, decode_head, encode, key_of
 
 _FILE_NAME = re.compile(r"\w[\w .+-]{0,99}", re.ASCII)
 """Experiments that may name a file: no separator, nothing hidden, and short enough for every file system."""

@@ -38,7 +38,7 @@ class _Convolution(torch.autograd.Function):
                 kernel: tuple[int, int]) -> Tensor:
         num_in, num_out = channels
         ctx.save_for_backward(x, weight_RP)
-        ctx.channels, ctx.kernel, ctx.has_bias = channels, kernel, bias_RO is not None
+        ctx.channels, ctx.kernel = channels, kernel
         taps = kernel[0] * kernel[1]
         return _launch(x, weight_RP, bias_RO, num_in, num_out, kernel, (num_in * taps, taps, 1), 0)
 
@@ -55,7 +55,7 @@ class _Convolution(torch.autograd.Function):
         if any(ctx.needs_input_grad[1:3]):
             grad_weight, grad_bias = (sums.to(weight_RP.dtype) for sums in _weight_gradient(
                 x, grad, num_in, num_out, ctx.kernel))
-        return grad_x, grad_weight, grad_bias if ctx.has_bias else None, None, None
+        return grad_x, grad_weight, grad_bias if ctx.needs_input_grad[2] else None, None, None
 
 
 def _launch(x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None, num_in: int, num_out: int, kernel: tuple[int, int],

@@ -15,11 +15,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from fmnist_core import capture, objective, views
+from fmnist_core import capture, objective
 from fmnist_core.average import Average, averaged
 from fmnist_core.config import CellConfig
-from fmnist_core.data import Dataset, Split
-from fmnist_core.evaluation import EVALUATION_BATCH, TRAIN_SUBSET, Evaluation, History, images_of
+from fmnist_core.data import Dataset
+from fmnist_core.evaluation import History
+from fmnist_core.fused_evaluation import fused_evaluate_epoch
 from fmnist_core.fused_layers import FusedSequential, is_fusible
 from fmnist_core.fused_tuning import tune
 from fmnist_core.initialization import initialize
@@ -201,34 +202,6 @@ def fused_epoch(training: FusedTraining, on_step: OnFusedStep | None = None) -> 
     return mean_losses
 
 
-def fused_evaluate(training: FusedTraining, split: Split, *, limit: int | None = None,
-                   keep_logits: bool = False) -> list[Evaluation]:
-    """`evaluate` for each replica: all of `split`, or its first `limit` images, in evaluation mode."""
-    num, num_replicas = len(split) if limit is None else min(limit, len(split)), len(training.seeds)
-    loss = torch.vmap(functools.partial(objective.loss, config=training.cell.train), in_dims=(0, None))
-    sums_2R = torch.zeros(2, num_replicas, dtype=torch.float64, device=training.device)
-    seen, kept = 0, []
-    training.model.eval()
-    # What training has held at once is known to fit, and twice that where no map is kept for a backward pass.
-    held = math.ceil(training.batch_size / training.cell.train.gradient_accumulation)
-    size = max(2 * held, EVALUATION_BATCH // num_replicas)
-    with averaged(training.average), torch.inference_mode():
-        for index_N in torch.arange(num, device=training.device).split(size):
-            images_NCHW = images_of(training.dataset, split, index_N)
-            logits_RNK = views.logits(training.model, images_NCHW, training.cell.data.test_views).float()
-            labels_N = split.labels_N.index_select(0, index_N)
-            right_R = (logits_RNK.argmax(2) == labels_N).sum(1)
-            sums_2R += torch.stack([loss(logits_RNK, labels_N) * len(index_N), right_R])
-            seen += logits_RNK.shape[1]
-            if keep_logits:
-                kept.append(logits_RNK)
-    training.model.train()
-    assert seen == num, (seen, num)
-    logits = list(torch.cat(kept, dim=1).cpu()) if keep_logits else [None] * num_replicas
-    return [Evaluation(loss_sum / num, num_right / num, logits_NK)
-            for (loss_sum, num_right), logits_NK in zip(sums_2R.t().tolist(), logits, strict=True)]
-
-
 def fused_fit(training: FusedTraining, *, on_step: OnFusedStep | None = None,
               on_epoch: OnFusedStep | None = None) -> list[History | Diverged]:
     """Train to the last epoch, evaluating after each; for every seed what `fit` would return, or raise.
@@ -241,7 +214,7 @@ def fused_fit(training: FusedTraining, *, on_step: OnFusedStep | None = None,
         start = time.perf_counter()
         mean_losses = fused_epoch(training, on_step)
         train_s = time.perf_counter() - start
-        _evaluate_epoch(training)
+        fused_evaluate_epoch(training)
         for replica in training.running:
             training.histories[replica].train_s.append(train_s)
             training.histories[replica].train_loss.append(mean_losses[replica])
@@ -249,21 +222,6 @@ def fused_fit(training: FusedTraining, *, on_step: OnFusedStep | None = None,
             on_epoch(training)
         training.running = [r for r in training.running if not _has_stalled(training.histories[r], patience)]
     return [training.diverged.get(replica, training.histories[replica]) for replica in range(len(training.seeds))]
-
-
-def _evaluate_epoch(training: FusedTraining) -> None:
-    dataset = training.dataset
-    for name, split, limit in (("train_subset", dataset.train, TRAIN_SUBSET), ("validation", dataset.validation, None),
-                               ("test", dataset.test, None)):
-        if not len(split):
-            continue
-        evaluations = fused_evaluate(training, split, limit=limit, keep_logits=name == "test")
-        for replica in training.running:
-            history, evaluation = training.histories[replica], evaluations[replica]
-            getattr(history, f"{name}_loss").append(evaluation.loss)
-            getattr(history, f"{name}_accuracy").append(evaluation.accuracy)
-            if name == "test":
-                training.test_logits_NK[replica] = evaluation.logits_NK
 
 
 def _has_stalled(history: History, patience: int) -> bool:

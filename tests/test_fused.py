@@ -21,8 +21,9 @@ from fmnist_core.config import (
 )
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import evaluate
-from fmnist_core.fused import FusedTraining, fused_epoch, fused_evaluate, fused_fit
+from fmnist_core.fused import FusedTraining, fused_epoch, fused_fit
 from fmnist_core.fused_conv import METHODS
+from fmnist_core.fused_evaluation import fused_evaluate
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
 from fmnist_core.train import Diverged, Training, fit

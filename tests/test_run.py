@@ -35,6 +35,15 @@ def test_listing_needs_neither_data_nor_torch_and_writes_nothing(call_run, bare_
     assert list(bare_folder.iterdir()) == []
 
 
+def test_a_list_whose_reader_leaves_ends_quietly(tmp_path):
+    """Whatever is written after the reader has left."""
+    program = [sys.executable, str(ROOT / "bench" / "run.py"), "kernel_depth", "--list", "--store", str(tmp_path)]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 1
+
+
 def test_what_is_done_is_not_done_again(call_run, bare_folder, monkeypatch):
     path = written(bare_folder, EXPERIMENT)
     monkeypatch.setenv("PRETEND_LOG", str(bare_folder / "log"))
