@@ -21,6 +21,7 @@ from bench.strict_parser import StrictParser
 from fmnist_core.config import CellConfig, DataConfig, TrainConfig, to_dict
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import EVALUATION_BATCH
+from fmnist_core.models.build import build
 from fmnist_core.observe import count_operators, count_waits
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
 from fmnist_core.train import Training, accelerator_for
@@ -168,7 +169,7 @@ def graph_counts() -> GraphCounts:
 def _trace(training: Training) -> GraphCounts:
     """What the compiler would find in one epoch, with a compiler that compiles nothing."""
     reset_graph_counts()
-    model = training.accelerator.unwrap_model(training.model)
+    model = build(training.cell.model, training.dataset.input_shape).to(training.device)  # with no layer `for_cpu`
     traced = torch.compile(model, backend="eager", dynamic=False)
     images = lambda num: torch.zeros(num, *training.dataset.input_shape, device=training.device)
     for num in (training.batch_size, REMAINDER, training.batch_size):

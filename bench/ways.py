@@ -89,7 +89,7 @@ def raw_step(training: Training) -> Step:
     config, device = training.cell.train, training.device
     model = build(training.cell.model, training.dataset.input_shape).to(device).to(memory_format=torch.channels_last)
     if device.type == "cpu":
-        model = for_cpu(model)
+        model = for_cpu(model, channels_last=True)
     optimizer = optimizer_for(model, config)
 
     def step(training: Training, images_NCHW: Tensor, labels_N: Tensor, global_batch_size: int) -> None:

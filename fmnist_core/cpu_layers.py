@@ -2,11 +2,21 @@
 
 from torch import nn
 
-from fmnist_core.narrow_conv import speed_up_narrow_convolutions
-from fmnist_core.row_norm import normalize_by_rows
-from fmnist_core.uniform_dropout import draw_masks_from_uniform
+from fmnist_core.block_conv import BlockConv2d, BlockMaxPool2d, compute_first_stage_in_blocks
+from fmnist_core.flatten import KeepFormatFlatten, keep_format_of_flattened_maps
+from fmnist_core.narrow_conv import NarrowConv2d, speed_up_narrow_convolutions
+from fmnist_core.row_norm import RowBatchNorm, normalize_by_rows
+from fmnist_core.uniform_dropout import UniformDropout, draw_masks_from_uniform
+
+CPU_LAYERS = BlockConv2d, BlockMaxPool2d, KeepFormatFlatten, NarrowConv2d, RowBatchNorm, UniformDropout
+"""Each a subclass of the layer of PyTorch's whose place it takes, with the same parameters and results."""
 
 
-def for_cpu(model: nn.Module) -> nn.Module:
-    """`model`, on a CPU in channels_last, with the layers that gain by it changed in place."""
-    return draw_masks_from_uniform(speed_up_narrow_convolutions(normalize_by_rows(model)))
+def for_cpu(model: nn.Module, channels_last: bool) -> nn.Module:
+    """`model`, on a CPU, with the layers that gain by it changed in place; `channels_last`: what its maps are."""
+    changes = (draw_masks_from_uniform,) if not channels_last else (
+        compute_first_stage_in_blocks, normalize_by_rows, speed_up_narrow_convolutions, keep_format_of_flattened_maps,
+        draw_masks_from_uniform)
+    for change in changes:
+        model = change(model)
+    return model

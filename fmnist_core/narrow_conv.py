@@ -8,6 +8,7 @@ mostly to the last bit.
 Shapes: g is the output's gradient (N, O, H, W), k the kernel size, B = 2 the side of a block.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -23,17 +24,17 @@ MAX_CHANNELS = 4
 def speed_up_narrow_convolutions(model: nn.Module) -> nn.Module:
     """`model`, on a CPU in channels_last, with those of its convolutions that gain by it changed in place."""
     for module in model.modules():
-        if (type(module) is nn.Conv2d and 1 < module.in_channels <= MAX_CHANNELS and module.groups == 1
-                and module.stride == (1, 1) and module.dilation == (1, 1) and module.padding_mode == "zeros"
-                and not isinstance(module.padding, str) and _padding_of_gradient(module) >= 0):
+        if (isinstance(module, nn.Conv2d) and 1 < module.in_channels <= MAX_CHANNELS and is_plain(module)
+                and int(module.padding[0]) < module.kernel_size[0]):
             module.__class__ = NarrowConv2d
     return model
 
 
-def _padding_of_gradient(module: nn.Conv2d) -> int:
-    """Zeros around g; -1 where sides differ."""
-    same = module.kernel_size[0] == module.kernel_size[1] and module.padding[0] == module.padding[1]
-    return module.kernel_size[0] - 1 - int(module.padding[0]) if same else -1
+def is_plain(module: nn.Conv2d) -> bool:
+    """PyTorch's own layer, of stride 1, square, with the same zeros on all sides."""
+    return (type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
+            and module.stride == (1, 1) and module.dilation == (1, 1) and not isinstance(module.padding, str)
+            and module.kernel_size[0] == module.kernel_size[1] and module.padding[0] == module.padding[1])
 
 
 class NarrowConv2d(nn.Conv2d):
@@ -75,17 +76,33 @@ def gradient_of_input(g: Tensor, weight: Tensor, padding: int, size: torch.Size)
     odd = height % BLOCK, width % BLOCK
     if any(odd):
         g = F.pad(g, (0, odd[1], 0, odd[0]))
-    blocks = F.conv2d(g, _block_filters(weight), stride=BLOCK, padding=weight.shape[2] - 1 - padding)
+    filters = block_filters(weight.flip(2, 3).transpose(0, 1))
+    blocks = F.conv2d(g, filters, stride=BLOCK, padding=weight.shape[2] - 1 - padding)
     rows, columns = blocks.shape[2:]
     pixels = blocks.permute(0, 2, 3, 1).reshape(num, rows, columns, BLOCK, BLOCK, channels).transpose(2, 3)
     maps = pixels.reshape(num, rows * BLOCK, columns * BLOCK, channels).permute(0, 3, 1, 2)
     return maps[:, :, :height, :width] if any(odd) else maps
 
 
-def _block_filters(weight: Tensor) -> Tensor:
-    """(B * B * C, O, k + 1, k + 1): the flipped filters, one pixel further right or down for each pixel of a block."""
-    side, margin = weight.shape[2] + BLOCK - 1, BLOCK - 1
-    flipped_COkk = F.pad(weight.flip(2, 3).transpose(0, 1), [margin] * 4)
-    # A window that begins one pixel earlier holds the filter one pixel further on.
-    windows = flipped_COkk.unfold(2, side, 1).unfold(3, side, 1).flip(2, 3)
-    return windows.permute(2, 3, 0, 1, 4, 5).flatten(0, 2).contiguous(memory_format=torch.channels_last)
+def block_filters(filters: Tensor) -> Tensor:
+    """(B * B * O, C, k + 1, k + 1) of (O, C, k, k): one pixel further right or down for each pixel of a block."""
+    num, channels, size, _ = filters.shape
+    shifted = filters.reshape(num * channels, size * size) @ _offsets(size, filters.dtype)
+    shifted = shifted.view(num, channels, BLOCK * BLOCK, size + 1, size + 1).permute(2, 0, 1, 3, 4)
+    return shifted.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+
+
+def gradient_of_filters(g: Tensor) -> Tensor:
+    """(O, C, k, k): of `filters`, where `g` is that of `block_filters(filters)`."""
+    channels, side = g.shape[1:3]
+    g = g.reshape(BLOCK * BLOCK, -1, side * side).transpose(0, 1).flatten(1)
+    return (g @ _offsets(side - 1, g.dtype).T).view(-1, channels, side - 1, side - 1)
+
+
+@functools.cache
+def _offsets(size: int, dtype: torch.dtype) -> Tensor:
+    """(k * k, B * B * (k + 1) * (k + 1)), 0 or 1: where each number of a filter lies in that of each pixel."""
+    pixels = torch.eye(size * size, dtype=dtype).view(-1, 1, size, size)
+    shifts = [F.pad(pixels, (column, BLOCK - 1 - column, row, BLOCK - 1 - row))
+              for row in range(BLOCK) for column in range(BLOCK)]
+    return torch.cat(shifts, 1).flatten(1)

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fmnist_core.cpu_layers import CPU_LAYERS
 from fmnist_core.models.layers import Shape
-from fmnist_core.narrow_conv import NarrowConv2d
-from fmnist_core.row_norm import RowBatchNorm
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def _row(name: str, module: nn.Module, in_shape: Shape, out_shape: Shape, first:
 def _kind(module: nn.Module) -> str:
     """PyTorch's name for it, where this project has only another way to compute it."""
     kind = type(module)
-    return kind.__mro__[1].__name__ if kind in (RowBatchNorm, NarrowConv2d) else kind.__name__
+    return kind.__mro__[1].__name__ if kind in CPU_LAYERS else kind.__name__
 
 
 def _padding(module: nn.Module) -> str:
