@@ -138,14 +138,8 @@ class Results:
     """What is known of machines beside their cells."""
 
     def of(self, experiment: str, where: Callable[[Row], bool] = lambda row: True) -> list[Row]:
-        """Of each cell the row with most seeds, and all its timings; none of an experiment that is not there."""
-        kinds: dict[int, list[Row]] = defaultdict(list)
-        for row in self.rows.get(experiment, ()):
-            kinds[id(row.cell)].append(row)
-        main = [max(own, key=lambda row: len(row.trained)) for own in kinds.values()]
-        speeds = [[speed for row in own for speed in row.speeds] for own in kinds.values()]
-        return [replace(row, label=row.cell.label, speeds=own)
-                for row, own in zip(main, speeds, strict=True) if where(row)]
+        """`one_per_cell` of an experiment; none of one that is not there."""
+        return [row for row in one_per_cell(self.rows.get(experiment, ())) if where(row)]
 
     def alike(self, a: Row, b: Row) -> tuple[Row, Row] | None:
         """Rows of the same two cells whose seeds have equal arithmetic: those with most; None if no kind has both."""
@@ -195,6 +189,15 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
             others[_dataset(_training(speeds[0].cell))] += speeds
     return Results(experiments=experiments, rows=rows, records=list(used.values()), num_stale=num_stale,
                    others={name: others[name] for name in sorted(others) if others[name]}, sides=sides)
+
+
+def one_per_cell(rows: Iterable[Row]) -> list[Row]:
+    """Of each cell the row with most seeds, by the cell's own name, and the timings of all its rows."""
+    kinds: dict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        kinds[id(row.cell)].append(row)
+    return [replace(max(own, key=lambda row: len(row.trained)), label=own[0].cell.label,
+                    speeds=[speed for row in own for speed in row.speeds]) for own in kinds.values()]
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:

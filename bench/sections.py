@@ -9,7 +9,7 @@ from bench.figures import DRAWINGS, FOLDER
 from bench.formatting import code, escape, estimate, folded, plural, table
 from bench.identity import Numerics
 from bench.record import SpeedRecord
-from bench.rows import Machine, Row, comparable
+from bench.rows import Machine, Row, comparable, one_per_cell
 from bench.tables import (
     accuracy_table,
     failures,
@@ -38,7 +38,8 @@ def section(
     parts += figures(experiment.name, drawn)
     for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows):
         own = [row for row in rows if row.cell.config.data.dataset == dataset]
-        speeds = [f" On {name}: {text}" for machine, name in names.items() if (text := speed_answer(own, machine))]
+        cells = one_per_cell(own)
+        speeds = [f" On {name}: {text}" for machine, name in names.items() if (text := speed_answer(cells, machine))]
         verdicts = f" Claims: {'; '.join(claims)}." if claims else ""
         parts.append(f"**Answer.** {answer(own)}{''.join(speeds)}{verdicts}")
     return "\n\n".join(part for part in parts if part)
@@ -72,15 +73,15 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
         title = "Training time to a target validation accuracy"
         alone = any(not record.labels.machine_shared for row in rows for record in row.trained)
         parts.append(f"**{title}**\n\n{to_targets}" if alone else folded(f"{title} (‡)", to_targets))
-    timed = False
+    timed, cells = False, one_per_cell(rows)
     for machine, name in names.items():
-        speeds = [speed for row in rows if (speed := row.timed(machine))]
+        speeds = [speed for row in cells if (speed := row.timed(machine))]
         if speeds:
             timed = True
-            parts.append(f"**Speed on {name}** ({labels_text(speeds)})\n\n{speed_table(rows, machine)}")
-            parts.append(_warnings(rows, machine))
+            parts.append(f"**Speed on {name}** ({labels_text(speeds)})\n\n{speed_table(cells, machine)}")
+            parts.append(_warnings(cells, machine))
     if not timed and rows[0].experiment.measure:
-        parts.append(f"**Speed**: waiting, none of {plural(len({id(row.cell) for row in rows}), 'cell')} is timed.")
+        parts.append(f"**Speed**: waiting, none of {plural(len(cells), 'cell')} is timed.")
     return parts
 
 

@@ -148,6 +148,14 @@ def test_seeds_of_different_arithmetic_are_rows_of_their_own():
                                                                                        "kernel_size 3"]
 
 
+def test_a_cell_of_two_arithmetics_has_one_row_of_speed():
+    tf32 = Labels(precision="float32", cudnn_tf32=True)
+    text = text_of([trained(MADE, K2, 0), trained(MADE, K2, 1, environment=GPU, labels=tf32), timed(MADE, K2)])
+    _, speeds = text.split("**Speed on")
+    assert len(rows_of(speeds, "kernel_size 2")) == len(rows_of(speeds, "kernel_size 3")) == 1
+    assert not rows_of(speeds, "kernel_size 2 (float32)") + rows_of(speeds, "kernel_size 2 (float32 with TF32)")
+
+
 def test_seeds_of_one_arithmetic_do_not_hide_those_of_another(tmp_path):
     """A cell's seeds on a CPU stay when it is trained on a GPU; what failed gives way to whatever follows."""
     tf32 = Labels(precision="float32", cudnn_tf32=True)
