@@ -6,7 +6,8 @@
 import sys
 from collections.abc import Sequence
 
-from bench import beyond, experiment
+from bench import experiment
+from bench.pages import beyond
 from bench.rows import collect
 from bench.store import StoreError, read
 from bench.strict_parser import StrictParser

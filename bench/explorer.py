@@ -20,7 +20,7 @@ from bench import experiment as experiments_
 from bench import frame
 from bench.dotted import as_text, as_written, flatten
 from bench.experiment import Experiment
-from bench.explorer_columns import FILTERS, Line, columns, failures, rounded
+from bench.pages.explorer_columns import FILTERS, Line, columns, failures, rounded
 from bench.record import Epochs, Record
 from bench.reproduce import command, records_of, selections
 from bench.rows import Machine, Row, collect, machine_names
@@ -29,7 +29,7 @@ from bench.store import read
 from bench.strict_parser import StrictParser
 from fmnist_core.config import to_dict
 
-FOLDER = Path(__file__).resolve().parent / "explorer_page"
+FOLDER = Path(__file__).resolve().parent / "pages" / "explorer_page"
 DEFAULT_OUTPUT = "explorer.html"
 MAX_STEPS = 1_000
 """Step times embedded of one timing; of more, every second, third ... is taken, and the page says so."""

@@ -13,9 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench import experiment, outcomes, overview, stats
+from bench import experiment, outcomes, stats
 from bench.dotted import flatten
 from bench.experiment import Experiment
+from bench.pages import overview
 from bench.record import Record, SpeedRecord
 from bench.rows import Machine, Row, collect
 from bench.store import read

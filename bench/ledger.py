@@ -13,8 +13,8 @@ from collections.abc import Sequence
 
 from bench import environment, side_runs
 from bench.formatting import table
+from bench.pages.side_tables import headers_and_rows
 from bench.side_records import Ledger, LedgerLine, load, save
-from bench.side_tables import headers_and_rows
 from fmnist_core.config import CellConfig, ExecutionConfig, to_dict
 
 ROUNDS = 20

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import experiment as experiments_
-from bench import explorer, figures, readme
-from bench.document import Document, render
+from bench import explorer
+from bench.pages import figures, readme
+from bench.pages.document import Document, render
 from bench.side_records import load_every
 from bench.store import read
 from bench.strict_parser import StrictParser

@@ -2,7 +2,7 @@
 
 JSON files in the store, one each per machine: `calibration-<host>.json`, and likewise `ledger`, `peers` and `scaling`.
 Each is written whole by the module of its name, holds raw samples in base units, and names the environment it holds
-for; `bench.side_tables` shows them.
+for; `bench.pages.side_tables` shows them.
 """
 
 import math

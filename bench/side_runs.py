@@ -9,8 +9,8 @@ from pathlib import Path
 from bench import environment, experiment
 from bench.formatting import table
 from bench.load import load_warning, usage
+from bench.pages.side_tables import headers_and_rows
 from bench.side_records import SideRecord
-from bench.side_tables import headers_and_rows
 from bench.store import Store
 from bench.strict_parser import StrictParser
 from fmnist_core.config import CellConfig

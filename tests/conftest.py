@@ -71,7 +71,7 @@ def survived(request: pytest.FixtureRequest) -> Callable[..., None]:
 @pytest.fixture(scope="module")
 def some_images() -> Iterator[None]:
     """Pictures of test images can be drawn, whether the data set is installed or not."""
-    from bench import pictures
+    from bench.pages import pictures
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pictures, "find", lambda **_: Path())

@@ -9,8 +9,10 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench import calibrate, environment, side_records, side_tables, stats
+from bench import calibrate, environment, side_records, stats
 from bench.interleave import interleave
+from bench.pages import side_tables
+from bench.pages.side_tables import headers_and_rows
 from bench.record import Environment
 from bench.side_records import (
     ALPHA_EACH,
@@ -24,7 +26,6 @@ from bench.side_records import (
     load,
     save,
 )
-from bench.side_tables import headers_and_rows
 
 HERE = Environment(host="abc", cpu="x", num_cpus=2, num_threads=2, libraries={"torch": "2.14.1"})
 

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from bench import beyond, chosen, cited, experiment, pareto
+from bench import chosen, experiment
+from bench.pages import beyond, cited, pareto
 from bench.rows import Machine, collect
 from bench.store import Store
 from fmnist_core.models.catalogue import CITED, NON_NEURAL

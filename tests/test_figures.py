@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from bench import curves, drawing, experiment, figures, grids, pareto, scaling_tables
+from bench import experiment
+from bench.pages import curves, drawing, figures, grids, pareto, scaling_tables
 from bench.rows import collect
 from tests.made import GPU, LABELS, complete, scaling, timed, trained
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from bench import glossary, record
+from bench import record
+from bench.pages import glossary
 
 
 @pytest.mark.parametrize("name", glossary.SHOWN)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from bench import environment, ledger, side_records, side_tables, ways
+from bench import environment, ledger, side_records, ways
+from bench.pages import side_tables
 from bench.record import Environment
 from bench.side_records import Ledger, LedgerLine
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig

@@ -7,7 +7,8 @@ import sys
 import msgspec
 import pytest
 
-from bench import frame, pictures, readme, report
+from bench import frame, report
+from bench.pages import pictures, readme
 from bench.record import Inference, Labels, TrainRecord, encode
 from bench.rows import collect, comparable
 from bench.store import Store, read

@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from bench import scaling, scaling_model, scaling_tables, side_tables
+from bench import scaling, scaling_model
 from bench.experiment import load
+from bench.pages import scaling_tables, side_tables
 from bench.rows import collect
 from bench.scaling_model import Link, StepCost
 from bench.side_records import AXES

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from bench import stats, targets
+from bench import stats
+from bench.pages import targets
 from bench.report import render
 from bench.rows import Machine, collect
 from tests.made import CPU, GPU, LABELS, experiment_of, trained

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from bench import curves, grids, pareto, pictures, scaling_tables
+from bench.pages import curves, grids, pareto, pictures, scaling_tables
 from bench.rows import Results
 from fmnist_core.files import DataError
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 
 from bench import outcomes
 from bench.formatting import NOTHING, count, escape, estimate, folded, percent, plural, table
+from bench.pages.tables import training_time
 from bench.rows import Machine, Results, Row
-from bench.tables import training_time
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, CitedSystem
 
 HOW_TO_READ = (

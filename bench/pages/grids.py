@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import outcomes, stats
-from bench.drawing import (
+from bench.formatting import plural, significant
+from bench.pages.drawing import (
     COLOURS,
     LINES,
     MARKERS,
@@ -22,8 +23,7 @@ from bench.drawing import (
     seeds_of,
     title_of,
 )
-from bench.formatting import plural, significant
-from bench.pareto import front
+from bench.pages.pareto import front
 from bench.record import SpeedRecord
 from bench.rows import Machine, Results, Row, machines
 

@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.claims import readings
-from bench.curves import CLASSES
-from bench.drawing import WIDTH
-from bench.final_network import common_mistakes
+from bench.pages.curves import CLASSES
+from bench.pages.drawing import WIDTH
+from bench.pages.final_network import common_mistakes
 from bench.rows import Results
 from fmnist_core.files import Bytes, find, load_arrays
 

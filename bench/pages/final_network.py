@@ -4,13 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bench import outcomes, stats
-from bench.answers import ALPHA
 from bench.claims import readings
-from bench.curves import CLASSES, mean_confusion
 from bench.formatting import NOTHING, escape, estimate, folded, percent, plural, points, table
 from bench.judges import LEARNT
+from bench.pages.answers import ALPHA
+from bench.pages.curves import CLASSES, mean_confusion
+from bench.pages.tables import layer_table
 from bench.rows import Results, Row
-from bench.tables import layer_table
 
 MAX_MISTAKES = 20
 OVERFITTING_EXPERIMENTS = ("network1_printed", "table_1_1", "network2_printed", "table_1_2", "final")

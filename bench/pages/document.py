@@ -3,14 +3,15 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bench import beyond, cited, figures, final_network, glossary, outcomes, overview, readme, reported, stats
+from bench import outcomes, stats
 from bench.claims import Judged, by_experiment, judge, parts_table, summary_table
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
+from bench.pages import beyond, cited, figures, final_network, glossary, overview, readme, reported
+from bench.pages.sections import figures as figures_of
+from bench.pages.sections import section
 from bench.record import Record
 from bench.rows import Machine, Results, Row, collect, machine_names
-from bench.sections import figures as figures_of
-from bench.sections import section
 from bench.side_records import SideRecord
 from fmnist_core.config import class_names
 

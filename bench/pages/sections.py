@@ -3,14 +3,12 @@
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from bench.answers import answer, speed_answer
 from bench.experiment import Cell, Experiment
-from bench.figures import DRAWINGS, FOLDER
 from bench.formatting import code, escape, estimate, folded, plural, table
 from bench.identity import Numerics
-from bench.record import SpeedRecord
-from bench.rows import Machine, Row, comparable, one_per_cell
-from bench.tables import (
+from bench.pages.answers import answer, speed_answer
+from bench.pages.figures import DRAWINGS, FOLDER
+from bench.pages.tables import (
     accuracy_table,
     failures,
     labels_text,
@@ -18,7 +16,9 @@ from bench.tables import (
     shared_settings,
     speed_table,
 )
-from bench.targets import targets_table
+from bench.pages.targets import targets_table
+from bench.record import SpeedRecord
+from bench.rows import Machine, Row, comparable, one_per_cell
 
 
 def section(

@@ -10,10 +10,10 @@ from dataclasses import replace
 import msgspec
 
 from bench import outcomes, stats
-from bench.cited import row_of, waiting
 from bench.formatting import NOTHING, code, escape, estimate, folded, percent, plural, points, table
+from bench.pages.cited import row_of, waiting
+from bench.pages.tables import training_time
 from bench.rows import Machine, Results, Row
-from bench.tables import training_time
 from fmnist_core.models.catalogue import CITED, NON_NEURAL
 
 RESULT, WHOLE = "the recipe, all 60,000 images", "the recipe"

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bench import outcomes
 from bench.claims import Judged, readings
 from bench.formatting import escape, estimate, percent, table
-from bench.reported import TEST_SOURCES, VALIDATION
+from bench.pages.reported import TEST_SOURCES, VALIDATION
 from bench.rows import Results
 
 BEGIN, END = "<!-- results: written by `python -m bench.report` -->", "<!-- end of the results -->"

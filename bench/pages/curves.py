@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 
 from bench import stats
 from bench.claims import readings
-from bench.drawing import (
+from bench.outcomes import validation_last
+from bench.pages.drawing import (
     COLOURS,
     LINES,
     WIDTH,
@@ -25,7 +26,6 @@ from bench.drawing import (
     seeds_of,
     title_of,
 )
-from bench.outcomes import validation_last
 from bench.record import Epochs, TrainRecord
 from bench.rows import Results, Row
 from fmnist_core.config import DATASETS
