@@ -2,6 +2,7 @@
 
 import copy
 import math
+import sys
 
 import pytest
 import torch
@@ -87,6 +88,24 @@ def test_training_equals_a_plain_loop_remainder_batch_included(name, model):
     expected = [sum(losses[:per_epoch]) / 230, sum(losses[per_epoch:]) / 230]
     assert history.train_loss == pytest.approx(expected, rel=1e-4)
     assert_same_parameters(training.model, oracle, 1e-4)
+
+
+def test_no_step_searches_the_disk_for_a_module(monkeypatch):
+    """Accelerate asks for an optional package twice a step; answered from memory, or the search path is read."""
+    training, searched = Training(cell(), 0, small_dataset()), []
+    training.step_on(torch.arange(32))  # what the first step imports is its own affair
+
+    class Finder:
+        @staticmethod
+        def find_spec(name, path=None, target=None):
+            searched.append(name)
+
+    monkeypatch.setattr(sys, "meta_path", [Finder, *sys.meta_path])
+    training.step_on(torch.arange(32))
+    assert not searched
+    monkeypatch.delitem(sys.modules, "lomo_optim")
+    training.step_on(torch.arange(32))
+    assert searched == ["lomo_optim"] * 2
 
 
 def test_accumulation_gives_the_step_of_the_whole_batch():
