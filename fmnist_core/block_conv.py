@@ -19,8 +19,8 @@ from fmnist_core.narrow_conv import BLOCK, block_filters, gradient_of_filters, i
 from fmnist_core.row_norm import RowBatchNorm, can_be_by_rows
 
 MAX_CHANNELS = 8
-"""Output channels. Measured forward and backward with the pool, kernel sizes 2 to 7: 2.1 to 3 times as fast at 4
-channels and fewer, 1.2 to 1.5 times at 8, slower at 16."""
+"""Output channels. Measured forward and backward with the pool, kernel sizes 2 to 7: 2 to 3 times as fast at 4
+channels and fewer, 1.3 times at 8, slower at 16."""
 
 
 def compute_first_stage_in_blocks(model: nn.Module) -> nn.Module:
