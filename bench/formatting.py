@@ -61,16 +61,25 @@ def percent(fraction: float | None, digits: int = 2) -> str:
     return NOTHING if fraction is None or math.isnan(fraction) else f"{100 * fraction:.{digits}f}"
 
 
+def as_printed(fraction: float | None) -> str:
+    """A figure of somebody else's, in per cent: with the digits that they give, one at least."""
+    text = percent(fraction)
+    return text.removesuffix("0") if "." in text else text
+
+
 def points(difference: float) -> str:
     """A difference of accuracies in percentage points, with its sign."""
     return f"{100 * difference:+.2f}"
 
 
-def estimate(values: Sequence[float]) -> str:
-    """Accuracies over seeds: mean ± sd [95 % interval of the mean]; of one seed the value alone."""
+def estimate(values: Sequence[float], low_end: float = 0.0) -> str:
+    """Accuracies over seeds: mean ± sd [95 % interval of the mean]; of one seed the value alone.
+
+    An accuracy lies between `low_end` and 1, and so does its mean: the interval is cut there.
+    """
     if not values:
         return NOTHING
-    summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
+    summary, (low, high) = stats.summarize(values), accuracy_interval(values, low_end)
     if math.isnan(summary.sd):
         return percent(summary.mean)
     return f"{percent(summary.mean)} ± {percent(summary.sd)} [{percent(low)}, {percent(high)}]"
@@ -80,8 +89,13 @@ def mean_with_interval(values: Sequence[float]) -> str:
     """As `estimate`, without the sd: for sentences."""
     if len(values) < 2:
         return estimate(values)
-    low, high = stats.mean_interval(values)
+    low, high = accuracy_interval(values)
     return f"{percent(stats.summarize(values).mean)} [{percent(low)}, {percent(high)}]"
+
+
+def accuracy_interval(values: Sequence[float], low_end: float = 0.0) -> tuple[float, float]:
+    low, high = stats.mean_interval(values)
+    return max(low, low_end), min(high, 1.0)
 
 
 def significant(value: float, digits: int = 3) -> str:

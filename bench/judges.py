@@ -15,9 +15,10 @@ from bench import stats
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
 from bench.identity import Numerics
 from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
-from bench.pages.answers import ALPHA, MINIMUM_EFFECT, holds, one_way_p
+from bench.pages.answers import ALPHA, MINIMUM_EFFECT, WIDEST_PREDICTION, can_judge, holds, one_way_p
 from bench.record import SpeedRecord
-from bench.rows import Results, Row, machines, memory_formats
+from bench.rows import Machine, Results, Row, machines, memory_formats
+from bench.side_records import Calibration, record_ratio
 
 Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
 
@@ -25,8 +26,6 @@ MINIMUM_SLOWDOWN = 0.05
 """Step times that differ by less are never called slower."""
 NEGLIGIBLE = 0.003
 """A factor whose largest difference is surely below 0.3 points is said not to affect accuracy."""
-WIDEST_PREDICTION = 0.01
-"""A prediction interval wider than 1 point either way agrees with nearly any figure, and so with none."""
 LEARNT = 0.5
 """Validation accuracy above which a network is said to have learnt at all: only then can it over-fit."""
 MAX_SEEDS = 10_000
@@ -84,7 +83,7 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
                  for row in rows for name, outcome in readings if (values := row.values(outcome))]
     if not intervals:
         return WAITING
-    usable = [one for one in intervals if one[1] > 2 and one[3] - one[2] <= 2 * WIDEST_PREDICTION]
+    usable = [one for one in intervals if can_judge(*one[1:])]
     evidence = "one run gives " + "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {n})"
                                             for name, n, low, high in intervals)
     if any(holds(low, high, figure) for _, _, low, high in usable):
@@ -98,19 +97,21 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
 
 
 def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
-    """Whether the mean over seeds lies above a figure, in every row: by its 95 % interval."""
+    """Whether the mean over seeds lies above a figure: by its 95 % interval, in all readings or in none."""
     measured = [(row.label, values) for row in rows if (values := row.values(outcome))]
     if not measured:
         return WAITING
     intervals = [stats.mean_interval(values) for _, values in measured]
     evidence = "; ".join(f"{mean_with_interval(values)} % ({escape(label)}, n = {len(values)})"
                          for label, values in measured)
-    if any(high < figure for _, high in intervals):
-        return Finding("contradicted", evidence)
     if len(measured) < len(rows):
         return Finding("waiting", evidence)
+    if all(high < figure for _, high in intervals):
+        return Finding("contradicted", evidence)
     if all(low > figure for low, _ in intervals):
         return Finding("supported", evidence)
+    if all(not low <= figure <= high for low, high in intervals):
+        return Finding("not resolved", f"{evidence}: it depends on the reading, not on seeds")
     summaries = [stats.summarize(values) for _, values in measured]
     needed = [_seeds_for(summary.sd, abs(summary.mean - figure), ALPHA, 0.0) for summary in summaries]
     return Finding("not resolved", evidence, max(needed))
@@ -139,19 +140,29 @@ STEP_WORDS: dict[stats.Verdict, str] = {
 
 
 def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> Finding:
-    """Whether a training step takes longer in the second row of each pair, on every machine that timed both alone."""
+    """Whether a training step takes longer in the second row of each pair, on every machine that timed both alone.
+
+    A cell is timed in one run: how far two runs differ by themselves is known of machines that were calibrated.
+    """
+    noise = {Machine.at(side.environment): side.metrics["train_step"] for side in results.sides
+             if isinstance(side, Calibration)}
     timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
              if (a := _alone(one.timed(machine))) and (b := _alone(other.timed(machine))) and _alike(a, b)]
     if not timed:
         return Finding("waiting", "no timings yet on a machine that had nothing else to do")
+    alpha = ALPHA / len(timed)
     verdicts, texts = [], []
     for name, machine, a, b in timed:
-        minimum = MINIMUM_SLOWDOWN * stats.summarize(a.step_s).median
-        change = stats.compare(a.step_s, b.step_s)
-        verdicts.append(stats.verdict(change, minimum, alpha=ALPHA / len(timed)))
-        ratio, low, high = (1 + each / change.mean_a for each in (change.difference, change.low, change.high))
-        texts.append(f"{escape(name)} on {escape(machine.hardware)}: {ratio:.3f} [{low:.3f}, {high:.3f}] times the "
-                     f"step time, {STEP_WORDS[verdicts[-1]]}")
+        before, after = (stats.summarize(one.step_s).median for one in (a, b))
+        about = f"{escape(name)} on {escape(machine.hardware)}: {after / before:.3f}"
+        if machine in noise:
+            change = record_ratio(after, before, noise[machine], alpha)
+            verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
+            about += f" [{change.low:.3f}, {change.high:.3f}]"
+        else:
+            verdicts.append("not resolved")
+        texts.append(f"{about} times the step time, {STEP_WORDS[verdicts[-1]]}"
+                     f"{'' if machine in noise else ': not calibrated'}")
     texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
     shown = "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
     if "less" in verdicts or "equivalent" in verdicts:

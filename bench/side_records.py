@@ -221,13 +221,13 @@ def pairs_to_find(pairs: Pairs, threshold: float = THRESHOLD) -> int:
     return stats.pairs_needed(noise, 2 * threshold, power=POWER, alpha=ALPHA_EACH, minimum_effect=threshold)
 
 
-def record_ratio(a_s: float, b_s: float, pairs: Pairs) -> stats.Ratio:
-    """`a_s` over `b_s`, medians of two single blocks taken at different times: the calibration knows their noise.
+def record_ratio(a_s: float, b_s: float, pairs: Pairs, alpha: float = 0.05) -> stats.Ratio:
+    """`a_s` over `b_s`, with its interval at 1 - `alpha`: of medians of two single blocks taken at different times.
 
-    Drift within the calibration is part of that noise; what changed since then is not.
+    The calibration knows their noise, its own drift included; what changed on the machine since then is not in it.
     """
     sd, df = _unpaired_noise(pairs)
-    ratio, half = a_s / b_s, sd * float(student.ppf(0.975, df))
+    ratio, half = a_s / b_s, sd * float(student.ppf(1 - alpha / 2, df))
     p = 2 * float(student.sf(abs(math.log(ratio)) / sd, df)) if sd else float(ratio == 1)
     return stats.Ratio(ratio, ratio * math.exp(-half), ratio * math.exp(half), 1, p)
 

@@ -7,7 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.formatting import count, escape, estimate, p_value, percent, plural, significant, table
+from bench.formatting import (
+    as_printed,
+    count,
+    escape,
+    estimate,
+    mean_with_interval,
+    p_value,
+    percent,
+    plural,
+    significant,
+    table,
+)
 
 
 @pytest.mark.parametrize(("value", "text"), [
@@ -23,6 +34,16 @@ def test_significant_takes_numpy_numbers():
     import numpy as np
 
     assert significant(np.float64(1234.5)) == "1,230"
+
+
+def test_an_interval_of_accuracies_ends_where_accuracies_do():
+    assert estimate([0.1, 0.9]) == "50.00 ± 56.57 [0.00, 100.00]"
+    assert mean_with_interval([0.90, 0.99]) == "94.50 [37.32, 100.00]"
+    assert estimate([-0.02, 0.02], -1.0) == "0.00 ± 2.83 [-25.41, 25.41]"  # a difference of accuracies
+
+
+def test_a_quoted_figure_keeps_the_digits_that_it_has():
+    assert [as_printed(each) for each in (0.904, 0.9254, 0.93, 1.0, None)] == ["90.4", "92.54", "93.0", "100.0", "-"]
 
 
 def test_estimate_is_mean_sd_and_students_interval():

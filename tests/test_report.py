@@ -341,6 +341,12 @@ def test_answer_counts_reported_figures_that_one_run_would_give():
     inside = "accuracies that one run of ours would give (95 % prediction interval, last epoch)"
     assert f"Reported validation {inside}: 1 of 3; ours is higher for 1 and lower for 1." in text
     assert f"Reported test {inside}: 0 of 3; ours is higher for 3 and lower for 0." in text
+    few = [record for record in records if record.seed < 2 or record.cell == records[0].cell]
+    assert f"Reported validation {inside}: 1 of 1; ours is higher for 0 and lower for 0; too few seeds or too wide a " \
+           "spread to say for 2." in text_of(few, made)
+    other = [trained(made, made.cells[0], seed, validation=0.95, environment=GPU,
+                     labels=Labels(precision="float32", cudnn_tf32=True)) for seed in range(3, 5)]
+    assert f"Reported validation {inside}: 1 of 3; ours" in text_of([*records, *other], made), "a cell counts once"
 
 
 def test_answer_of_single_seeds_and_of_none():

@@ -7,13 +7,15 @@ from bench import outcomes, stats
 from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
 from bench.identity import Numerics
 from bench.record import SpeedRecord
-from bench.rows import Machine, Row, comparable, memory_formats
+from bench.rows import Machine, Row, comparable, memory_formats, one_per_cell
 
 ALPHA = 0.05
 HALF_A_DIGIT = 0.0005
 """The report prints tenths of a per cent: its 90.8 % is anything from 90.75 to 90.85."""
 MINIMUM_EFFECT = 0.001
 """Differences of accuracy below 0.1 points, 10 of the 10,000 test images, are never called an effect."""
+WIDEST_PREDICTION = 0.01
+"""A prediction interval wider than 1 point either way agrees with nearly any figure, and so with none."""
 MAX_PERMUTED = 2_000
 """Values that a permutation test is given at most: its time grows with them, the memory of a slope with their square.
 """
@@ -49,24 +51,33 @@ def answer(rows: Sequence[Row]) -> str:
 
 
 def reproduced(rows: Sequence[Row]) -> str:
-    """How many of the reported accuracies, one run each, a run of ours would give."""
+    """How many of the reported accuracies, one run each, a run of ours would give: by a cell's row of most seeds."""
+    cells = one_per_cell(rows)
     return "".join([
         _reproduced("validation", [(row.cell.reported.validation_accuracy, row.values(outcomes.validation_last))
-                                   for row in rows]),
-        _reproduced("test", [(row.cell.reported.test_accuracy, row.values(outcomes.test_last)) for row in rows]),
+                                   for row in cells]),
+        _reproduced("test", [(row.cell.reported.test_accuracy, row.values(outcomes.test_last)) for row in cells]),
     ])
 
 
 def _reproduced(name: str, pairs: Sequence[tuple[float | None, Sequence[float]]]) -> str:
-    judged = [(reported, stats.prediction_interval(values)) for reported, values in pairs
-              if reported is not None and len(values) > 1]
+    reports = [(reported, len(values), *stats.prediction_interval(values)) for reported, values in pairs
+               if reported is not None and len(values) > 1]
+    judged = [(reported, (low, high)) for reported, num, low, high in reports if can_judge(num, low, high)]
+    unclear = len(reports) - len(judged)
+    rest = f"; too few seeds or too wide a spread to say for {unclear}" if unclear else ""
     if not judged:
         return ""
     inside = sum(holds(low, high, reported) for reported, (low, high) in judged)
     above = sum(low >= reported + HALF_A_DIGIT for reported, (low, _) in judged)
     total = len(judged)
     return (f" Reported {name} accuracies that one run of ours would give (95 % prediction interval, last epoch): "
-            f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}.")
+            f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}{rest}.")
+
+
+def can_judge(num_seeds: int, low: float, high: float) -> bool:
+    """Whether a prediction interval is narrow enough to agree or disagree with a figure."""
+    return num_seeds > 2 and high - low <= 2 * WIDEST_PREDICTION
 
 
 def holds(low: float, high: float, figure: float) -> bool:

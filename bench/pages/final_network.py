@@ -13,6 +13,8 @@ from bench.pages.tables import layer_table
 from bench.rows import Results, Row
 
 MAX_MISTAKES = 20
+ORDER = ("The report's order is convolution, ReLU, pool. The pool comes first here, with the same result: the largest "
+         "of four numbers is the same before a rising function as after it.")
 OVERFITTING_EXPERIMENTS = ("network1_printed", "table_1_1", "network2_printed", "table_1_2", "final")
 
 
@@ -23,7 +25,7 @@ def render(results: Results) -> str:
     for i, row in enumerate(rows):
         layers = next((speed.layers for speed in row.speeds if speed.layers), None)
         listed = layer_table(layers) if layers else "Waiting: no timing record has the layers yet."
-        parts.append(_first_open(i, f"Layers, {escape(row.label)} (the report's Table 1.3)", listed))
+        parts.append(_first_open(i, f"Layers, {escape(row.label)} (the report's Table 1.3)", f"{listed}\n\n{ORDER}"))
     if rows:
         parts.append(f"**Hyper-parameters** (the report's Table 1.4)\n\n{_hyperparameters(rows[0])}")
     parts.append("**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
@@ -48,7 +50,7 @@ def overfitting(results: Results) -> str:
         epochs = row.values(outcomes.best_epoch)
         body.append([f"`{row.experiment.name}`", escape(row.label), str(len(row.trained)) if row.trained else "waiting",
                      _mean(row, outcomes.train_last), _mean(row, outcomes.validation_last),
-                     estimate(row.values(outcomes.gap_last)), _rise(row),
+                     estimate(row.values(outcomes.gap_last), -1.0), _rise(row),
                      f"{stats.summarize(epochs).median:g} of {_num_epochs(row)}" if epochs else NOTHING,
                      _mean(row, outcomes.test_last), _mean(row, outcomes.test_selected), _gain(row)])
     return table(headers, body, text_columns=3) + "\n\n" + _stopping_answer(results)

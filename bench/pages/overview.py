@@ -12,7 +12,7 @@ from bench.formatting import NOTHING, anchor, code, count, escape, plural, table
 from bench.pages import scaling_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Record, SpeedRecord, TrainRecord
-from bench.rows import Machine, Results
+from bench.rows import Machine, Results, one_per_cell
 from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord
 from fmnist_core.config import CellConfig, DataConfig
 
@@ -96,8 +96,8 @@ def experiments_table(results: Results, shown: Sequence[Experiment]) -> str:
     body = []
     for one in shown:
         rows = results.rows[one.name]
-        cells = {id(row.cell): row for row in rows}
-        timed = sum(any(speed.status == "ok" for speed in row.speeds) for row in cells.values())
+        cells = one_per_cell(rows)
+        timed = sum(any(speed.status == "ok" for speed in row.speeds) for row in cells)
         totals = [sum(len(row.trained) for row in rows), sum(row.num_missing for row in rows),
                   sum(len(row.failed) for row in rows)]
         link = f"[{escape(one.title)}](#{anchor(one.title)})"

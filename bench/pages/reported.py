@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from bench import outcomes, stats
 from bench.claims import readings, trials
-from bench.formatting import NOTHING, escape, estimate, percent, table
+from bench.formatting import NOTHING, as_printed, escape, estimate, percent, table
 from bench.rows import Results, Row
 
 TABLES = {"table_1_1": "Table 1.1", "table_1_2": "Table 1.2"}
@@ -13,7 +13,8 @@ VALIDATION, TEST_SOURCES = 0.916, (("section 1.7", 0.904), ("section 1.8", 0.908
 HOW_TO_READ = """\
 Accuracies in per cent, last epoch, mean ± standard deviation over seeds [95 % interval of the mean]. **One run**: the
 95 % prediction interval for a single run of ours, which is what the report's figure is. **Order**: of the seven trials
-by validation accuracy, the best first, as far as they have records; the tests of it belong to claim 2."""
+by validation accuracy, the best first, as far as they have records, each by the arithmetic that has most seeds; the
+tests of it, within one arithmetic, belong to claim 2."""
 HEADERS = ["where", "what", "accuracy", "the report", "here", "one run", "seeds", "order there", "order here"]
 
 
@@ -39,7 +40,7 @@ def _trials(results: Results, experiment: str) -> list[list[str]]:
 def _line(where: str, row: Row, accuracy: str, figure: float, outcome: outcomes.Outcome) -> list[str]:
     values = row.values(outcome)
     low, high = stats.prediction_interval(values) if len(values) > 1 else (0.0, 0.0)
-    return [where, escape(row.label), accuracy, percent(figure, 1), estimate(values) if values else "waiting",
+    return [where, escape(row.label), accuracy, as_printed(figure), estimate(values) if values else "waiting",
             f"{percent(low)} to {percent(high)}" if len(values) > 1 else NOTHING, str(len(values))]
 
 

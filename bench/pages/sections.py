@@ -20,6 +20,9 @@ from bench.pages.targets import targets_table
 from bench.record import SpeedRecord
 from bench.rows import Machine, Row, comparable, one_per_cell
 
+MOST_NAMED = 9
+"""Cells of a sentence; of more it gives the number."""
+
 
 def section(
     experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str], drawn: Collection[str] = (),
@@ -67,7 +70,7 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
              f"**Accuracy (%)**\n\n{accuracy_table(rows, names)}",
              "\n".join(part for part in (_trained_on(rows, names), _notes(rows)) if part), _extra_figures(rows)]
     if len(comparable(rows)) < len(rows):
-        kinds = "; ".join(f"{kind}: {', '.join(escape(row.cell.label) for row in own)}" for kind, own in _by_kind(rows))
+        kinds = "; ".join(f"{kind}: {_named(own)}" for kind, own in _by_kind(rows))
         parts.append(f"**The rows differ in their arithmetic, and are compared within each kind only.** {kinds}.")
     if to_targets := targets_table(rows, rows[0].experiment.targets, names):
         title = "Training time to a target validation accuracy"
@@ -83,6 +86,10 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
     if not timed and rows[0].experiment.measure:
         parts.append(f"**Speed**: waiting, none of {plural(len(cells), 'cell')} is timed.")
     return parts
+
+
+def _named(rows: Sequence[Row]) -> str:
+    return ", ".join(escape(row.cell.label) for row in rows) if len(rows) <= MOST_NAMED else plural(len(rows), "cell")
 
 
 def _by_kind(rows: Sequence[Row]) -> list[tuple[Numerics, list[Row]]]:

@@ -12,11 +12,11 @@ from bench.formatting import (
     NOISY,
     NOTHING,
     SHARED,
+    as_printed,
     code,
     count,
     escape,
     estimate,
-    percent,
     plural,
     significant,
     table,
@@ -24,6 +24,7 @@ from bench.formatting import (
 )
 from bench.record import Layer, SpeedRecord
 from bench.rows import Machine, Row, memory_formats
+from fmnist_core.model_config import Baseline
 
 LATENCY_BATCH = 1
 MAIN_SETTINGS = ("model.name", "train.epochs", "train.global_batch_size", "train.optimizer", "train.learning_rate")
@@ -49,8 +50,8 @@ def accuracy_table(rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
                     outcomes.test_best, outcomes.train_last]
         figures = [estimate(row.values(outcome)) for outcome in measured]
         body.append([escape(row.label), seeds_text(row),
-                     *[percent(reported.validation_accuracy, 1)] * reports_validation, *figures[:2],
-                     *[percent(reported.test_accuracy, 1)] * reports_test, *figures[2:],
+                     *[as_printed(reported.validation_accuracy)] * reports_validation, *figures[:2],
+                     *[as_printed(reported.test_accuracy)] * reports_test, *figures[2:],
                      training_time(row, {} if where else names)])
     return table(headers, body, text_columns=2)
 
@@ -159,11 +160,16 @@ def settings_table(rows: Sequence[Row]) -> str:
 
 def shared_settings(rows: Sequence[Row]) -> str:
     """The settings that all cells share, as `key = value`: the main ones, and every other that is not the default."""
-    main = [{key: row.setting(key) for key in MAIN_SETTINGS} for row in rows]
+    main = [{key: row.setting(key) for key in _main_settings(row)} for row in rows]
     settings = [own | as_written(flatten(msgspec.to_builtins(row.cell.config)))
                 for own, row in zip(main, rows, strict=True)]
     return ", ".join(f"{code(key)} = {_show(value)}" for key, value in settings[0].items()
                      if all(other.get(key) == value for other in settings))
+
+
+def _main_settings(row: Row) -> Sequence[str]:
+    """A model that is no network is fitted once: it has none of the others."""
+    return MAIN_SETTINGS[:1] if isinstance(row.cell.config.model, Baseline) else MAIN_SETTINGS
 
 
 def layer_table(layers: Sequence[Layer]) -> str:
