@@ -9,7 +9,7 @@ from bench.formatting import NOTHING, escape, estimate, folded, percent, plural,
 from bench.judges import LEARNT
 from bench.pages.answers import ALPHA
 from bench.pages.curves import CLASSES, mean_confusion
-from bench.pages.tables import layer_table
+from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.rows import Results, Row
 
 MAX_MISTAKES = 20
@@ -23,9 +23,9 @@ def render(results: Results) -> str:
     rows = readings(results)
     parts = []
     for i, row in enumerate(rows):
-        layers = next((speed.layers for speed in row.speeds if speed.layers), None)
-        listed = layer_table(layers) if layers else "Waiting: no timing record has the layers yet."
-        parts.append(_first_open(i, f"Layers, {escape(row.label)} (the report's Table 1.3)", f"{listed}\n\n{ORDER}"))
+        layers = next((speed.layers for speed in row.speeds if speed.layers), None) or in_closed_form(row.cell.config)
+        listed = f"{layer_table(layers)}\n\n{ORDER}"
+        parts.append(_first_open(i, f"Layers, {escape(row.label)} (the report's Table 1.3)", listed))
     if rows:
         parts.append(f"**Hyper-parameters** (the report's Table 1.4)\n\n{_hyperparameters(rows[0])}")
     parts.append("**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"

@@ -8,6 +8,7 @@ from bench.formatting import code, escape, estimate, folded, plural, table
 from bench.identity import Numerics
 from bench.pages.answers import answer, speed_answer
 from bench.pages.figures import DRAWINGS, FOLDER
+from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.pages.tables import (
     accuracy_table,
     failures,
@@ -20,6 +21,8 @@ from bench.pages.targets import targets_table
 from bench.record import SpeedRecord
 from bench.rows import Machine, Row, comparable, one_per_cell
 
+WITH_LAYERS = ("network1_printed", "network2_printed", "table_1_1", "table_1_2")
+"""Whose first cell is shown layer by layer: the sizes that its settings leave unsaid."""
 MOST_NAMED = 9
 """Cells of a sentence; of more it gives the number."""
 
@@ -67,6 +70,7 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
     parts = [f"**Data set: {escape(dataset)}**" if dataset != "fashion-mnist" else "",
              f"All cells: {shared_settings(rows)}." if shared_settings(rows) else "",
              f"**Settings**\n\n{settings}" if (settings := _written_out(rows) and settings_table(rows)) else "",
+             _layers(rows[0].cell) if rows[0].experiment.name in WITH_LAYERS else "",
              f"**Accuracy (%)**\n\n{accuracy_table(rows, names)}",
              "\n".join(part for part in (_trained_on(rows, names), _notes(rows)) if part), _extra_figures(rows)]
     if len(comparable(rows)) < len(rows):
@@ -86,6 +90,10 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
     if not timed and rows[0].experiment.measure:
         parts.append(f"**Speed**: waiting, none of {plural(len(cells), 'cell')} is timed.")
     return parts
+
+
+def _layers(cell: Cell) -> str:
+    return folded(f"Layers, {escape(cell.label)}", layer_table(in_closed_form(cell.config)))
 
 
 def _named(rows: Sequence[Row]) -> str:

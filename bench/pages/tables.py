@@ -22,7 +22,7 @@ from bench.formatting import (
     table,
     without_empty_columns,
 )
-from bench.record import Layer, SpeedRecord
+from bench.record import SpeedRecord
 from bench.rows import Machine, Row, memory_formats
 from fmnist_core.model_config import Baseline
 
@@ -170,19 +170,6 @@ def shared_settings(rows: Sequence[Row]) -> str:
 def _main_settings(row: Row) -> Sequence[str]:
     """A model that is no network is fitted once: it has none of the others."""
     return MAIN_SETTINGS[:1] if isinstance(row.cell.config.model, Baseline) else MAIN_SETTINGS
-
-
-def layer_table(layers: Sequence[Layer]) -> str:
-    """Table 1.3 of the report, with the parameters and multiply-adds of each layer."""
-    shape = lambda sizes: f"({', '.join(map(str, sizes))})"
-    rows = [[escape(layer.name), escape(layer.kind), shape(layer.in_shape),
-             str(layer.kernel_size or NOTHING), str(layer.stride or NOTHING), escape(layer.padding) or NOTHING,
-             shape(layer.out_shape), count(layer.num_parameters), count(layer.multiply_adds)] for layer in layers]
-    total = ["**total**", *[""] * 6, count(sum(layer.num_parameters for layer in layers)),
-             count(sum(layer.multiply_adds for layer in layers))]
-    headers = ["layer", "kind", "input shape", "kernel size", "stride", "padding", "output shape",
-               "parameters", "multiply-adds"]
-    return table(headers, [*rows, total], text_columns=2)
 
 
 def training_time(row: Row, names: Mapping[Machine, str]) -> str:
