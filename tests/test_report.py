@@ -354,6 +354,13 @@ def test_answer_of_single_seeds_and_of_none():
     assert "No answer yet: 2 cells waiting or failed." in answer_of([])
 
 
+def test_answer_where_one_seed_is_all_that_is_asked_for():
+    made = experiment_of(ONE_FACTOR.replace("[grid]", "[seeds]\ncpu = 1\n[grid]"))
+    records = [trained(made, cell, 0, test=accuracy) for cell, accuracy in zip(made.cells, (0.8, 0.9), strict=True)]
+    assert "The highest test accuracy is 90.00 % (kernel_size 3). One seed a cell is asked for: no test." in text_of(
+        records, made)
+
+
 def test_answer_names_the_waiting_cells():
     assert "Waiting: 1 of 2 cells." in answer_of(seeds_of(K2, (0.9, 0.91)))
 

@@ -43,6 +43,9 @@ def answer(rows: Sequence[Row]) -> str:
     tested = [(row, values) for row, values in with_values if len(values) > 1]
     if len(tested) < 2:
         best, values = max(with_values, key=lambda pair: stats.summarize(pair[1]).mean)
+        if all(row.seeds_wanted == 1 for row in rows):
+            return (f"The highest test accuracy is {percent(stats.summarize(values).mean)} % ({escape(best.label)}). "
+                    f"One seed a cell is asked for: no test.{rest}")
         return (f"Not resolved: a test needs two seeds in at least two cells of equal arithmetic. So far the highest "
                 f"test accuracy of these is {percent(stats.summarize(values).mean)} % ({escape(best.label)}).{rest}")
     if single := len(with_values) - len(tested):
