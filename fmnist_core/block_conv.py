@@ -5,7 +5,7 @@ first convolution of 4 channels, as in the report's final network, leaves three 
 convolution computes the four pixels of a block as four times the channels, at stride 2. A block is what the pool
 takes the largest of, so no pixel is moved back: maps stay in blocks up to the pool, which compares four whole planes.
 
-Shapes: blocks are (N, B, C, H/2, W/2), B = 4: a pixel's place in its block, by rows. O: output channels of a filter.
+Shapes: blocks are (N, B, C, H/2, W/2), B = 2 x 2: a pixel's place in its block, by rows. O: output channels.
 """
 
 from typing import Any
@@ -26,23 +26,25 @@ channels and fewer, 1.3 times at 8, slower at 16."""
 def compute_first_stage_in_blocks(model: nn.Module) -> nn.Module:
     """`model`, on a CPU, with the layers of its first stage, if that gains by it, changed in place.
 
-    Of a plain sequence alone: of another module nobody knows who else reads the convolution's output.
+    Of a plain sequence alone, where the convolution stands once: elsewhere others may read its output.
     """
     layers = list(model) if type(model) is nn.Sequential else []
-    start = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Conv2d)), len(layers))
-    match layers[start:]:
-        case [conv, norm, pool, *_] if _gains(conv) and can_be_by_rows(norm) and _takes_blocks(pool):
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    if first is None or sum(layer is first for layer in layers) != 1 or not _gains(first):
+        return model
+    match layers[layers.index(first) + 1:]:
+        case [norm, pool, *_] if can_be_by_rows(norm) and _takes_blocks(pool):
             norm.__class__ = RowBatchNorm
-        case [conv, pool, *_] if _gains(conv) and _takes_blocks(pool):
+        case [pool, *_] if _takes_blocks(pool):
             pass
         case _:
             return model
-    conv.__class__, pool.__class__ = BlockConv2d, BlockMaxPool2d
+    first.__class__, pool.__class__ = BlockConv2d, BlockMaxPool2d
     return model
 
 
-def _gains(conv: nn.Module) -> bool:
-    return isinstance(conv, nn.Conv2d) and conv.out_channels <= MAX_CHANNELS and is_plain(conv)
+def _gains(conv: nn.Conv2d) -> bool:
+    return conv.out_channels <= MAX_CHANNELS and is_plain(conv) and not conv._forward_hooks
 
 
 def _takes_blocks(pool: nn.Module) -> bool:
@@ -51,11 +53,15 @@ def _takes_blocks(pool: nn.Module) -> bool:
 
 
 class BlockConv2d(nn.Conv2d):
-    """`nn.Conv2d` with the same parameters, that gives blocks while it is trained, where a map has an even size."""
+    """`nn.Conv2d` with the same parameters, that gives blocks while it is trained, where a map has an even size.
+
+    Finite numbers alone come out the same: an infinite one makes its neighbours NaN, here and in the pool.
+    """
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         sizes = [pixels + 2 * int(self.padding[0]) - self.kernel_size[0] + 1 for pixels in maps_NCHW.shape[2:]]
-        fits = (self.training and not maps_NCHW.requires_grad and maps_NCHW.device.type == "cpu"
+        fits = (self.training and maps_NCHW.ndim == 4 and len(maps_NCHW) and not maps_NCHW.requires_grad
+                and maps_NCHW.device.type == "cpu"
                 and maps_NCHW.dtype == self.weight.dtype in (torch.float32, torch.float64)
                 and not torch.is_autocast_enabled("cpu")
                 and all(size > 0 and size % BLOCK == 0 for size in sizes))
@@ -72,7 +78,7 @@ class _Convolve(torch.autograd.Function):
         bias = None if bias_O is None else torch.cat([bias_O] * BLOCK * BLOCK)
         planes = F.conv2d(maps_NCHW, filters, bias, stride=BLOCK, padding=padding)
         ctx.save_for_backward(maps_NCHW, weight, filters)
-        ctx.padding, ctx.has_bias = padding, bias_O is not None
+        ctx.padding = padding
         num, _, height, width = planes.shape
         return planes.contiguous().view(num, BLOCK * BLOCK, len(weight), height, width)
 
@@ -82,9 +88,11 @@ class _Convolve(torch.autograd.Function):
         maps_NCHW, weight, filters = ctx.saved_tensors
         _, of_filters, of_bias = torch.ops.aten.convolution_backward(
             gradients[0].flatten(1, 2), maps_NCHW, filters, [len(filters)], [BLOCK] * 2, [ctx.padding] * 2, [1, 1],
-            False, [0, 0], 1, [False, True, ctx.has_bias])
-        of_weight = torch.empty_like(weight).copy_(gradient_of_filters(of_filters))  # DDP expects the weight's strides
-        return None, of_weight, of_bias.view(BLOCK * BLOCK, -1).sum(0) if ctx.has_bias else None, None
+            False, [0, 0], 1, [False, *ctx.needs_input_grad[1:3]])
+        of_weight = None
+        if ctx.needs_input_grad[1]:  # DDP expects the weight's strides
+            of_weight = torch.empty_like(weight).copy_(gradient_of_filters(of_filters))
+        return None, of_weight, of_bias.view(BLOCK * BLOCK, -1).sum(0) if ctx.needs_input_grad[2] else None, None
 
 
 class BlockMaxPool2d(nn.MaxPool2d):

@@ -20,7 +20,7 @@ class KeepFormatFlatten(nn.Flatten):
     """`nn.Flatten` with the same result."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        if maps.requires_grad and maps.ndim == 4 and maps.is_contiguous(memory_format=torch.channels_last):
+        if maps.grad_fn is not None and maps.ndim == 4 and maps.is_contiguous(memory_format=torch.channels_last):
             maps.register_hook(lambda g: g.contiguous(memory_format=torch.channels_last))
         flat: Tensor = super().forward(maps)
         return flat

@@ -54,7 +54,7 @@ class _Convolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, maps_NCHW: Tensor, weight: Tensor, bias_O: Tensor | None, padding: int) -> Tensor:
         ctx.save_for_backward(maps_NCHW, weight)
-        ctx.padding, ctx.has_bias = padding, bias_O is not None
+        ctx.padding = padding
         return F.conv2d(maps_NCHW, weight, bias_O, padding=padding)
 
     @staticmethod
@@ -64,9 +64,10 @@ class _Convolve(torch.autograd.Function):
         g = gradients[0].contiguous(memory_format=torch.channels_last)
         sides = [ctx.padding] * 2
         _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            g, maps_NCHW, weight, [len(weight)], [1, 1], sides, [1, 1], False, [0, 0], 1, [False, True, ctx.has_bias])
+            g, maps_NCHW, weight, [len(weight)], [1, 1], sides, [1, 1], False, [0, 0], 1,
+            [False, *ctx.needs_input_grad[1:3]])
         of_maps = gradient_of_input(g, weight, ctx.padding, maps_NCHW.shape[2:])
-        return of_maps, of_weight, of_bias if ctx.has_bias else None, None
+        return of_maps, of_weight, of_bias, None
 
 
 def gradient_of_input(g: Tensor, weight: Tensor, padding: int, size: torch.Size) -> Tensor:

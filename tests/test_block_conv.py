@@ -30,7 +30,7 @@ def pair(*args, **options) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def images(height: int = 28, width: int = 28, channels: int = 1, dtype: torch.dtype = torch.float64) -> torch.Tensor:
-    """Half of each is blank, as in the data: the four numbers of a block are equal there."""
+    """Half of each is blank, as in the data."""
     x = torch.rand(5, channels, height, width, dtype=dtype)
     x[:, :, :height // 2] = 0
     return x.to(memory_format=torch.channels_last)
@@ -43,6 +43,7 @@ def test_equals_pytorchs_layers(norm, kernel_size, padding, height, width):
     theirs, ours = pair(norm, kernel_size=kernel_size, padding=padding, bias=norm)
     for _ in range(2):  # the running statistics of two batches
         x, results = images(height, width), []
+        assert (ours[0](x).ndim == 5) == all((size + 2 * padding - kernel_size) % 2 for size in (height, width))
         for layers in (theirs, ours):
             layers.zero_grad()
             y = layers(x)
@@ -56,8 +57,32 @@ def test_equals_pytorchs_layers(norm, kernel_size, padding, height, width):
 @pytest.mark.parametrize("channels", [2, 3])
 def test_several_input_channels(channels):
     theirs, ours = pair(True, channels=channels, kernel_size=3, padding=1)
-    x = images(channels=channels)
-    torch.testing.assert_close(ours(x), theirs(x))
+    x, results = images(channels=channels), []
+    for layers in (theirs, ours):
+        y = layers(x)
+        y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y) ** 2)
+        results.append([y, *(parameter.grad for parameter in layers.parameters())])
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_what_is_frozen_gets_no_gradient(frozen):
+    theirs, ours = pair(True, kernel_size=3, padding=1)
+    x = images()
+    for layers in (theirs, ours):
+        getattr(layers[0], frozen).requires_grad_(False)
+        layers(x).square().sum().backward()
+    assert getattr(ours[0], frozen).grad is None
+    for mine, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, wanted.grad)
+
+
+def test_no_image_at_all_and_one_without_a_batch():
+    theirs, ours = pair(True, torch.float32, kernel_size=3, padding=1)
+    empty = torch.zeros(0, 1, 28, 28)
+    assert ours(empty).shape == theirs(empty).shape == (0, 4, 14, 14)
+    theirs, ours = pair(False, torch.float32, kernel_size=3, padding=1)
+    torch.testing.assert_close(ours(empty[:, 0].new_ones(1, 28, 28)), theirs(empty[:, 0].new_ones(1, 28, 28)))
 
 
 def test_gradients_against_finite_differences():
@@ -94,6 +119,11 @@ def test_what_does_not_fit_is_left_to_pytorch():
     assert conv(images(dtype=torch.float32)).shape == (5, 4, 28, 28)
 
 
+TWICE = nn.Conv2d(1, 1, 3, padding=1)
+WATCHED = nn.Conv2d(1, 4, 3)
+WATCHED.register_forward_hook(lambda *arguments: None)
+
+
 class Forked(nn.Sequential):
     """Reads the convolution's output twice."""
 
@@ -107,6 +137,8 @@ class Forked(nn.Sequential):
     nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2, stride=1)), nn.Sequential(nn.Conv2d(1, 4, 3), nn.AvgPool2d(2)),
     nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2)), nn.Sequential(nn.Conv2d(1, 4, 3)), nn.Sequential(),
     nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False), nn.MaxPool2d(2)), nn.Conv2d(1, 4, 3),
+    nn.Sequential(TWICE, nn.MaxPool2d(2), TWICE), nn.Sequential(WATCHED, nn.MaxPool2d(2)),
+    nn.Sequential(nn.Sequential(nn.Conv2d(1, 4, 3)), nn.Conv2d(4, 4, 3), nn.MaxPool2d(2)),
     Forked(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2)), nn.ModuleList([nn.Conv2d(1, 4, 3), nn.MaxPool2d(2)]),
     nn.Sequential(nn.Conv2d(1, 32, 3), nn.MaxPool2d(2), nn.Conv2d(32, 4, 3), nn.MaxPool2d(2))])
 def test_other_networks_stay_as_they_are(model):

@@ -7,6 +7,11 @@ from torch import nn
 from fmnist_core.row_norm import RowBatchNorm, normalize_by_rows
 
 
+@pytest.fixture(autouse=True)
+def maps_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fmnist_core.row_norm.MIN_NUMBERS", 0)
+
+
 def pair(channels: int, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module]:
     """PyTorch's layer and this one, with the same parameters that are not the initial ones."""
     torch.manual_seed(0)
@@ -48,19 +53,19 @@ def test_gradients_against_finite_differences() -> None:
         ours, {"weight": weight, "bias": bias}, x), (x, ours.weight, ours.bias))
 
 
-def test_keeps_channels_last_and_leaves_the_rest_to_pytorch() -> None:
+def test_keeps_channels_last_and_leaves_the_rest_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     _, ours = pair(4)
     assert ours(maps(4, 8, 8)).is_contiguous(memory_format=torch.channels_last)
-    calls = []
+    calls: list[torch.Size] = []
     theirs_forward = nn.BatchNorm2d.forward
-    try:
-        nn.BatchNorm2d.forward = lambda self, x: calls.append(x.shape) or theirs_forward(self, x)
-        ours(maps(4, 8, 8))
-        assert not calls
-        ours(maps(4, 8, 8).contiguous())
-        assert len(calls) == 1
-    finally:
-        nn.BatchNorm2d.forward = theirs_forward
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: calls.append(x.shape) or theirs_forward(self, x))
+    ours(maps(4, 8, 8))
+    assert not calls
+    ours(maps(4, 8, 8).contiguous())
+    assert len(calls) == 1
+    monkeypatch.setattr("fmnist_core.row_norm.MIN_NUMBERS", maps(4, 8, 8).numel() + 1)
+    ours(maps(4, 8, 8))
+    assert len(calls) == 2
 
 
 def test_one_value_per_channel_is_refused_as_pytorch_refuses_it() -> None:
