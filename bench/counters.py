@@ -169,7 +169,8 @@ def graph_counts() -> GraphCounts:
 def _trace(training: Training) -> GraphCounts:
     """What the compiler would find in one epoch, with a compiler that compiles nothing."""
     reset_graph_counts()
-    model = build(training.cell.model, training.dataset.input_shape).to(training.device)  # with no layer `for_cpu`
+    # As it would be compiled: with PyTorch's own layers, none of `cpu_layers`.
+    model = build(training.cell.model, training.dataset.input_shape).to(training.device)
     traced = torch.compile(model, backend="eager", dynamic=False)
     images = lambda num: torch.zeros(num, *training.dataset.input_shape, device=training.device)
     for num in (training.batch_size, REMAINDER, training.batch_size):

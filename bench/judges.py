@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple
 import scipy.stats
 
 from bench import stats
+from bench.evidence import ALPHA, MINIMUM_EFFECT, WIDEST_PREDICTION, can_judge, holds, one_way_p
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
 from bench.identity import Numerics
 from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
-from bench.pages.answers import ALPHA, MINIMUM_EFFECT, WIDEST_PREDICTION, can_judge, holds, one_way_p
 from bench.record import SpeedRecord
 from bench.rows import Machine, Results, Row, machines, memory_formats
 from bench.side_records import Calibration, record_ratio

@@ -1,7 +1,7 @@
 """Flatten on a CPU whose gradient has the format of the maps.
 
 It comes in the contiguous format; the activation before it is in channels_last, and PyTorch multiplies the two number
-by number: 0.28 ms instead of 0.07 with a copy, at the report's final network.
+by number: 0.28 ms instead of 0.04, a copy included, at the report's final network.
 """
 
 import torch

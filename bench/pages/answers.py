@@ -4,21 +4,19 @@ import math
 from collections.abc import Sequence
 
 from bench import outcomes, stats
+from bench.evidence import (
+    ALPHA,
+    HALF_A_DIGIT,
+    MAX_PERMUTED,
+    MINIMUM_EFFECT,
+    can_judge,
+    holds,
+    one_way_p,
+)
 from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
 from bench.identity import Numerics
 from bench.record import SpeedRecord
 from bench.rows import Machine, Row, comparable, memory_formats, one_per_cell
-
-ALPHA = 0.05
-HALF_A_DIGIT = 0.0005
-"""The report prints tenths of a per cent: its 90.8 % is anything from 90.75 to 90.85."""
-MINIMUM_EFFECT = 0.001
-"""Differences of accuracy below 0.1 points, 10 of the 10,000 test images, are never called an effect."""
-WIDEST_PREDICTION = 0.01
-"""A prediction interval wider than 1 point either way agrees with nearly any figure, and so with none."""
-MAX_PERMUTED = 2_000
-"""Values that a permutation test is given at most: its time grows with them, the memory of a slope with their square.
-"""
 
 
 def answer(rows: Sequence[Row]) -> str:
@@ -76,27 +74,6 @@ def _reproduced(name: str, pairs: Sequence[tuple[float | None, Sequence[float]]]
     total = len(judged)
     return (f" Reported {name} accuracies that one run of ours would give (95 % prediction interval, last epoch): "
             f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}{rest}.")
-
-
-def can_judge(num_seeds: int, low: float, high: float) -> bool:
-    """Whether a prediction interval is narrow enough to agree or disagree with a figure."""
-    return num_seeds > 2 and high - low <= 2 * WIDEST_PREDICTION
-
-
-def holds(low: float, high: float, figure: float) -> bool:
-    """Whether an interval reaches what the report may have rounded to `figure`."""
-    return low < figure + HALF_A_DIGIT and figure - HALF_A_DIGIT < high
-
-
-def one_way_p(groups: Sequence[Sequence[float]]) -> float:
-    """Whether groups of two values or more differ: `stats.one_way`, of the first seeds where they are very many.
-
-    Of two groups Welch's test: three seeds a group have only 20 permutations, too few for a p below 0.1.
-    """
-    if len(groups) == 2:
-        return stats.compare(groups[0], groups[1]).welch_p
-    limit = max(2, MAX_PERMUTED // len(groups))
-    return stats.one_way([group[:limit] for group in groups])
 
 
 def pooled_sd(groups: Sequence[Sequence[float]]) -> float:

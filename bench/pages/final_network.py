@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from bench import outcomes, stats
 from bench.claims import readings
+from bench.evidence import ALPHA
 from bench.formatting import NOTHING, escape, estimate, folded, percent, plural, points, table
 from bench.judges import LEARNT
-from bench.pages.answers import ALPHA
 from bench.pages.curves import CLASSES, mean_confusion
 from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.rows import Results, Row
@@ -23,8 +23,7 @@ def render(results: Results) -> str:
     rows = readings(results)
     parts = []
     for i, row in enumerate(rows):
-        layers = next((speed.layers for speed in row.speeds if speed.layers), None) or in_closed_form(row.cell.config)
-        listed = f"{layer_table(layers)}\n\n{ORDER}"
+        listed = f"{layer_table(in_closed_form(row.cell.config))}\n\n{ORDER}"
         parts.append(_first_open(i, f"Layers, {escape(row.label)} (the report's Table 1.3)", listed))
     if rows:
         parts.append(f"**Hyper-parameters** (the report's Table 1.4)\n\n{_hyperparameters(rows[0])}")

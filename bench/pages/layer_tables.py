@@ -1,4 +1,4 @@
-"""A network's layers, one row each: as a timing record holds them, or in closed form. No torch."""
+"""A network's layers, one row each, in closed form. No torch."""
 
 from collections.abc import Sequence
 

@@ -22,6 +22,7 @@ from bench.formatting import (
     table,
     without_empty_columns,
 )
+from bench.identity import Numerics
 from bench.record import SpeedRecord
 from bench.rows import Machine, Row, memory_formats
 from fmnist_core.model_config import Baseline
@@ -137,7 +138,7 @@ def latency_samples(speed: SpeedRecord) -> Sequence[float]:
 def labels_text(speeds: Sequence[SpeedRecord]) -> str:
     """What was in effect; where the rows of a table differ in it, that they do."""
     facts = {
-        "precision": {f"{s.labels.precision or 'unknown'}{' with TF32' if _uses_tf32(s) else ''}" for s in speeds},
+        "precision": {str(Numerics.of(s)) for s in speeds},
         "weights": memory_formats(s.labels.weight_memory_format for s in speeds),
         "activations": memory_formats(s.labels.activation_memory_format for s in speeds),
         "execution": {_execution(s) for s in speeds},
@@ -198,10 +199,6 @@ def _memory(speed: SpeedRecord) -> str:
     megabytes = lambda num_bytes: significant(num_bytes / 1e6) if num_bytes else NOTHING
     reserved = f" ({megabytes(speed.reserved_memory_bytes)})" if speed.reserved_memory_bytes else ""
     return megabytes(speed.peak_memory_bytes) + reserved
-
-
-def _uses_tf32(speed: SpeedRecord) -> bool:
-    return speed.environment.device != "cpu" and (speed.labels.matmul_tf32 or speed.labels.cudnn_tf32)
 
 
 def _execution(speed: SpeedRecord) -> str:
