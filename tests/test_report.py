@@ -7,7 +7,8 @@ import sys
 import msgspec
 import pytest
 
-from bench import frame, report
+from bench import experiment, frame, report
+from bench.formatting import escape
 from bench.pages import pictures, readme
 from bench.record import Inference, Labels, TrainRecord, encode
 from bench.rows import collect, comparable
@@ -48,6 +49,15 @@ def written(full_store, some_images, tmp_path_factory):
     output = tmp_path_factory.mktemp("written") / "RESULTS.md"
     assert report.main(["--store", str(full_store), "--output", str(output)]) == 0
     return output
+
+
+def test_every_experiment_of_the_project_with_all_its_records():
+    """Some hold nothing out, some ask for no timing: every chapter has to meet that."""
+    experiments = [experiment.load(name) for name in experiment.names()]
+    records = complete(experiment.names())
+    text = text_of(records, *experiments)
+    assert "**waiting**" not in text
+    assert {made.label for one in experiments for made in one.cells if f"| {escape(made.label)} |" not in text} == set()
 
 
 # Accuracy
@@ -594,7 +604,8 @@ def test_empty_store_gives_a_page_of_waiting_rows(tmp_path):
 
 FORBIDDEN = """
 import sys
-from bench import frame, report
+from bench import experiment, frame, report
+from bench.formatting import escape
 report.main(["--store", sys.argv[1], "--output", sys.argv[1] + "/RESULTS.md"])
 sys.exit(sys.argv[2] in sys.modules)
 """

@@ -57,7 +57,7 @@ def overfitting(results: Results) -> str:
 
 def _stopping_answer(results: Results) -> str:
     learnt = {row.trained[0].quality_key: row for name in OVERFITTING_EXPERIMENTS for row in results.of(name)
-              if row.trained and stats.summarize(row.values(outcomes.validation_last)).mean > LEARNT}
+              if (accuracies := row.values(outcomes.validation_last)) and stats.summarize(accuracies).mean > LEARNT}
     gains = [values for row in learnt.values() if len(values := row.values(outcomes.gain_by_stopping)) > 1]
     intervals = [stats.mean_interval(values, 1 - ALPHA / len(gains)) for values in gains]
     if not intervals:
