@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from bench import experiment
-from bench.pages import beyond
+from bench.pages import goals
 from bench.rows import collect
 from bench.store import StoreError, read
 from bench.strict_parser import StrictParser
@@ -18,7 +18,7 @@ OK, NONE, WRONG_INPUT = 0, 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Returns the exit code: 0 and the label printed, 1 if no cell reaches the goal on validation, 2 wrong input."""
     parser = StrictParser("python -m bench.chosen", __doc__)
-    parser.add_argument("experiment", choices=sorted(beyond.FAST))
+    parser.add_argument("experiment", choices=sorted(goals.FAST))
     parser.add_argument("goal", type=float, help="validation accuracy, a fraction")
     parser.add_argument("--store", default="runs", metavar="DIR", help="folder of the records; default: runs")
     asked = parser.parse_args(arguments)
@@ -29,12 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StoreError, ValueError) as error:
         print(f"bench.chosen: {error}", file=sys.stderr)
         return WRONG_INPUT
-    chosen = beyond.choose(rows, asked.goal)
+    chosen = goals.choose(rows, asked.goal)
     if chosen is None:
         print(f"bench.chosen: no cell of {asked.experiment} reaches {asked.goal:g} on validation in {asked.store}",
               file=sys.stderr)
         return NONE
-    print(beyond.twin_of(chosen, rows).label)
+    print(goals.twin_of(chosen, rows).label)
     return OK
 
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, unattended, most valuable first. Ends when all is there; the same command goes on.
-#   bash experiments/gpu.sh [STORE [STAGE...]]        stages: equality speed trials rest cited recipes fast timings peers
+#   bash experiments/gpu.sh [STORE [STAGE...]]        stages: equality speed trials rest fast timings peers recipes cited
 # To publish its records: for f in STORE/*.jsonl; do cat "$f" >> experiments/results/$(basename "$f"); done; make results
 set -uo pipefail
 cd "$(dirname "$0")/.."
 STORE=${1:-runs/gpu}
 STAGES=${*:2}
-ALL="equality speed trials rest cited recipes fast timings peers"
+ALL="equality speed trials rest fast timings peers recipes cited"
 for stage in $STAGES; do
     [[ " $ALL " == *" $stage "* ]] || { echo "gpu.sh: no stage '$stage'; allowed: $ALL" >&2; exit 2; }
 done
@@ -46,10 +46,8 @@ nvidia-smi --query-gpu=name,driver_version,power.limit,clocks.max.sm --format=cs
 wanted equality && step equality "$PYTHON" -m pytest -q tests/test_gpu.py tests/test_kernels.py -k "not speed and not choice"
 # How fast: eager, captured (1, 4 and 16 steps a replay), fused (1 to 64 seeds), each precision and memory format.
 wanted speed && step speed "$PYTHON" -m pytest -q -s tests/test_gpu.py -k "speed or choice"
-if wanted trials || wanted rest || wanted cited || wanted recipes; then
-    trap 'share stop > /dev/null 2>&1' EXIT
-    share start
-fi
+trap 'share stop > /dev/null 2>&1' EXIT
+if wanted trials || wanted rest; then share start; fi
 # The two goals with a clock on them: the report's fourteen trials x 16 seeds; kernel x depth x 16 seeds.
 if wanted trials; then
     together trials table_1_1 table_1_2 "${captured[@]}"
@@ -59,15 +57,8 @@ fi
 wanted rest && together rest kernel_size_network1 kernel_size_network2 batch_size dropout feature_maps fc_layers \
     activation batch_norm learning_rate loss optimizer stride input_size network1_printed network2_printed final depth \
     augmentation "${captured[@]}"
-# Cited systems; those that cannot be captured apart.
-wanted cited && for path in experiments/cited_*.toml; do
-    name=$(basename "$path" .toml)
-    case $name in cited_non_neural) ;; cited_hcnn) together "$name" "$name" ;;
-        *) together "$name" "$name" "${captured[@]}" ;; esac
-done
-wanted recipes && together recipes beyond_small beyond_best "${captured[@]}"
+# With the machine to themselves. Time to accuracy; timings, eager, then captured (another speed key).
 share stop
-# With the machine to themselves from here on. Time to accuracy; timings, eager, then captured (another speed key).
 if wanted fast; then
     alone fast-choice beyond_fast_gpu --only data.validation_size=10000 --untimed
     for goal in 0.94 0.95; do
@@ -81,6 +72,18 @@ if wanted timings; then
     for name in calibrate scaling ledger; do step "$name" "$PYTHON" -m "bench.$name" --store "$STORE"; done
 fi
 wanted peers && step peers "$PYTHON" -m bench.peers --store "$STORE"
+# Hours from here on: the recipes, their results first; cited systems, those that cannot be captured apart.
+if wanted recipes || wanted cited; then share start; fi
+if wanted recipes; then
+    together results beyond_small beyond_small_gpu beyond_best --only "label=the recipe, all 60,000 images" "${captured[@]}"
+    together recipes beyond_small beyond_small_gpu beyond_best "${captured[@]}"
+fi
+wanted cited && for path in experiments/cited_*.toml; do
+    name=$(basename "$path" .toml)
+    case $name in cited_non_neural) ;; cited_hcnn) together "$name" "$name" ;;
+        *) together "$name" "$name" "${captured[@]}" ;; esac
+done
+share stop
 [ -n "$STAGES" ] || step report "$PYTHON" -m bench.report --store "$STORE" --output "$STORE/RESULTS.md"
 echo "failed: ${failed[*]:-nothing}"
 [ ${#failed[@]} -eq 0 ]

@@ -38,7 +38,9 @@ __all__ = [
 ]
 
 TRAINING_VERSION = 1
-"""Raised by hand when a change to the training code changes what a cell learns; part of every quality key."""
+"""Raised by hand when a change to the training code changes what a cell learns; part of every quality key.
+
+One more for cells that normalize and shift, rotate or erase: grey moved in while normalization came first."""
 
 Precision = Literal["no", "bf16", "fp16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
@@ -88,7 +90,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     flip: Literal["none", "random", "alternating"] = "none"
     """Horizontal. `alternating` flips each image in every second epoch, starting at random."""
     shift: Annotated[int, Meta(ge=0, le=8)] = 0
-    """Largest random translation in pixels, zero-padded, in each direction."""
+    """Largest random translation in pixels in each direction; black moves in."""
     rotation: Annotated[float, Meta(ge=0.0, le=180.0)] = 0.0
     """Largest random rotation in degrees, either way."""
     erasing: Fraction = 0.0
@@ -291,6 +293,8 @@ def speed_key(cell: CellConfig, machine: dict[str, Any], *, num_processes: int =
 
 
 def _training_identity(cell: CellConfig, num_processes: int) -> dict[str, Any]:
-    identity = {"model": to_dict(cell.model), "data": to_dict(cell.data), "train": to_dict(cell.train),
-                "training_version": TRAINING_VERSION}
+    data = cell.data
+    version = TRAINING_VERSION + (data.normalize and bool(data.shift or data.rotation or data.erasing))
+    identity = {"model": to_dict(cell.model), "data": to_dict(data), "train": to_dict(cell.train),
+                "training_version": version}
     return identity if num_processes == 1 else {**identity, "num_processes": num_processes}

@@ -45,15 +45,18 @@ class Dataset:
 
     def images(self, split: Split, index_N: Tensor) -> Tensor:
         """A float32 batch (N, C, H, W) in [0, 1], or normalised."""
-        images_NCHW = split.images_NCHW.index_select(0, index_N).to(torch.float32)
-        if self.config.normalize:
-            return images_NCHW.sub_(255 * self.mean).div_(255 * self.std)
-        return images_NCHW.div_(255)
+        return self._normalized(_scaled(split, index_N))
+
+    def augmented(self, split: Split, index_N: Tensor, flip_N: Tensor | None = None) -> Tensor:
+        """The same, augmented before it is normalised: what moves into an image is black. `flip_N`: see `augment`."""
+        return self._normalized(augment(_scaled(split, index_N), self.config, flip_N))
 
     def train_batch(self, index_N: Tensor, flip_N: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Augmented training images and their labels; `flip_N`: see `augment`."""
-        images_NCHW = augment(self.images(self.train, index_N), self.config, flip_N)
-        return images_NCHW, self.train.labels_N.index_select(0, index_N)
+        return self.augmented(self.train, index_N, flip_N), self.train.labels_N.index_select(0, index_N)
+
+    def _normalized(self, images_NCHW: Tensor) -> Tensor:
+        return images_NCHW.sub_(self.mean).div_(self.std) if self.config.normalize else images_NCHW
 
 
 def load(config: DataConfig, device: torch.device | str = "cpu", data_dir: str | None = None) -> Dataset:
@@ -76,6 +79,10 @@ def load(config: DataConfig, device: torch.device | str = "cpu", data_dir: str |
         mean, std = pixels.mean().item(), pixels.std().item()
     return Dataset(config, train, split(images[order[num_train:]], labels[order[num_train:]]),
                    split(test_images, arrays.test_labels_N), mean, std)
+
+
+def _scaled(split: Split, index_N: Tensor) -> Tensor:
+    return split.images_NCHW.index_select(0, index_N).to(torch.float32).div_(255)
 
 
 def _resize(images_NCHW: Tensor, size: int) -> Tensor:

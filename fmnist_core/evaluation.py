@@ -8,12 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from fmnist_core import objective, views
-from fmnist_core.augment import augment
 from fmnist_core.average import averaged
 from fmnist_core.data import Dataset, Split
 
@@ -83,11 +81,11 @@ def evaluate(training: Training, split: Split, *, limit: int | None = None, keep
 
 def images_of(dataset: Dataset, split: Split, index_N: Tensor) -> Tensor:
     """A batch to evaluate. Test images are augmented where the cell says so, as one cited system does."""
-    images_NCHW = dataset.images(split, index_N)
     if split is not dataset.test or not dataset.config.augment_test:
-        return images_NCHW
-    flip = "none" if dataset.config.flip == "none" else "random"
-    return augment(images_NCHW, msgspec.structs.replace(dataset.config, flip=flip))
+        return dataset.images(split, index_N)
+    if dataset.config.flip == "alternating":  # from epoch to epoch: here at random
+        return dataset.augmented(split, index_N, torch.rand(len(index_N), device=index_N.device) < 0.5)
+    return dataset.augmented(split, index_N)
 
 
 def evaluate_epoch(training: Training) -> None:

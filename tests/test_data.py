@@ -90,6 +90,24 @@ def test_erasing_overwrites_one_square_of_the_chosen_images():
     assert set(rows.tolist()) == {0, 6}
 
 
+def test_black_moves_into_normalised_images_too():
+    dataset = small_dataset(normalize=True, shift=2)
+    images = dataset.augmented(dataset.train, torch.arange(200))
+    black = (0 - dataset.mean) / dataset.std
+    moved = [image for image, plain in zip(images, dataset.images(dataset.train, torch.arange(200)), strict=True)
+             if torch.allclose(image[:, :, 2:], plain[:, :, :-2])]
+    assert len(moved) > 3
+    for image in moved:
+        torch.testing.assert_close(image[:, :, :2], torch.full_like(image[:, :, :2], black))
+
+
+def test_noise_of_erasing_is_made_of_pixels_and_then_normalised():
+    dataset = small_dataset(normalize=True, erasing=1.0, erasing_size=28)
+    images = dataset.augmented(dataset.train, torch.arange(200)) * dataset.std + dataset.mean
+    assert -1e-6 < images.min() < 0.01
+    assert 0.99 < images.max() < 1 + 1e-6
+
+
 def test_random_flip_flips_half_and_only_the_training_set():
     torch.manual_seed(0)
     dataset = small_dataset(flip="random")

@@ -207,6 +207,15 @@ def test_what_decides_speed_decides_the_speed_key():
     assert speed_key(CELL, dict(reversed(MACHINE.items()))) == speed_key(CELL, MACHINE)
 
 
+@pytest.mark.parametrize(("options", "first_version", "same"), [
+    ({"normalize": True}, "28efb50385f0e7d2", True), ({"shift": 2}, "04e0a46de067786c", True),
+    ({"normalize": True, "shift": 2}, "e417a8ecad2875f5", False),
+])
+def test_what_is_augmented_and_normalised_is_a_version_ahead(options, first_version, same):
+    """Grey moved into those images in the first version."""
+    assert (quality_key(CellConfig(model=Network2(), data=DataConfig(**options)), 0) == first_version) == same
+
+
 def test_a_version_of_the_training_code_is_part_of_every_key(monkeypatch):
     before = quality_key(CELL, 0), speed_key(CELL, MACHINE)
     monkeypatch.setattr("fmnist_core.config.TRAINING_VERSION", 1_000)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bench import experiment
 from fmnist_core.config import TrainConfig
 from fmnist_core.schedule import learning_rate
 
@@ -22,6 +23,20 @@ def test_steps_are_torchs():
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [6, 14], gamma=0.1)
     for rate in rates(20, schedule="step", steps=((0.3, 0.1), (0.7, 0.01))):
         assert rate == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+
+
+def test_mcnn15s_is_the_cosine_of_its_authors():
+    """Of a half period of 10 epochs, over 50. torch's own reaches 0, a step of no size; here a billionth stays."""
+    import torch
+
+    config = experiment.load("cited_mcnn15").cells[0].config.train
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], config.learning_rate)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    for epoch in range(50):
+        rate = learning_rate(epoch * 938 + 469, 50 * 938, config)
+        assert rate == pytest.approx(scheduler.get_last_lr()[0], rel=1e-6, abs=1e-12)
         optimizer.step()
         scheduler.step()
 

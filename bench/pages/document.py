@@ -7,7 +7,7 @@ from bench import outcomes, stats
 from bench.claims import Judged, by_experiment, judge, parts_table, summary_table
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
-from bench.pages import beyond, cited, figures, final_network, glossary, overview, readme, reported
+from bench.pages import beyond, cited, figures, final_network, glossary, goals, overview, readme, reported
 from bench.pages.sections import figures as figures_of
 from bench.pages.sections import section
 from bench.record import Record
@@ -88,7 +88,7 @@ def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[
         _Chapter("The systems that the report cites", cited.render(results, names), systems),
         _Chapter("Accuracy against cost", "\n\n".join(figures_of("cost", drawn)), tuple(results.rows)),
         _Chapter("Beyond", "\n\n".join([
-            f"Goals, and how far the recipes came. {BEYOND}", beyond.goals(results, names),
+            f"Goals, and how far the recipes came. {BEYOND}", goals.render(results, names),
             "### What each part brings", beyond.parts(results), "### In one line",
             "What to type, and what to expect of one seed.", beyond.commands(results, names)]), recipes),
     ]

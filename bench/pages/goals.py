@@ -1,0 +1,129 @@
+"""The goals beyond the cited systems, how the result of each is chosen, and how far it came. No torch.
+
+Choices are made by validation accuracy alone; the cell that is chosen has a twin, trained on all 60,000 images, whose
+test accuracy at the last epoch is the result.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from bench import outcomes, stats
+from bench.formatting import NOTHING, code, escape, estimate, percent, plural, significant, table
+from bench.pages.tables import training_time
+from bench.record import TrainRecord
+from bench.rows import Machine, Results, Row
+
+RESULT = "the recipe, all 60,000 images"
+"""Label of the cell that is the result."""
+FAST = "beyond_fast", "beyond_fast_gpu"
+"""Experiments of least time to an accuracy."""
+
+
+class Goal(NamedTuple):
+    title: str
+    experiment: str
+    device: Literal["cpu", "cuda"]
+    accuracy: float
+    """Mean test accuracy at the last epoch, a fraction."""
+    within_s: float = math.inf
+    """Mean training time, with the machine to itself."""
+    num_seeds: int = 2
+    """At least."""
+
+    def __str__(self) -> str:
+        time = f" within {self.within_s:g} s" if math.isfinite(self.within_s) else ""
+        return f"{self.title}: {percent(self.accuracy, 1)} %{time}"
+
+
+GOALS = (
+    Goal("Under 100,000 parameters, on a CPU", "beyond_small", "cpu", 0.935),
+    Goal("Under 100,000 parameters, with a GPU", "beyond_small_gpu", "cuda", 0.95),
+    Goal("The best single model, with a GPU", "beyond_best", "cuda", 0.966),
+    Goal("Least time on a CPU", "beyond_fast", "cpu", 0.92),
+    Goal("Least time on a CPU", "beyond_fast", "cpu", 0.93),
+    Goal("Least time on one GPU, 30 seeds", "beyond_fast_gpu", "cuda", 0.94, 3.0, 30),
+    Goal("Least time on one GPU, 30 seeds", "beyond_fast_gpu", "cuda", 0.95, 15.0, 30),
+)
+
+
+def render(results: Results, names: Mapping[Machine, str]) -> str:
+    """`names`: of the machines."""
+    headers = ["goal", "recipe", "test views", "test, last epoch (%)", "n", "reached", "training time (s)",
+               "of it the first epoch's surplus (s)"]
+    body = []
+    for goal in GOALS:
+        row, reason = _result_of(results, goal)
+        body.append([str(goal), *(_reached(row, goal, names) if row else [reason, *[NOTHING] * 6])])
+    return table(headers, body, text_columns=3)
+
+
+def _result_of(results: Results, goal: Goal) -> tuple[Row | None, str]:
+    """The row that is the result for a goal; or None and why there is none."""
+    rows = [row for row in results.rows.get(goal.experiment, ()) if row.trained
+            and (row.trained[0].environment.device == "cpu") == (goal.device == "cpu")]
+    if goal.experiment not in FAST:
+        return next((row for row in rows if row.cell.label == RESULT), None), "waiting"
+    chosen = choose(rows, goal.accuracy)
+    if chosen is None:
+        shared = all(record.labels.machine_shared for row in rows for record in row.trained)
+        undisturbed = "waiting for undisturbed times" if rows else "waiting"
+        return None, undisturbed if shared else "none reaches it on validation"
+    twin = twin_of(chosen, results.of(goal.experiment))
+    return (twin, "") if twin.trained else (None, f"{code(goal.experiment)}, {escape(twin.label)}: waiting")
+
+
+def _reached(row: Row, goal: Goal, names: Mapping[Machine, str]) -> list[str]:
+    values, seconds = row.values(outcomes.test_last), _undisturbed_s(row)
+    surplus = [one.epochs.train_s[0] - stats.summarize(one.epochs.train_s[1:]).median for one in row.trained
+               if len(one.epochs.train_s) > 1 and is_undisturbed(one)]
+    recipe = f"{code(goal.experiment)}, {escape(row.label)}" if goal.experiment in FAST else code(goal.experiment)
+    return [recipe, row.cell.config.data.test_views, estimate(values), str(len(values)),
+            _verdict(values, seconds, goal), training_time(row, names),
+            significant(stats.summarize(surplus).median) if surplus else NOTHING]
+
+
+def _verdict(values: Sequence[float], seconds: Sequence[float], goal: Goal) -> str:
+    if stats.summarize(values).mean < goal.accuracy:
+        return "no" if len(values) > 1 else "no, by one seed"
+    if math.isfinite(goal.within_s):
+        if not seconds:
+            return "waiting for undisturbed times"
+        if stats.summarize(seconds).mean > goal.within_s:
+            return "no, it takes longer"
+    if len(values) < goal.num_seeds:
+        return f"yes, by {plural(len(values), 'seed')} of {goal.num_seeds}" if len(values) > 1 else "yes, by one seed"
+    return "yes" if stats.mean_interval(values)[0] >= goal.accuracy else "yes, but not the whole interval"
+
+
+def choose(rows: Sequence[Row], goal: float) -> Row | None:
+    """Of the rows whose mean validation accuracy at the last epoch is at least `goal`, the one that trained fastest.
+
+    On the machine that trained most of them undisturbed: only what had it to itself says how fast.
+    """
+    machines = Counter(Machine.of(record) for row in rows for record in row.trained if is_undisturbed(record))
+    machine = max(machines, key=lambda one: (machines[one], one), default=None)
+    seconds = {row: _undisturbed_s(row, machine) for row in rows}
+    good = [row for row in rows if seconds[row] and (values := row.values(outcomes.validation_last))
+            and stats.summarize(values).mean >= goal]
+    return min(good, key=lambda row: stats.summarize(seconds[row]).mean, default=None)
+
+
+def is_undisturbed(record: TrainRecord) -> bool:
+    return not record.labels.machine_shared and record.labels.fused_seeds <= 1
+
+
+def _undisturbed_s(row: Row, machine: Machine | None = None) -> list[float]:
+    """Training seconds of the seeds that had their machine to themselves; `machine`: of this one alone."""
+    return [total for record in row.trained if is_undisturbed(record) and machine in (None, Machine.of(record))
+            and (total := outcomes.train_s(record)) is not None]
+
+
+def twin_of(chosen: Row, rows: Sequence[Row]) -> Row:
+    """The row, one of `rows`, that differs in holding out no images."""
+    config = chosen.cell.config
+    on_all = msgspec.structs.replace(config, data=msgspec.structs.replace(config.data, validation_size=0))
+    return next(row for row in rows if row.cell.config == on_all)
