@@ -189,7 +189,37 @@ def test_points_are_cells_and_their_times_are_of_one_machine():
     records.append(trained(depth, depth.cells[2], environment=GPU))
     points = pareto.points_of(results_of(*records))
     assert [(point.num_parameters, point.seconds) for point in points] == [(100, 12.0), (101, 12.0), (1234, None)]
+    assert [point.num_seeds for point in points] == [2, 2, 1]
     assert points[0].accuracy == pytest.approx(0.85)
     assert points[0].kind == "kernel x depth"
-    assert pareto.kind_of(SMALL.cells[0].config.model) == "beyond"
-    assert pareto.kind_of(LOADED["final"].cells[0].config.model) == "the report's networks"
+
+
+def test_kinds_views_and_what_has_no_time():
+    """Trial-4 of Table 1.2 is the report's, whoever else asks for it; two views are two forward passes."""
+    table, others, cited_ = LOADED["table_1_2"], LOADED["feature_maps"], LOADED["cited_non_neural"]
+    records = [trained(table, table.cells[3]), trained(others, others.cells[0]), trained(SMALL, SMALL.cells[0]),
+               trained(cited_, cell(cited_, "k nearest neighbours")), trained(cited_, cell(cited_, "MLP"))]
+    points = {point.name.partition(":")[2].strip(): point for point in pareto.points_of(results_of(*records))}
+    assert [point.kind for point in points.values()] == ["the report's", "beyond", "no networks", "no networks",
+                                                         "variants of them"]
+    assert points[goals.RESULT].multiply_adds == 2 * points["Trial-4"].multiply_adds == 2 * 56789
+    assert points["k nearest neighbours"].seconds is None
+    assert points["MLP"].seconds == 12.0
+
+
+def test_every_kind_of_views_has_its_number():
+    from typing import get_args
+
+    from fmnist_core.views import Views
+
+    assert set(get_args(Views)) == set(pareto.NUM_VIEWS)
+
+
+def test_extra_figures_are_shares_or_counts():
+    """In the table of systems: CNN-SVM as its author counts it, and fits that ran into their limit."""
+    svm, linear = cell(AGARAP, "CNN-SVM"), cell(LOADED["cited_non_neural"], "Linear SVM")
+    records = [trained(AGARAP, svm, test=0.91, extra={"sign_argmax_accuracy": 0.902}),
+               trained(LOADED["cited_non_neural"], linear, extra={"converged": 0.0})]
+    text = cited.render(results_of(*records), NAMES)
+    assert lines(text, "CNN-SVM")[0][9] == "91.00; counted by sign: 90.20"
+    assert lines(text, "Linear SVM")[0][12] == "1, 1 not converged"

@@ -60,7 +60,7 @@ def test_figures_have_axes_with_units_and_a_white_ground(drawn):
                              "\N{MULTIPLICATION X} Dress", "\N{MULTIPLICATION X} T-shirt/top"],
         "accuracy_cost.svg": ["trainable parameters", "multiply-adds per image", "training (s)", "Time on Test CPU",
                               "Means of n = 3 seeds",
-                              "the report's networks", "kernel x depth", "not beaten at its cost"],
+                              "the report's", "kernel x depth", "not beaten at its cost"],
         "scaling.svg": ["images of a batch", "processes", "training (images/s)", "one cell, DDP, batch 1,000",
                         "Fused seeds: sum over seeds", "Means over rounds, and one sd either way; Test CPU"],
         "generalisation_gap.svg": ["training less validation accuracy (points)", "Network 1, mean of n = 3 seeds",

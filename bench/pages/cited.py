@@ -74,5 +74,9 @@ def _claim(entry: CitedSystem) -> str:
 def _here(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
     if row is None or not row.trained:
         return [waiting(row), *[NOTHING] * 4]
-    return [estimate(row.values(outcomes.test_last)), estimate(row.values(outcomes.test_selected)),
-            estimate(row.values(outcomes.test_best)), str(len(row.trained)), training_time(row, names)]
+    unfinished = sum(record.extra.get("converged") == 0 for record in row.trained)
+    number = f"{len(row.trained)}{f', {unfinished} not converged' if unfinished else ''}"
+    by_sign = row.values(lambda record: record.extra.get("sign_argmax_accuracy"))
+    as_the_author = f"; counted by sign: {estimate(by_sign)}" if by_sign else ""
+    return [estimate(row.values(outcomes.test_last)) + as_the_author, estimate(row.values(outcomes.test_selected)),
+            estimate(row.values(outcomes.test_best)), number, training_time(row, names)]

@@ -7,7 +7,7 @@ from bench import outcomes, stats
 from bench.claims import Judged, by_experiment, judge, parts_table, summary_table
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
-from bench.pages import beyond, cited, figures, final_network, glossary, goals, overview, readme, reported
+from bench.pages import beyond, cited, figures, final_network, glossary, goals, overview, pareto, readme, reported
 from bench.pages.sections import figures as figures_of
 from bench.pages.sections import section
 from bench.record import Record
@@ -86,7 +86,8 @@ def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[
             parts_table(judged)]), of_claims),
         _Chapter("The report's figures", reported.render(results), (*reported.TABLES, "final")),
         _Chapter("The systems that the report cites", cited.render(results, names), systems),
-        _Chapter("Accuracy against cost", "\n\n".join(figures_of("cost", drawn)), tuple(results.rows)),
+        _Chapter("Accuracy against cost", "\n\n".join([pareto.HOW_TO_READ, *figures_of("cost", drawn)]),
+                 tuple(results.rows)),
         _Chapter("Beyond", "\n\n".join([
             f"Goals, and how far the recipes came. {BEYOND}", goals.render(results, names),
             "### What each part brings", beyond.parts(results), "### In one line",

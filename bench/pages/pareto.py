@@ -9,16 +9,26 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import outcomes, stats
+from bench.formatting import plural
 from bench.pages.drawing import SMALL, WIDTH, coverage, label_points, legend_below, number_axis, seeds_of, title_of
-from bench.rows import Results, Row
+from bench.rows import Machine, Results, Row
 from fmnist_core.config import Baseline, CitedModel, KernelDepthCNN, Network1, Network2, quality_key
 from fmnist_core.model_config import Config
 
 KINDS: dict[str, tuple[str, str]] = {
-    "the report's networks": ("#D55E00", "s"), "kernel x depth": ("#56B4E9", "o"), "cited systems": ("#009E73", "^"),
-    "no networks": ("#CC79A7", "v"), "beyond": ("#000000", "D"),
+    "the report's": ("#D55E00", "s"), "variants of them": ("#E69F00", "s"), "kernel x depth": ("#56B4E9", "o"),
+    "cited systems": ("#009E73", "^"), "no networks": ("#CC79A7", "v"), "beyond": ("#000000", "D"),
 }
 """To colour and marker."""
+REPORTS = "final", "table_1_1", "table_1_2", "network1_printed", "network2_printed"
+"""Experiments of what the report prints a figure or the layers of."""
+NUM_VIEWS = {"one": 1, "flip": 2, "flip_shift": 6}
+"""Of an image that is evaluated, each a forward pass, by `data.test_views`."""
+HOW_TO_READ = (
+    "Mean test accuracy at the last epoch of every cell with records, on 50,000 or all 60,000 training images; hollow: "
+    "one seed, which may be luck. Multiply-adds are those of all views that a prediction takes the mean of. Training "
+    "times are of the machine and threads that trained most cells; k nearest neighbours, which only store the images, "
+    "have none. The dotted line joins what nothing cheaper beats: it is read off the test set, and chooses nothing.")
 LEAST = 0.70
 """Accuracies below are left out, so that the others can be told apart; the title says how many."""
 FIRST_LOOK = "quick"
@@ -33,6 +43,7 @@ class Point(NamedTuple):
     multiply_adds: float
     seconds: float | None
     """Of training; None on another machine than the one that trained most."""
+    num_seeds: int
 
 
 Cost = Callable[[Point], float | None]
@@ -41,7 +52,7 @@ Cost = Callable[[Point], float | None]
 def figure(results: Results) -> Figure | None:
     """Mean test accuracy at the last epoch over parameters, multiply-adds and training time; a line joins the front."""
     rows = _rows(results)
-    main, points = _main_machine(rows), points_of(results)
+    machine, points = _main_machine(rows), points_of(results)
     shown = [point for point in points if point.accuracy >= LEAST]
     if not shown:
         return None
@@ -50,7 +61,8 @@ def figure(results: Results) -> Figure | None:
     costs: list[tuple[str, str, Cost]] = [
         ("Size", "trainable parameters", lambda point: point.num_parameters),
         ("Arithmetic", "multiply-adds per image", lambda point: point.multiply_adds),
-        (f"Time on {main}", "training (s)", lambda point: point.seconds)]
+        (f"Time on {machine.hardware}, {plural(machine.num_threads, 'thread')}" if machine else "Time", "training (s)",
+         lambda point: point.seconds)]
     named = []
     for panel, (title, name, cost) in zip(panels, costs, strict=True):
         panel.set_title("\n".join(textwrap.wrap(title, 38)))
@@ -69,13 +81,14 @@ def figure(results: Results) -> Figure | None:
 def points_of(results: Results) -> list[Point]:
     """One for each cell with records; a cell of several experiments counts once."""
     rows = _rows(results)
-    main = _main_machine(rows)
-    return [_point(row, timed=_machine_of(row) == main) for row in rows]
+    machine = _main_machine(rows)
+    reports = {row.trained[0].quality_key for name in REPORTS for row in results.of(name) if row.trained}
+    return [_point(row, machine, row.trained[0].quality_key in reports) for row in rows]
 
 
 def _rows(results: Results) -> list[Row]:
     rows: dict[str, Row] = {}
-    for experiment in results.experiments:
+    for experiment in sorted(results.experiments, key=lambda one: one.name not in REPORTS):
         for row in results.of(experiment.name) if experiment.name != FIRST_LOOK else ():
             if row.trained and row.cell.config.data.dataset == "fashion-mnist" and row.values(outcomes.test_last):
                 rows.setdefault(row.trained[0].quality_key, row)
@@ -88,15 +101,10 @@ def _num_cells(results: Results) -> int:
                 for cell in experiment.cells if cell.config.data.dataset == "fashion-mnist"})
 
 
-def _machine_of(row: Row) -> str:
-    where = row.trained[0].environment
-    return where.cpu if where.device == "cpu" else f"{where.device}, {where.cpu}"
-
-
-def _main_machine(rows: Sequence[Row]) -> str:
-    """The one that trained most."""
-    counts = Counter(map(_machine_of, rows))
-    return max(counts, key=lambda machine: (counts[machine], machine), default="")
+def _main_machine(rows: Sequence[Row]) -> Machine | None:
+    """The one that trained most cells."""
+    counts = Counter(machine for row in rows for machine in {Machine.of(record) for record in row.trained})
+    return max(counts, key=lambda machine: (counts[machine], machine), default=None)
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -108,17 +116,23 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return best
 
 
-def _point(row: Row, *, timed: bool) -> Point:
-    seconds = row.values(outcomes.train_s) if timed else []
-    name = f"{row.experiment.name}: {row.label}"
-    return Point(kind_of(row.cell.config.model), name, stats.summarize(row.values(outcomes.test_last)).mean,
-                 row.num_parameters, row.multiply_adds, stats.summarize(seconds).median if seconds else None)
+def _point(row: Row, machine: Machine | None, is_reports: bool) -> Point:
+    config = row.cell.config
+    stores_only = isinstance(config.model, Baseline) and config.model.estimator == "k_nearest_neighbors"
+    seconds = [total for record in row.trained if Machine.of(record) == machine and not stores_only
+               and (total := outcomes.train_s(record)) is not None]
+    accuracies = row.values(outcomes.test_last)
+    return Point(kind="the report's" if is_reports else kind_of(config.model),
+                 name=f"{row.experiment.name}: {row.label}", accuracy=stats.summarize(accuracies).mean,
+                 num_parameters=row.num_parameters,
+                 multiply_adds=row.multiply_adds * NUM_VIEWS[config.data.test_views],
+                 seconds=stats.summarize(seconds).median if seconds else None, num_seeds=len(accuracies))
 
 
 def kind_of(model: Config) -> str:
     match model:
         case Network1() | Network2():
-            return "the report's networks"
+            return "variants of them"
         case KernelDepthCNN():
             return "kernel x depth"
         case CitedModel():
@@ -133,11 +147,15 @@ def _panel(panel: Axes, costs: Sequence[tuple[Point, float]]) -> tuple[list[tupl
                                                                        list[tuple[float, float]]]:
     """The points and their front, whose names stand below. Gives what is to be written beside which points."""
     for kind, (colour, marker) in KINDS.items():
-        mine = [(cost, 100 * point.accuracy) for point, cost in costs if point.kind == kind]
-        if mine:
-            is_reports = kind == "the report's networks"
-            panel.plot(*zip(*mine, strict=True), marker, color=colour, label=kind, markersize=5 if is_reports else 4,
-                       markeredgecolor="white", markeredgewidth=0.5, linestyle="none", zorder=3 if is_reports else 2)
+        for is_hollow in (True, False):  # the legend shows the last
+            mine = [(cost, 100 * point.accuracy) for point, cost in costs
+                    if point.kind == kind and (point.num_seeds == 1) == is_hollow]
+            if mine:
+                is_reports = kind == "the report's"
+                panel.plot(*zip(*mine, strict=True), marker, color=colour, label=kind, linestyle="none",
+                           markersize=5 if is_reports else 4, zorder=3 if is_reports else 2,
+                           markerfacecolor="none" if is_hollow else colour, markeredgewidth=0.8 if is_hollow else 0.5,
+                           markeredgecolor=colour if is_hollow else "white")
     if not costs:
         return [], []
     names = {(cost, 100 * point.accuracy): point.name for point, cost in costs}

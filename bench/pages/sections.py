@@ -132,9 +132,15 @@ def _extra_figures(rows: Sequence[Row]) -> str:
     names = list(dict.fromkeys(name for row in rows for record in row.trained for name in record.extra))
     if not names:
         return ""
-    of = lambda row, name: [record.extra[name] for record in row.trained if name in record.extra]
-    body = [[escape(row.label), *(estimate(of(row, name)) for name in names)] for row in rows]
-    return f"**Further figures (%)**\n\n{table(['cell', *map(code, names)], body)}"
+    body = [[escape(row.label), *(_extra_figure(row, name) for name in names)] for row in rows]
+    return f"**Further figures** (accuracies in %)\n\n{table(['cell', *map(code, names)], body)}"
+
+
+def _extra_figure(row: Row, name: str) -> str:
+    values = [record.extra[name] for record in row.trained if name in record.extra]
+    if name.endswith("accuracy") or not values:
+        return estimate(values)
+    return f"{sum(values):g} of {plural(len(values), 'seed')}"
 
 
 def _warnings(rows: Sequence[Row], machine: Machine) -> str:
