@@ -65,6 +65,11 @@ def uses_gpu() -> bool:
     return bool(_gpus())
 
 
+def is_told_to_use_cpu() -> bool:
+    """Whether the launcher did, as `accelerate launch --cpu` does."""
+    return os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
+
+
 def num_gpus() -> int:
     return len(_gpus())
 
@@ -92,7 +97,7 @@ def _host() -> str:
 @lru_cache(maxsize=1)
 def _gpus() -> list[dict[str, str]]:
     """One entry per GPU that this launch may use, as its driver describes it."""
-    if os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
+    if is_told_to_use_cpu():
         return []
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not shutil.which("nvidia-smi"):
         return []

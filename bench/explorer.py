@@ -91,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", default=DEFAULT_OUTPUT, metavar="FILE", help=f"the page; default: {DEFAULT_OUTPUT}")
     options = parser.parse_args(arguments)
     try:
+        if Path(options.output).suffix != Path(DEFAULT_OUTPUT).suffix:
+            raise ValueError(f"--output {options.output}: expected a file that ends in {Path(DEFAULT_OUTPUT).suffix}")
         write(options.store, options.output)
     except (ValueError, OSError) as error:
         print(f"explorer: {error}", file=sys.stderr)

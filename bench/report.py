@@ -58,9 +58,13 @@ def write(document: Document, output: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0; 1 stale with --check; 2 a store or experiment that cannot be read, or nowhere to write."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     if options.html:
-        return explorer.main(["--store", options.store, "--output", options.html])
+        if options.check or options.experiments:
+            parser.error(f"argument --html: {'--check' if options.check else options.experiments[0]} has no effect on "
+                         "the page; allowed with it: --store and --output")
+        return explorer.main(["--store", options.store, "--output", options.output or explorer.DEFAULT_OUTPUT])
     try:
         output = _output(options)
         loaded = [experiments_.load(name) for name in [*experiments_.names(), *options.experiments]]
@@ -89,23 +93,24 @@ def _parser() -> StrictParser:
     parser.add_argument("--store", default=str(PUBLISHED), metavar="DIR",
                         help="folder of the records; default: the published ones, experiments/results")
     parser.add_argument("--output", metavar="FILE",
-                        help="the figures go to docs/figures/ beside it; default: RESULTS.md of the project for the "
-                             "published records, else RESULTS.md in the store's folder")
+                        help="a .md file; the figures go to docs/figures/ beside it; default: RESULTS.md of the "
+                             "project for the published records, else RESULTS.md in the store's folder")
     parser.add_argument("--check", action="store_true",
                         help="write nothing; exit 1 if a file is not what the records give")
-    parser.add_argument("--html", nargs="?", const=explorer.DEFAULT_OUTPUT, metavar="FILE",
-                        help=f"write the explorer's page instead; default: {explorer.DEFAULT_OUTPUT}")
+    parser.add_argument("--html", action="store_true",
+                        help=f"write the explorer's page instead, a .html file; default: {explorer.DEFAULT_OUTPUT}")
     return parser
 
 
 def _output(options: argparse.Namespace) -> Path:
-    """Other records never take the place of the published results."""
-    if _is_published(options.store):
-        return Path(options.output or RESULTS)
-    output = Path(options.output or Path(options.store) / RESULTS.name)
-    if output.resolve() == RESULTS:
-        raise ValueError(f"--output {output}: that is where the results of the published records stand; allowed: any "
-                         f"other place, as the default {Path(options.store) / RESULTS.name}")
+    """Other records never take the place of the published results, nor their figures that of the project's."""
+    default = RESULTS if _is_published(options.store) else Path(options.store) / RESULTS.name
+    output = Path(options.output or default)
+    if output.suffix != RESULTS.suffix:
+        raise ValueError(f"--output {output}: expected a file that ends in {RESULTS.suffix}")
+    if not _is_published(options.store) and output.resolve().parent == ROOT:
+        raise ValueError(f"--output {output}: the results of the published records and their figures stand in that "
+                         f"folder; allowed: any other, as in the default {default}")
     return output
 
 

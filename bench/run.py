@@ -116,9 +116,14 @@ class Sweep:
                                  retry_failed=self.asked.retry_failed and again)
         self.left = missing(self.planned, latest, self.outdated)
         self.quiet = self.world.rank != 0 or not (self.left or again)
-        if own := own_networks.of(self.planned if self.asked.profile else self.left):
-            if not self.ddp:
-                launch.stand_alone(self.world)  # the user's code may look for a GPU
+        at_work = self.planned if self.asked.profile else self.left
+        if at_work and not self.ddp:
+            launch.stand_alone(self.world)  # the user's code may look for a GPU
+        if at_work:
+            from bench import trial  # brings torch: only now is it sure that there is work, and on which device
+
+            trial.check_device(gpu=self.gpu)
+        if own := own_networks.of(at_work):
             own_networks.check(own)
         self.store.check_writable(each.name for each in self.experiments)  # last: it creates the folder
 
@@ -135,7 +140,7 @@ class Sweep:
             return
         if not self.ddp:
             launch.stand_alone(self.world)
-        from bench import ranks  # brings torch: only now is it sure that there is work, and on which device
+        from bench import ranks  # brings torch
 
         num_done = len(self.planned) - len(self.left)
         with progress.Progress(len(self.planned), num_done, quiet=self.world.rank != 0) as self.bar:

@@ -109,7 +109,8 @@ class Store:
     @contextlib.contextmanager
     def machine(self, host: str, *, alone: bool) -> Iterator[None]:
         """Hold this host with other training cells or, for a timing, `alone`: waits until the others are done."""
-        with (self.folder / f".machine-{host}").open("wb") as file:
+        # Read and write: over NFS a shared lock needs a file that can be read, an exclusive one a file for writing.
+        with (self.folder / f".machine-{host}").open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
 

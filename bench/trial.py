@@ -85,6 +85,17 @@ def failed(task: Task, status: Status, reason: str) -> Record:
     return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, **about)
 
 
+def check_device(*, gpu: bool) -> None:
+    """Raise ValueError where torch trains elsewhere than the driver's tool says."""
+    found = torch.cuda.is_available() and not environment.is_told_to_use_cpu()
+    if gpu and not found:
+        raise ValueError(f"nvidia-smi lists a GPU, but torch {torch.__version__} finds none: install a torch for GPUs "
+                         "that fits the driver, or train on the CPU with CUDA_VISIBLE_DEVICES=''")
+    if found and not gpu:
+        raise ValueError(f"torch {torch.__version__} finds a GPU, but nvidia-smi lists none, and records would name "
+                         "the wrong device: install nvidia-smi, or train on the CPU with CUDA_VISIBLE_DEVICES=''")
+
+
 def free_memory() -> None:
     """For the next cell: what Accelerate prepared is freed by the garbage collector alone."""
     gc.collect()

@@ -6,11 +6,12 @@ later, with a default that means "as before", leaves the key of every earlier ce
 """
 
 import hashlib
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
+from fmnist_core.data_config import DATASETS, DataConfig, DatasetFacts
 from fmnist_core.model_config import (
     NUM_CLASSES,
     Baseline,
@@ -44,68 +45,6 @@ One more for cells that normalize and shift, rotate or erase: grey moved in whil
 
 Precision = Literal["no", "bf16", "fp16"]
 MemoryFormat = Literal["contiguous", "channels_last"]
-
-
-class DatasetFacts(NamedTuple):
-    channels: int
-    size: int
-    """Height and width in pixels."""
-    num_train: int
-    classes: tuple[str, ...] = tuple("0123456789")
-    """Their names, in the order of the labels."""
-
-
-_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
-_KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
-_THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
-DATASETS = {
-    "fashion-mnist": DatasetFacts(1, 28, 60_000, _CLOTHES),
-    "synthetic": DatasetFacts(1, 28, 60_000),
-    "mnist": DatasetFacts(1, 28, 60_000),
-    "kmnist": DatasetFacts(1, 28, 60_000, _KANA),
-    "emnist-digits": DatasetFacts(1, 28, 240_000),
-    "cifar10": DatasetFacts(3, 32, 50_000, _THINGS),
-    "idx": DatasetFacts(1, 28, 60_000, tuple(f"class {label}" for label in range(NUM_CLASSES))),
-}
-"""Ten classes each. `synthetic` needs no files; `idx` is a folder of four IDX files of your own."""
-
-
-class DataConfig(Config, frozen=True, kw_only=True):
-    dataset: Literal[
-        "fashion-mnist", "synthetic", "mnist", "kmnist", "emnist-digits", "cifar10", "idx"
-    ] = "fashion-mnist"
-    """A name of `DATASETS`."""
-    sha256: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")] = ""
-    """Of `idx` only, and needed there: the digest of the four files, so that a record says which data it is of."""
-    class_names: Annotated[tuple[str, ...], Meta(max_length=NUM_CLASSES)] = ()
-    """Of `idx` only: ten names, in the order of the labels, for tables and predictions; none: `class 0` and so on."""
-    validation_size: Natural = 10_000
-    """Images of the training set that are held out for validation; 0 trains on all of them."""
-    split_seed: Natural = 0
-    input_size: Annotated[int, Meta(ge=8, le=256)] = 28
-    """Height and width in pixels; other than the dataset's own: bilinear resizing, once, before training."""
-    normalize: bool = False
-    """Subtract the training set's mean and divide by its standard deviation. The report does not."""
-    flip: Literal["none", "random", "alternating"] = "none"
-    """Horizontal. `alternating` flips each image in every second epoch, starting at random."""
-    shift: Annotated[int, Meta(ge=0, le=8)] = 0
-    """Largest random translation in pixels in each direction; black moves in."""
-    rotation: Annotated[float, Meta(ge=0.0, le=180.0)] = 0.0
-    """Largest random rotation in degrees, either way."""
-    erasing: Fraction = 0.0
-    """Probability that a random square of an image is overwritten by noise."""
-    erasing_size: Annotated[int, Meta(ge=1, le=28)] = 8
-    """Side of that square in pixels."""
-    mixup: Fraction = 0.0
-    """Probability that a training image, and its label, is blended with another's (Zhang et al. 2018)."""
-    cutmix: Fraction = 0.0
-    """Probability that a box of a training image is another's, and as much of its label (Yun et al. 2019)."""
-    augment_test: bool = False
-    """Apply the training augmentation to the test images too, as one cited system does. Never to be compared."""
-    test_views: Literal["one", "flip", "flip_shift"] = "one"
-    """Test-time augmentation: mean logits of an image as it is, with its mirror image, or with both of them shifted by
-    a pixel too. In every evaluation."""
 
 
 class TrainConfig(Config, frozen=True, kw_only=True):
@@ -192,6 +131,7 @@ def check(cell: CellConfig) -> None:
                          f"train.optimizer = '{train.optimizer}'; allowed with 'muon'")
     _check_steps(train)
     _check_mixing(cell)
+    _check_effects(train, data)
     if train.label_smoothing and train.loss != "cross_entropy":
         raise ValueError(f"train.label_smoothing = {train.label_smoothing} has no effect on "
                          f"train.loss = '{train.loss}'; allowed with 'cross_entropy'")
@@ -209,6 +149,9 @@ def check(cell: CellConfig) -> None:
         raise ValueError(f"data.class_names = {list(data.class_names)}: expected {NUM_CLASSES} different names")
     if data.erasing and data.erasing_size > data.input_size:
         raise ValueError(f"data.erasing_size = {data.erasing_size} is larger than data.input_size = {data.input_size}")
+    if cell.execution.deterministic and cell.execution.compile == "auto":
+        raise ValueError("execution.deterministic = true does not go with execution.compile = 'auto', which a timing "
+                         "decides; allowed: any other")
     model = cell.model
     if isinstance(model, Network1 | Network2) and model.dropout and model.dropout_after > len(model.fc_sizes):
         raise ValueError(f"model.dropout_after = {model.dropout_after} but model.fc_sizes has "
@@ -222,6 +165,18 @@ def check_validation_size(size: int, num_images: int) -> None:
     if size >= num_images:
         raise ValueError(f"data.validation_size = {size} leaves nothing of {num_images} training images; "
                          f"a sixth of them: --set data.validation_size={num_images // 6}")
+
+
+def _check_effects(train: TrainConfig, data: DataConfig) -> None:
+    """A key of its own for the same training would train it twice, and give it two rows."""
+    if "warmup" in to_dict(train) and train.schedule != "one_cycle":
+        raise ValueError(f"train.warmup = {train.warmup} has no effect on train.schedule = '{train.schedule}'; "
+                         "allowed with 'one_cycle'")
+    if "erasing_size" in to_dict(data) and not data.erasing:
+        raise ValueError(f"data.erasing_size = {data.erasing_size} has no effect without data.erasing above 0")
+    if data.augment_test and data.flip == "none" and not (data.shift or data.rotation or data.erasing):
+        raise ValueError("data.augment_test = true has no effect without data.flip, data.shift, data.rotation or "
+                         "data.erasing")
 
 
 def _check_steps(train: TrainConfig) -> None:

@@ -87,6 +87,6 @@ def _scaled(split: Split, index_N: Tensor) -> Tensor:
 
 def _resize(images_NCHW: Tensor, size: int) -> Tensor:
     """Bilinear, to size x size. Kept as float32 where it changes anything: rounding would be a second change."""
-    if images_NCHW.shape[-1] == size or not len(images_NCHW):
+    if images_NCHW.shape[2:] == (size, size) or not len(images_NCHW):
         return images_NCHW
     return F.interpolate(images_NCHW.to(torch.float32), size=(size, size), mode="bilinear", antialias=True)

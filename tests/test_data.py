@@ -60,6 +60,11 @@ def test_resizing_keeps_the_mean_and_flips_like_the_image():
     torch.testing.assert_close(large.flip(-1), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize(("height", "width"), [(20, 28), (28, 20), (20, 20)])
+def test_images_that_are_not_square_are_resized_to_what_the_network_gets(height, width):
+    assert data._resize(torch.zeros(3, 1, height, width), 28).shape == (3, 1, 28, 28)
+
+
 def test_shift_moves_whole_images_and_brings_in_zeros():
     torch.manual_seed(0)
     image = torch.arange(1.0, 26.0).view(1, 1, 5, 5)

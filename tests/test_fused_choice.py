@@ -11,6 +11,7 @@ from fmnist_core.config import (
     Baseline,
     CellConfig,
     CitedModel,
+    ExecutionConfig,
     KernelDepthCNN,
     ModelConfig,
     Network1,
@@ -48,6 +49,8 @@ def test_pays_on_a_gpu_at_most() -> None:
     assert pays(cell_of(), torch.device("cuda"))
     assert pays(cell_of(CitedModel(system="bhatnagar_cnn2")), torch.device("cuda"))
     assert not pays(cell_of(), torch.device("cpu"))
+    exact = CellConfig(model=Network2(), execution=ExecutionConfig(deterministic=True))
+    assert not pays(exact, torch.device("cuda"))
     assert not pays(CellConfig(model=Baseline(estimator="gaussian_nb")), torch.device("cuda"))
     assert choose_num_replicas(cell_of(), small_dataset(), torch.device("cpu"), 16) == 1
 

@@ -469,8 +469,9 @@ def test_a_readme_without_the_marks_is_left_alone(text):
 
 
 def test_records_of_ones_own_never_take_the_place_of_the_published_results(full_store, tmp_path, capsys):
-    assert report.main(["--store", str(full_store), "--output", str(report.RESULTS)]) == 2
-    assert "that is where the results of the published records stand" in capsys.readouterr().err
+    for name in ("RESULTS.md", "MINE.md"):  # beside it: the figures would go to the same folder
+        assert report.main(["--store", str(full_store), "--output", str(report.ROOT / name)]) == 2
+        assert "the results of the published records and their figures stand in that folder" in capsys.readouterr().err
     store = tmp_path / "mine"
     shutil.copytree(full_store, store)
     assert report.main(["--store", str(store)]) == 0
@@ -478,8 +479,26 @@ def test_records_of_ones_own_never_take_the_place_of_the_published_results(full_
     assert (store / "docs/figures/final_curves.svg").exists()
 
 
+@pytest.mark.parametrize(("arguments", "expected"), [
+    (["--output", "mine.toml"], "--output mine.toml: expected a file that ends in .md"),
+    (["--html", "--output", "mine.toml"], "--output mine.toml: expected a file that ends in .html"),
+    (["--html", "mine.toml"], "mine.toml has no effect on the page"), (["--html", "--check"], "--check has no effect"),
+])
+def test_no_file_of_another_kind_is_written_over(arguments, expected, full_store, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.toml").write_text(ONE_FACTOR)
+    try:
+        code = report.main(["--store", str(full_store), *arguments])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert expected in capsys.readouterr().err
+    assert (tmp_path / "mine.toml").read_text() == ONE_FACTOR
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.toml"]
+
+
 def test_a_store_that_is_not_there_is_an_error(tmp_path, capsys):
-    for extra in ([], ["--check"], ["--html", str(tmp_path / "page.html")]):
+    for extra in ([], ["--check"], ["--html", "--output", str(tmp_path / "page.html")]):
         assert report.main(["--store", str(tmp_path / "none"), *extra]) == 2
         assert "there is no such folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

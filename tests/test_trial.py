@@ -41,6 +41,21 @@ def run(task, store, notice=None, **options):
     return trial.run(task, attempt, data_dir=None, num_threads=1, shared=False, notice=notice or Notice(), **options)
 
 
+@pytest.mark.parametrize(("gpu", "found", "told", "expected"), [
+    (True, False, "", "nvidia-smi lists a GPU, but torch .* finds none"),
+    (False, True, "", "finds a GPU, but nvidia-smi lists none"),
+    (False, True, "true", None), (True, True, "", None), (False, False, "", None),
+])
+def test_a_record_cannot_name_another_device_than_trains(gpu, found, told, expected, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
+    monkeypatch.setenv("ACCELERATE_USE_CPU", told)
+    if expected is None:
+        trial.check_device(gpu=gpu)
+    else:
+        with pytest.raises(ValueError, match=expected):
+            trial.check_device(gpu=gpu)
+
+
 @pytest.mark.parametrize(("how", "seed", "status", "reason"), [
     ("raise", 0, "error", r"RuntimeError: a fault of its own \(_misbehave, line \d+\)"),
     ("raise", None, "error", r"RuntimeError: a fault of its own \(_misbehave, line \d+\)"),
