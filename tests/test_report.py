@@ -309,8 +309,8 @@ def test_failed_timings_and_warnings_are_told():
 # Answers
 
 
-def answer_of(records):
-    text = text_of(records).split("### One factor")[1]
+def answer_of(records, *experiments):
+    text = text_of(records, *experiments).split("### One factor")[1]
     return next(line for line in text.splitlines() if line.startswith("**Answer.**"))
 
 
@@ -404,6 +404,17 @@ def test_speed_answer_compares_only_what_had_the_machine_alone():
     assert "a factor of 2.00" in line
     shared = msgspec.structs.replace(LABELS, machine_shared=True)
     assert "fastest" not in answer_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=shared)])
+
+
+def test_speed_answer_compares_what_was_timed_at_one_commit():
+    made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4]"))
+    later = msgspec.structs.replace(CPU, commit="d" * 40)
+    k2, k3, k4 = made.cells
+    line = answer_of([timed(made, k2, [0.03] * 10), timed(made, k3, [0.02] * 10, environment=later),
+                      timed(made, k4, environment=later)], made)
+    assert "kernel_size 4 is the fastest" in line
+    assert "kernel_size 3 the slowest" in line
+    assert "a factor of 2.00. Left out, timed at another commit: kernel_size 2." in line
 
 
 # The document

@@ -1,6 +1,7 @@
 """The generated sentences that end each section: what the seeds answer, by which test. No torch."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 
 from bench import outcomes, stats
@@ -83,8 +84,17 @@ def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
 
 
 def speed_answer(rows: Sequence[Row], machine: Machine) -> str:
-    """The fastest and the slowest cell in training, with their intervals; only rows that had the machine alone."""
-    speeds = [(row, speed) for row in rows if (speed := row.timed(machine)) and not speed.labels.machine_shared]
+    """The fastest and the slowest cell in training, with their intervals.
+
+    Of rows that had the machine alone, and were timed at the commit at which most were: another may have made the code
+    faster or slower.
+    """
+    timed = [(row, speed) for row in rows if (speed := row.timed(machine)) and not speed.labels.machine_shared]
+    commits = Counter(speed.environment.commit for _, speed in timed)
+    commit = max(commits, key=lambda one: (commits[one], one), default="")
+    speeds = [(row, speed) for row, speed in timed if speed.environment.commit == commit]
+    left_out = [escape(row.label) for row, speed in timed if speed.environment.commit != commit]
+    others = f" Left out, timed at another commit: {', '.join(left_out)}." if left_out else ""
     if len(speeds) < 2:
         return ""
     if _differ_unasked(speeds):
@@ -94,9 +104,9 @@ def speed_answer(rows: Sequence[Row], machine: Machine) -> str:
     text = lambda rate: (f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]"
                          f"{NOISY if rate.noisy else ''} images/s")
     if not fast.low > slow.high:
-        return f"the fastest and the slowest cell in training are not resolved ({text(fast)} and {text(slow)})."
+        return f"the fastest and the slowest cell in training are not resolved ({text(fast)} and {text(slow)}).{others}"
     return (f"{escape(fast_row.label)} is the fastest in training with {text(fast)}, {escape(slow_row.label)} the "
-            f"slowest with {text(slow)}, a factor of {significant(fast.images_per_s / slow.images_per_s)}.")
+            f"slowest with {text(slow)}, a factor of {significant(fast.images_per_s / slow.images_per_s)}.{others}")
 
 
 def _differ_unasked(speeds: Sequence[tuple[Row, SpeedRecord]]) -> bool:
