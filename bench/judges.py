@@ -84,16 +84,20 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
     if not intervals:
         return WAITING
     usable = [one for one in intervals if can_judge(*one[1:])]
-    evidence = "one run gives " + "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {n})"
-                                            for name, n, low, high in intervals)
+    spread = "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {n})"
+                       for name, n, low, high in intervals if n > 1)
+    alone = "; ".join(escape(name) for name, n, *_ in intervals if n == 1)
+    evidence = "; ".join([*([f"one run gives {spread}"] if spread else []),
+                          *([f"one seed, no interval: {alone}"] if alone else [])])
     if any(holds(low, high, figure) for _, _, low, high in usable):
         return Finding("supported", evidence)
     if any(not row.trained for row in rows):
         return Finding("waiting", evidence)
     if len(usable) == len(intervals):
         return Finding("contradicted", evidence)
-    sds = [stats.summarize(values).sd for row in rows for _, outcome in readings if (values := row.values(outcome))]
-    return Finding("not resolved", evidence, _seeds_to_predict(max(sds)))
+    sds = [stats.summarize(values).sd for row in rows for _, outcome in readings
+           if len(values := row.values(outcome)) > 1]
+    return Finding("not resolved", evidence, _seeds_to_predict(max(sds, default=math.nan)))
 
 
 def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:

@@ -103,7 +103,9 @@ def test_the_reports_figure_is_one_that_a_run_gives(part, figure, value):
         assert judged(value + 0.0031).verdict == "contradicted"
         assert judged(value - 0.0031).verdict == "contradicted"
     assert judged(value, spread=(-0.01, 0.0, 0.01)).verdict in ("not resolved", "waiting")
-    assert judged(value, spread=(0.0,)).verdict in ("not resolved", "waiting")
+    one_seed = judged(value, spread=(0.0,))
+    assert one_seed.verdict in ("not resolved", "waiting")
+    assert one_seed.evidence.startswith("one seed, no interval: ReLU after fc1, last epoch; ReLU after fc1, ")
     assert verdict([], part).verdict == "waiting"
 
 
