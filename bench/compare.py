@@ -81,6 +81,9 @@ def _compare_records(options: argparse.Namespace) -> list[Finding]:
         print("To compare all the same, name what may differ: --allow NAME\n")
     for warning in (f"the calibration of {each.started_at[:10]}: {text}" for each in used for text in each.warnings):
         print(f"WARNING: {warning}\n")
+    if sets.stale_a or sets.stale_b:
+        print("Left out, of another version of the training code or of a configuration that can no longer be read: "
+              f"{sets.stale_a} trainings of A, {sets.stale_b} of B.\n")
     if sets.only_a or sets.only_b:
         print(f"Only in A: {sets.only_a} cells; only in B: {sets.only_b}.\n")
     if not sets.findings and not sets.refused:

@@ -17,6 +17,7 @@ from bench.environment import speed_identity
 from bench.experiment import known_keys, value_of
 from bench.formatting import estimate, points, ratio_text, significant
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
+from bench.rows import current
 from bench.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
 from fmnist_core.config import CellConfig
 
@@ -62,6 +63,9 @@ class Sets(NamedTuple):
     refused: list[str]
     only_a: int
     only_b: int
+    stale_a: int
+    """Trainings left out: of another version of the training code, or of a configuration that can no longer be read."""
+    stale_b: int
 
 
 def compare(
@@ -72,8 +76,8 @@ def compare(
 
     `allowed`: facts that may differ all the same, by the names that the refusals give.
     """
-    trains_a, speeds_a = _grouped(a)
-    trains_b, speeds_b = _grouped(b)
+    trains_a, speeds_a, stale_a = _grouped(a)
+    trains_b, speeds_b, stale_b = _grouped(b)
     identities_a, identities_b = dict.fromkeys([*trains_a, *speeds_a]), dict.fromkeys([*trains_b, *speeds_b])
     names = _names([identity for identity in identities_a if identity in identities_b])
     accuracies: list[Question] = []
@@ -92,7 +96,8 @@ def compare(
             else:
                 speeds += _speeds(name, one[-1], other[-1], calibration_for(other[-1].environment), threshold)
     return Sets([*judge(accuracies), *judge(speeds)], refused,
-                only_a=len(identities_a.keys() - identities_b), only_b=len(identities_b.keys() - identities_a))
+                only_a=len(identities_a.keys() - identities_b), only_b=len(identities_b.keys() - identities_a),
+                stale_a=stale_a, stale_b=stale_b)
 
 
 def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Finding]:
@@ -130,8 +135,8 @@ def medians(record: SpeedRecord) -> dict[Metric, float]:
     return {metric: stats.summarize(values).median for metric, values in samples.items() if values}
 
 
-def _grouped(records: Iterable[Record]) -> tuple[dict[str, list[TrainRecord]], dict[str, list[SpeedRecord]]]:
-    """Finished records by cell."""
+def _grouped(records: Iterable[Record]) -> tuple[dict[str, list[TrainRecord]], dict[str, list[SpeedRecord]], int]:
+    """Finished records by cell, and how many trainings were left out: they are no more seeds of a cell of today."""
     trains: dict[str, list[TrainRecord]] = defaultdict(list)
     speeds: dict[str, list[SpeedRecord]] = defaultdict(list)
     for record in records:
@@ -141,7 +146,9 @@ def _grouped(records: Iterable[Record]) -> tuple[dict[str, list[TrainRecord]], d
             trains[_identity(record)].append(record)
         else:
             speeds[_identity(record)].append(record)
-    return trains, speeds
+    up_to_date = {identity: kept for identity, group in trains.items() if (kept := current(group))}
+    num_stale = sum(map(len, trains.values())) - sum(map(len, up_to_date.values()))
+    return defaultdict(list, up_to_date), speeds, num_stale
 
 
 def _identity(record: Record) -> str:

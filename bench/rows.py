@@ -181,9 +181,9 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
     for training, group in by_training.items():
         if training in seen_trainings:
             continue
-        current = _current(group)
-        num_stale += len(group) - len(current)
-        others[_dataset(training)] += current
+        up_to_date = current(group)
+        num_stale += len(group) - len(up_to_date)
+        others[_dataset(training)] += up_to_date
     for speeds in by_cell.values():
         if identity(speeds[0]) not in used:
             others[_dataset(_training(speeds[0].cell))] += speeds
@@ -213,6 +213,15 @@ def comparable(rows: Sequence[Row]) -> list[Row]:
     for precision, numerics in sorted(seeds, key=lambda kind: (seeds[kind], kind)):
         main[precision] = numerics
     return [row for row in rows if row.numerics in (None, main.get(row.cell.config.train.precision))]
+
+
+def current(group: Sequence[TrainRecord]) -> list[TrainRecord]:
+    """Of records with one training: those of this version of the code; none where the configuration cannot be read."""
+    try:
+        cell = msgspec.convert(group[0].cell, CellConfig)
+    except ValueError:
+        return []
+    return [record for record in group if _is_current(record, cell)]
 
 
 def memory_formats(formats: Iterable[str]) -> set[str]:
@@ -262,15 +271,6 @@ def _row(
 
 def _is_current(record: TrainRecord, cell: CellConfig) -> bool:
     return record.quality_key == quality_key(cell, record.seed, num_processes=record.labels.num_processes)
-
-
-def _current(group: Sequence[TrainRecord]) -> list[TrainRecord]:
-    """Of records with one training: those of this version of the code; none where the configuration cannot be read."""
-    try:
-        cell = msgspec.convert(group[0].cell, CellConfig)
-    except ValueError:
-        return []
-    return [record for record in group if _is_current(record, cell)]
 
 
 def _training(cell: Mapping[str, Any]) -> bytes:

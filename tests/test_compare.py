@@ -136,6 +136,17 @@ def test_accuracies_of_another_arithmetic_are_refused():
     assert found.refused == ["name cnn: accuracy: precision: float32 against bfloat16"]
 
 
+def test_trainings_of_another_version_are_left_out_and_counted(monkeypatch):
+    new = trainings([0.90, 0.901, 0.899])
+    with monkeypatch.context() as earlier:
+        earlier.setattr("fmnist_core.config.TRAINING_VERSION", 0)
+        old = trainings([0.5, 0.6])
+    unreadable = msgspec.structs.replace(new[0], cell={"model": {"name": "no longer there"}})
+    found = sets([*old, *new], [*new, unreadable])
+    assert [finding.a for finding in found.findings] == [finding.b for finding in found.findings]
+    assert (found.stale_a, found.stale_b, found.only_a, found.only_b) == (2, 1, 0, 0)
+
+
 def test_holm_over_many_cells_keeps_chance_from_speaking():
     # p of a single cell is 0.02 to 0.03: one of eight such is no discovery
     a = [record for depth in range(1, 9) for record in trainings([0.900, 0.902, 0.901], depth)]
@@ -188,6 +199,14 @@ def test_refusals_are_printed(tmp_path, capsys):
     a, b = write(tmp_path / "a", [timing()]), write(tmp_path / "b", [timing(0.02, precision="bfloat16")])
     assert compare.main([a, b, "--store", str(tmp_path)]) == 0
     assert "not compared: name cnn: speed: precision: float32 against bfloat16" in capsys.readouterr().out
+
+
+def test_what_is_left_out_is_told(tmp_path, capsys):
+    old = [msgspec.structs.replace(record, quality_key="0" * 16) for record in trainings([0.5])]
+    a, b = write(tmp_path / "a", [*trainings([0.9]), *old]), write(tmp_path / "b", trainings([0.9]))
+    assert compare.main([a, b, "--store", str(tmp_path)]) == 0
+    assert "Left out, of another version" in (out := capsys.readouterr().out)
+    assert ": 1 trainings of A, 0 of B." in out
 
 
 def test_a_calibration_under_load_is_told(tmp_path, capsys):
