@@ -16,7 +16,7 @@ from pathlib import Path
 
 from bench import environment, record_sets, revisions, side_runs, stats, store
 from bench.formatting import ratio_text, significant, table
-from bench.record import Environment, Record, SchemaError, decode, key_of
+from bench.record import Environment, Record
 from bench.record_sets import Finding, Question, Sets, milliseconds
 from bench.side_records import (
     PAIRS,
@@ -92,14 +92,8 @@ def _compare_records(options: argparse.Namespace) -> list[Finding]:
 
 
 def read(path: str) -> list[Record]:
-    """The newest record of each key in a folder or a .jsonl file. Raises ValueError."""
-    if Path(path).is_dir():
-        return store.read(path)
-    try:
-        records = [decode(line) for line in Path(path).read_bytes().splitlines() if line.strip()]
-        return list({key_of(record): record for record in records}.values())
-    except (OSError, SchemaError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    """The records of a folder or of one of its .jsonl files that count. Raises StoreError."""
+    return store.read(path) if Path(path).is_dir() else store.read_file(path)
 
 
 def _compare_revisions(options: argparse.Namespace, commits: list[str]) -> list[Finding]:

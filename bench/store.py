@@ -135,6 +135,11 @@ def read(folder: str | Path) -> list[Record]:
     return newest(record for _, record in _Reader(Path(folder), decode).lines())
 
 
+def read_file(path: str | Path) -> list[Record]:
+    """One file of a folder, by the same rules. Raises StoreError."""
+    return newest(_Reader(Path(path).parent, decode).new(Path(path)))
+
+
 Line = TypeVar("Line", bound=Record | Head)
 
 
@@ -163,10 +168,11 @@ class _Reader(Generic[Line]):
         except OSError as error:
             raise StoreError(f"store {self.folder} cannot be read: {error.strerror}") from error
         for path in sorted(self.folder / name for name in names if name.endswith(".jsonl")):
-            for line in self._new(path):
+            for line in self.new(path):
                 yield path, line
 
-    def _new(self, path: Path) -> Iterator[Line]:
+    def new(self, path: Path) -> Iterator[Line]:
+        """Those of one file."""
         start = offset = self._offsets.get(path, 0)
         try:
             with path.open("rb") as file:

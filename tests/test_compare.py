@@ -191,8 +191,19 @@ def test_what_cannot_be_compared_is_wrong_input(tmp_path, capsys):
                         (["HEAD", a], "compare records with records")]:
         assert compare.main([*sides, "--store", str(tmp_path)]) == 2
         assert said in capsys.readouterr().err
-    (tmp_path / "broken.jsonl").write_text("{}")
+    (tmp_path / "broken.jsonl").write_text("{}\n")
     assert compare.main([a, str(tmp_path / "broken.jsonl")]) == 2
+    assert "broken.jsonl, line 1: not a record" in capsys.readouterr().err
+
+
+def test_a_file_is_read_as_its_folder_is(tmp_path):
+    gpu = msgspec.structs.replace(HERE, device="GPU")
+    on_cpu, on_gpu = trainings([0.90]), trainings([0.91], cudnn_tf32=True)
+    folder = write(tmp_path / "a", [*on_cpu, *(msgspec.structs.replace(one, environment=gpu) for one in on_gpu)])
+    with (tmp_path / "a" / "e.jsonl").open("ab") as file:
+        file.write(encode(timing())[:100])  # torn: its writer was killed
+    assert compare.read(f"{folder}/e.jsonl") == compare.read(folder)
+    assert len(compare.read(folder)) == 2
 
 
 def test_refusals_are_printed(tmp_path, capsys):
