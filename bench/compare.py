@@ -18,6 +18,7 @@ from bench import environment, record_sets, revisions, side_runs, stats, store
 from bench.formatting import ratio_text, significant, table
 from bench.record import Environment, Record
 from bench.record_sets import Finding, Question, Sets, milliseconds
+from bench.sample_size import MAX_NEEDED
 from bench.side_records import (
     PAIRS,
     POWER,
@@ -30,6 +31,7 @@ from bench.side_records import (
     resolvable,
 )
 from fmnist_core.config import to_dict
+from fmnist_core.nearest import nearest
 
 ACCURACY_THRESHOLD = 0.001
 """A change below 0.1 points does not count."""
@@ -130,11 +132,18 @@ def _say_resolvable(pairs: Pairs, calibration: Calibration | None, threshold: fl
         known[f"the calibration of {calibration.started_at[:10]}"] = calibration.metrics["train_step"]
     found = [f"{significant(100 * resolvable(noise, rounds, threshold), 2)} % by {source}"
              for source, noise in known.items()]
-    needed = [f"{pairs_to_find(noise, threshold):,} by {source}" for source, noise in known.items()]
+    needed = [f"{_pairs_needed(noise, threshold)} by {source}" for source, noise in known.items()]
     print(f"A change of the training step that {rounds} pairs find {100 * POWER:g} times in 100: {'; '.join(found)}.\n"
           f"Pairs (--rounds) that find {200 * threshold:g} %: {'; '.join(needed)}.\n")
     if not calibration:
         print("This machine has no calibration, see python -m bench.calibrate.\n")
+
+
+def _pairs_needed(noise: Pairs, threshold: float) -> str:
+    try:
+        return f"{pairs_to_find(noise, threshold):,}"
+    except ValueError:  # a threshold that is next to nothing beside the noise
+        return f"more than {MAX_NEEDED:,}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -142,13 +151,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("a", metavar="A", help="records, or a revision")
     parser.add_argument("b", metavar="B",
                         help=f"the same; {revisions.WORKING_TREE}: the files as they are, committed or not")
-    parser.add_argument("--threshold", type=float, default=THRESHOLD, metavar="X",
+    parser.add_argument("--threshold", type=side_runs.up_to(1), default=THRESHOLD, metavar="X",
                         help=f"least relative change of a speed that counts; default: {THRESHOLD}")
-    parser.add_argument("--accuracy-threshold", type=float, default=ACCURACY_THRESHOLD, metavar="X",
+    parser.add_argument("--accuracy-threshold", type=side_runs.up_to(1), default=ACCURACY_THRESHOLD, metavar="X",
                         help=f"least change of an accuracy that counts, as a fraction; default: {ACCURACY_THRESHOLD}")
-    parser.add_argument("--allow", action="append", default=[], metavar="NAME",
+    parser.add_argument("--allow", action="append", type=_fact, default=[], metavar="NAME",
                         help="records: a fact that may differ all the same, e.g. torch")
     return parser
+
+
+def _fact(text: str) -> str:
+    known = record_sets.names_of_facts()
+    if text not in known:
+        raise argparse.ArgumentTypeError(f"{text!r}: unknown{nearest(text, known)}; allowed: {', '.join(known)}")
+    return text
 
 
 if __name__ == "__main__":

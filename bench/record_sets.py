@@ -19,7 +19,7 @@ from bench.formatting import estimate, points, ratio_text, significant
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.rows import current
 from bench.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
-from fmnist_core.config import CellConfig
+from fmnist_core.config import CellConfig, ExecutionConfig
 
 NO_CALIBRATION = "not resolved: this machine has no calibration, see python -m bench.calibrate"
 IDENTITY = ("model", "data", "train")
@@ -98,6 +98,15 @@ def compare(
     return Sets([*judge(accuracies), *judge(speeds)], refused,
                 only_a=len(identities_a.keys() - identities_b), only_b=len(identities_b.keys() - identities_a),
                 stale_a=stale_a, stale_b=stale_b)
+
+
+def names_of_facts() -> list[str]:
+    """All that can be allowed to differ."""
+    execution = msgspec.structs.asdict(ExecutionConfig())
+    speeds = _facts(SpeedRecord(experiment="", speed_key="", cell={"execution": execution},
+                                environment=Environment(device="any but cpu")))
+    accuracies = _numerics(TrainRecord(experiment="", quality_key="", seed=0, cell={}))
+    return sorted({*speeds, *accuracies, "machine_shared", "warnings"})
 
 
 def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Finding]:

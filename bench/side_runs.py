@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import math
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,7 +34,7 @@ def parser(name: str, description: str | None, *, rounds: int) -> argparse.Argum
     new.add_argument("--rounds", type=positive, default=rounds, metavar="N", help=f"in turns; default: {rounds}")
     new.add_argument("--threads", type=positive, default=environment.num_cpus(), metavar="N",
                      help="of a process; default: one per processor")
-    new.add_argument("--block-s", type=float, default=BLOCK_S, metavar="S",
+    new.add_argument("--block-s", type=up_to(3600), default=BLOCK_S, metavar="S",
                      help=f"seconds of training steps in a block; default: {BLOCK_S:g}")
     return new
 
@@ -74,3 +75,18 @@ def positive(text: str) -> int:
     if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 1000000")
     return int(text)
+
+
+def up_to(most: float) -> Callable[[str], float]:
+    """What reads a number from 0 to `most`."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a number from 0 to {most:g}")
+        return value
+
+    return read

@@ -93,6 +93,7 @@ def test_timings_that_differ_in_a_label_are_refused_with_the_reason(change, fact
     assert not found.findings
     assert found.refused == [f"kernel_depth: speed: {fact}".replace("kernel_depth", "name cnn")]
     allowed = fact.partition(":")[0]
+    assert allowed in record_sets.names_of_facts()
     assert verdict([timing()], [timing(0.02, **change)], allowed=[allowed]) == "slower"
 
 
@@ -206,6 +207,21 @@ def test_a_file_is_read_as_its_folder_is(tmp_path):
     assert len(compare.read(folder)) == 2
 
 
+@pytest.mark.parametrize(("options", "said"), [
+    (["--threshold", "-1"], "argument --threshold: '-1': expected a number from 0 to 1"),
+    (["--threshold", "nan"], "argument --threshold: 'nan': expected a number from 0 to 1"),
+    (["--accuracy-threshold", "5"], "argument --accuracy-threshold: '5': expected a number from 0 to 1"),
+    (["--block-s", "long"], "argument --block-s: 'long': expected a number from 0 to 3600"),
+    (["--allow", "trch"], "argument --allow: 'trch': unknown; did you mean 'torch'?; allowed: activation_memory"),
+])
+def test_a_wrong_option_is_refused_before_any_work(capsys, monkeypatch, options, said):
+    monkeypatch.setattr(compare, "_compare", lambda options: pytest.fail("work was done"))
+    with pytest.raises(SystemExit) as stopped:
+        compare.main(["a", "b", *options])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_refusals_are_printed(tmp_path, capsys):
     a, b = write(tmp_path / "a", [timing()]), write(tmp_path / "b", [timing(0.02, precision="bfloat16")])
     assert compare.main([a, b, "--store", str(tmp_path)]) == 0
@@ -256,6 +272,12 @@ def test_a_revision_that_is_slower_is_found(tmp_path, capsys, stub_blocks, facto
     assert "10 pairs find 90 times in 100" in out
     assert "Pairs (--rounds) that find 5 %" in out
     assert "no calibration" in out
+
+
+def test_a_threshold_that_no_number_of_pairs_reaches_is_told_beside_the_verdicts(tmp_path, capsys, stub_blocks):
+    stub_blocks(1.5)
+    assert compare.main(["a", "b", "--threshold", "1e-9", "--store", str(tmp_path)]) == 1
+    assert "(--rounds) that find 2e-07 %: more than 1,000,000,000 by" in capsys.readouterr().out
 
 
 # The whole decision, simulated: five metrics, Holm, both gates
