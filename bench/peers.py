@@ -86,6 +86,7 @@ def systems(num_threads: int) -> list[System]:
 
 def run(chosen: Sequence[System], request: Mapping[str, Any], rounds: int) -> list[Peer]:
     """Each system in turns, with new seeds in every round. One that fails is left out from then on, with the reason.
+    Without the first, the reference, there is nothing to compare with: raises ValueError where that one fails.
 
     All processes of a round get ready at once, which can take longer than their work, and then wait for their turn.
     """
@@ -103,6 +104,8 @@ def run(chosen: Sequence[System], request: Mapping[str, Any], rounds: int) -> li
                            {**request, "round": next(round_numbers)}, ready)
             answers = train(ready.pop(system.name))
         except WorkerFailed as error:
+            if system is chosen[0]:
+                raise ValueError(f"{system.name}, the reference, failed: {error}; nothing is stored") from error
             skipped[system.name] = str(error)
             return None
         about[system.name] = {key: answers[0][key] for key in ("num_parameters", "libraries")}

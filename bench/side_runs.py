@@ -14,7 +14,7 @@ from bench.pages.side_tables import headers_and_rows
 from bench.side_records import SideRecord
 from bench.store import Store
 from bench.strict_parser import StrictParser
-from fmnist_core.config import CellConfig
+from fmnist_core.config import Baseline, CellConfig
 
 OK, SLOWER, WRONG_INPUT = 0, 1, 2
 BLOCK_S = 1.5
@@ -40,9 +40,13 @@ def parser(name: str, description: str | None, *, rounds: int) -> argparse.Argum
 
 
 def cell_of(options: argparse.Namespace) -> CellConfig:
-    """Raises ValueError for an unknown experiment or data set."""
+    """Raises ValueError for an unknown experiment or data set, and for a cell that has no training steps."""
     overrides = {"data.dataset": options.dataset} if options.dataset else {}
-    return experiment.load(options.experiment, overrides).cells[0].config
+    cell = experiment.load(options.experiment, overrides).cells[0].config
+    if isinstance(cell.model, Baseline):
+        raise ValueError(f"experiment {options.experiment}: its first cell has model.name = 'baseline', which is no "
+                         "network and has no training steps; expected an experiment whose first cell is a network")
+    return cell
 
 
 @contextlib.contextmanager

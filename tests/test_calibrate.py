@@ -1,5 +1,6 @@
 """A/A calibration: its noise by known samples, its file, and what it lets others conclude."""
 
+import importlib
 import json
 import math
 import subprocess
@@ -167,6 +168,15 @@ def test_a_single_round_says_nothing_of_noise(tmp_path):
 def test_an_unknown_experiment_is_wrong_input(tmp_path, capsys):
     assert calibrate.main(["--experiment", "finel", "--store", str(tmp_path)]) == 2
     assert "did you mean 'final'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["calibrate", "compare", "ledger", "peers", "scaling"])
+def test_a_model_that_is_no_network_is_wrong_input(command, tmp_path, capsys):
+    revisions = ["HEAD", "working-tree"] if command == "compare" else []
+    asked = [*revisions, "--experiment", "cited_non_neural", "--dataset", "synthetic", "--store", str(tmp_path)]
+    assert importlib.import_module(f"bench.{command}").main(asked) == 2
+    assert "its first cell has model.name = 'baseline', which is no network" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_stores_what_it_prints(tmp_path, capsys, monkeypatch):

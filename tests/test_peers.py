@@ -107,6 +107,20 @@ def test_systems_take_turns_with_new_seeds_and_leave_when_they_fail(monkeypatch)
     assert (absent.skipped, not_here.skipped) == ("not installed", "CUDA only")
 
 
+def test_without_the_reference_nothing_is_stored(tmp_path, capsys, monkeypatch):
+    class Failing:
+        def wait_until_ready(self):
+            raise WorkerFailed("out of luck")
+
+        def stop(self):
+            pass
+
+    monkeypatch.setattr(peers, "start", lambda stack, system, request: [Failing()])
+    assert peers.main(["--dataset", "synthetic", "--store", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "bench.peers: tutorial, the reference, failed: out of luck; nothing is stored\n"
+    assert side_records.load_all(tmp_path, side_records.Peers) == []
+
+
 def test_processes_start_together_and_failures_say_why():
     with contextlib.ExitStack() as stack:
         start = lambda worker, **asked: peers.start(stack, System("x", "", worker, 1, 1), REQUEST | asked)
