@@ -18,6 +18,7 @@ from msgspec import Struct
 from bench import attempts, launch
 from bench.formatting import code, count, escape, table
 from bench.record import Environment
+from bench.strict_parser import StrictParser
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "experiments" / "results" / "faults.json"
@@ -209,7 +210,8 @@ def _spans(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    StrictParser("python -m bench.promises", __doc__).parse_args(arguments)
     PAGE.write_text(render(load()))
     print(f"{PAGE}: written")
     return 0

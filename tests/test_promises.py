@@ -44,6 +44,17 @@ def test_figures_come_from_the_record_and_stay_in_their_cell():
     assert "| `test_kills.py`; stopped before its end | short form | 12 |" in page
 
 
+@pytest.mark.parametrize(("argument", "code"), [("--foo", 2), ("page.md", 2), ("--help", 0)])
+def test_nothing_is_written_but_by_the_bare_command(tmp_path, monkeypatch, argument, code):
+    monkeypatch.setattr(promises, "PAGE", tmp_path / "promises.md")
+    with pytest.raises(SystemExit) as stopped:
+        promises.main([argument])
+    assert stopped.value.code == code
+    assert not promises.PAGE.exists()
+    assert promises.main([]) == 0
+    assert promises.PAGE.read_text() == promises.render(promises.load())
+
+
 def test_runs_are_added_to_the_record(tmp_path):
     path = tmp_path / "faults.json"
     promises.add(path, RUN)

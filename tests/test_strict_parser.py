@@ -4,8 +4,8 @@ import importlib
 
 import pytest
 
-COMMANDS = ["calibrate", "compare", "counters", "environment", "explorer", "ledger", "peers", "report", "run",
-            "scaling"]
+COMMANDS = ["calibrate", "compare", "counters", "environment", "explorer", "ledger", "peers", "promises", "report",
+            "run", "scaling"]
 
 
 def refusal(module, arguments, capsys):
