@@ -103,12 +103,21 @@ def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.toml"))
 
 
+def find(name_or_path: str) -> Path:
+    if name_or_path.endswith(".toml"):
+        return Path(name_or_path)
+    if name_or_path not in names():
+        raise ValueError(f"unknown experiment '{name_or_path}'{nearest(name_or_path, names())}; "
+                         f"experiments: {', '.join(names())}; or the path of a .toml file")
+    return FOLDER / f"{name_or_path}.toml"
+
+
 def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """Read an experiment by name or path, `overrides` ("train.epochs": 1) on top.
 
     Raises ValueError that names file, key and value, and what is allowed.
     """
-    path = _find(name_or_path)
+    path = find(name_or_path)
     try:
         text = path.read_bytes().decode()
         return parse(tomllib.loads(text), name=path.stem, overrides=overrides)
@@ -289,12 +298,3 @@ def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:
                        for key, value in changed.items() if axes.get(key) != others.get(key)]
             raise ValueError(f"cells '{seen[content].label}' and '{cell.label}' are the same cell{''.join(reasons)}")
         seen[content] = cell
-
-
-def _find(name_or_path: str) -> Path:
-    if name_or_path.endswith(".toml"):
-        return Path(name_or_path)
-    if name_or_path not in names():
-        raise ValueError(f"unknown experiment '{name_or_path}'{nearest(name_or_path, names())}; "
-                         f"experiments: {', '.join(names())}; or the path of a .toml file")
-    return FOLDER / f"{name_or_path}.toml"

@@ -61,6 +61,9 @@ def test_load_reads_a_store(tmp_path):
     assert set(frame.load(tmp_path)["experiment"]) >= {"final", "kernel_depth", "quick"}
     with pytest.raises(ValueError, match="unknown experiment 'finale'"):
         frame.load(tmp_path, ["finale"])
+    (tmp_path / "final.toml").write_text(ONE_FACTOR)
+    with pytest.raises(ValueError, match="are both named 'final'"):
+        frame.load(tmp_path, ["final", str(tmp_path / "final.toml")])
 
 
 def test_load_has_rows_for_cells_that_no_experiment_has(tmp_path):

@@ -533,6 +533,23 @@ def test_a_document_of_ones_own_shows_what_has_records_and_ones_own_experiments(
     assert "1 training and 0 timings belong to experiments" in text
 
 
+def test_an_experiment_named_twice_is_there_once(tmp_path):
+    quick = report.experiments_.load("quick")
+    (tmp_path / "quick.jsonl").write_bytes(encode(trained(quick, quick.cells[0])))
+    assert report.main(["--store", str(tmp_path)]) == 0
+    once = (tmp_path / "RESULTS.md").read_text()
+    assert report.main(["--store", str(tmp_path), "quick", str(report.experiments_.FOLDER / "quick.toml")]) == 0
+    assert (tmp_path / "RESULTS.md").read_text() == once
+
+
+def test_another_experiment_of_the_same_name_is_refused(tmp_path, capsys):
+    (tmp_path / "final.toml").write_text(ONE_FACTOR)
+    assert report.main(["--store", str(tmp_path), str(tmp_path / "final.toml")]) == 2
+    refusal = capsys.readouterr().err
+    assert f"experiments {report.experiments_.FOLDER / 'final.toml'} and {tmp_path / 'final.toml'} are both" in refusal
+    assert [path.name for path in tmp_path.iterdir()] == ["final.toml"]
+
+
 def test_an_experiment_without_records_is_folded_up_but_there():
     text = text_of([]).split("### One factor")[1].split("\n## ")[0]
     assert "<summary>Waiting: 2 cells × 3 seeds, for a CPU or a GPU</summary>" in text
