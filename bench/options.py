@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bench import experiment, tracking
@@ -52,6 +52,17 @@ def answer_shell(of: argparse.ArgumentParser) -> None:
         argcomplete.autocomplete(of, validator=_continues)
 
 
+def overrides(asked: argparse.Namespace) -> dict[str, Any]:
+    """What --set changes, and --dataset, which is short for one of them. Raises ValueError."""
+    short = [("data.dataset", asked.dataset)] if asked.dataset else []
+    return _by_key([*(setting(text, "--set") for text in asked.set), *short], "--set")
+
+
+def filters(asked: argparse.Namespace) -> dict[str, Any]:
+    """What --only asks for. Raises ValueError."""
+    return _by_key([setting(text, "--only") for text in asked.only], "--only")
+
+
 def setting(text: str, option: str) -> tuple[str, Any]:
     """`train.epochs=1` to ("train.epochs", 1): the value is JSON, or else a string. Raises ValueError."""
     key, equals, value = text.partition("=")
@@ -61,6 +72,16 @@ def setting(text: str, option: str) -> tuple[str, Any]:
         return key, json.loads(value)
     except (ValueError, RecursionError):  # not JSON, or a number of more digits than Python reads
         return key, value
+
+
+def _by_key(settings: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings:
+        if key in found:
+            raise ValueError(f"{option} {key}: given twice, as {as_typed(found[key])} and as {as_typed(value)}; "
+                             "expected one value of each key")
+        found[key] = value
+    return found
 
 
 def _continues(completion: str, prefix: str) -> bool:

@@ -89,10 +89,7 @@ class Sweep:
         """Whatever can be wrong with the request is found here or in `check`, as ValueError."""
         self.asked, self.world, self.notice = asked, world, notice
         tracking.check(asked.track)
-        overrides = dict(options.setting(text, "--set") for text in asked.set)
-        if asked.dataset:
-            overrides["data.dataset"] = asked.dataset
-        filters = dict(options.setting(text, "--only") for text in asked.only)
+        overrides, filters = options.overrides(asked), options.filters(asked)
         self.experiments = [experiment.select(experiment.load(name, overrides), filters) for name in asked.experiments]
         modes = {each.launch.mode for each in self.experiments}
         if len(modes) > 1:
