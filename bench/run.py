@@ -133,6 +133,9 @@ class Sweep:
 
     def run(self) -> None:
         """Cells mode: this process takes any free task until none is left. DDP: all processes share each."""
+        of_trainings = ["--keep-weights"] * self.asked.keep_weights + ["--track"] * bool(self.asked.track)
+        if of_trainings and not self.quiet and all(task.seed is None for task in self.left):
+            print(f"{' and '.join(of_trainings)}: nothing is left to train; --rerun trains again what has a record")
         if not self.left:
             return
         if not self.ddp:

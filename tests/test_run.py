@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from bench import tracking
 from bench.record import Epochs, TrainRecord, decode
 from bench.store import Store, StoreError
 
@@ -79,6 +80,18 @@ def test_failed_cells_are_kept_and_tried_again_when_asked(call_run, bare_folder,
     assert call_run(path, "--rerun")[0] == 0
     assert (bare_folder / "log").read_text().split() == [done, done, other]
     assert len((bare_folder / "runs" / "mine.jsonl").read_bytes().splitlines()) == 6
+
+
+def test_what_only_trainings_do_is_said_to_be_left_out_where_none_is_left(call_run, bare_folder, monkeypatch):
+    monkeypatch.setattr(tracking, "check", lambda names: None)
+    path = written(bare_folder, EXPERIMENT)
+    said = "nothing is left to train; --rerun trains again what has a record\n"
+    assert said not in call_run(path, "--keep-weights", "--track", "tensorboard")[1]
+    assert call_run(path, "--keep-weights")[1].startswith(f"--keep-weights: {said}")
+    both = call_run(path, "--keep-weights", "--track", "tensorboard")[1]
+    assert both.startswith(f"--keep-weights and --track: {said}")
+    assert said not in call_run(path)[1]
+    assert said not in call_run(path, "--keep-weights", "--rerun")[1]
 
 
 def test_only_and_set_choose_and_change_cells(call_run, bare_folder):
