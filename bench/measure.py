@@ -22,13 +22,16 @@ from bench.block import (
 from bench.counters import graph_counts, reset_graph_counts
 from bench.load import Usage, load_warning, usage
 from bench.record import Inference, Labels, Layer, SpeedRecord
+from fmnist_core.batches import shares
 from fmnist_core.clock import Clock, clock_for, synchronize
-from fmnist_core.config import CellConfig, to_dict
+from fmnist_core.config import CellConfig, Precision, to_dict
 from fmnist_core.data import Dataset
 from fmnist_core.observe import count_operators, count_waits, observe
-from fmnist_core.summary import LayerRow, least_bytes, multiply_adds, num_parameters, summarize
+from fmnist_core.summary import LayerRow, least_bytes, multiply_adds, num_moments, num_parameters, summarize
 from fmnist_core.train import Training
 
+DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Of matrix products and their results."""
 MAX_DISAGREEMENT = 0.05
 """Between the sum of the samples and the wall time of their block, beyond which the record carries a warning."""
 
@@ -60,7 +63,9 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_k
         labels = msgspec.structs.replace(labels, **graph_counts()._asdict())
     operators = {} if compiled or training.captured else count_operators(training)
     matmul, copy = matmul_flops_per_s(device, cell.train.precision), copy_bytes_per_s(device)
-    params = num_parameters(training.model)
+    params, most_images = num_parameters(training.model), shares(size, training.num_processes)[1]
+    num_bytes = least_bytes(rows, params, num_moments(training.optimizer), most_images,
+                            DTYPES[cell.train.precision].itemsize)
     return SpeedRecord(
         experiment=experiment, speed_key=speed_key, cell=to_dict(cell), first_step_s=first_step_s, step_s=step_s,
         batch_s=batch_s, block_s=block_s, evaluate_s=evaluate_s, inference=inference,
@@ -68,7 +73,7 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_k
         multiply_adds=multiply_adds(rows), operators_per_step=sum(operators.values()),
         host_syncs_per_step=count_waits(operators), peak_memory_bytes=allocated,
         reserved_memory_bytes=reserved, matmul_flops_per_s=matmul, copy_bytes_per_s=copy,
-        floor_s=floor_s(step_multiply_adds(rows), least_bytes(rows, params, size), size, matmul, copy),
+        floor_s=floor_s(step_multiply_adds(rows), num_bytes, most_images, matmul, copy),
         layers=[msgspec.convert(asdict(row), Layer) for row in rows], labels=labels, warnings=warnings,
     )
 
@@ -79,12 +84,13 @@ def step_multiply_adds(rows: Sequence[LayerRow]) -> int:
     return 3 * multiply_adds(list(rows)) - first
 
 
-def floor_s(num_multiply_adds: int, num_bytes: int, batch_size: int, matmul: float, copy: float) -> float:
+def floor_s(num_multiply_adds: int, num_bytes: int, num_images: int, matmul: float, copy: float) -> float:
     """The least time of a training step: the larger of its arithmetic and its traffic, at the machine's ceilings.
 
-    `num_multiply_adds` of one image, two operations each; `num_bytes` of the whole step.
+    `num_multiply_adds` of one image, two operations each; `num_images` and `num_bytes` of one process in a step, as
+    the ceilings are one process's.
     """
-    return max(2 * num_multiply_adds * batch_size / matmul, num_bytes / copy)
+    return max(2 * num_multiply_adds * num_images / matmul, num_bytes / copy)
 
 
 def disagreement(samples: Sequence[float], block_s: float) -> list[str]:
@@ -96,11 +102,10 @@ def disagreement(samples: Sequence[float], block_s: float) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def matmul_flops_per_s(device: torch.device, precision: str) -> float:
+def matmul_flops_per_s(device: torch.device, precision: Precision) -> float:
     """The best of several large square matrix products in this precision, two operations per multiply-add."""
     size = 8192 if device.type == "cuda" else 2048
-    dtype = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
-    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    a, b = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
     return 2 * size**3 / _best(lambda: torch.mm(a, b), device)
 
 

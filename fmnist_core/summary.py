@@ -63,14 +63,21 @@ def num_parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def least_bytes(rows: list[LayerRow], num_params: int, batch_size: int, itemsize: int = 4) -> int:
-    """The least that a training step must move, if everything between matrix products were fused.
+def num_moments(optimizer: torch.optim.Optimizer) -> int:
+    """Numbers that it keeps from step to step, such as Adam's two per parameter, once it has taken one."""
+    return sum(value.numel() for state in optimizer.state.values() for value in state.values()
+               if isinstance(value, Tensor) and value.ndim)  # 0-d: the count of steps
 
-    Outputs of convolutions and Linear layers are written and read once forward, their gradients once backward;
-    a parameter is read twice, its gradient written and read; Adam reads and writes both moments and the parameter.
+
+def least_bytes(rows: list[LayerRow], num_params: int, moments: int, num_images: int, itemsize: int = 4) -> int:
+    """The least that a process must move in a training step, if everything between matrix products were fused.
+
+    Outputs of convolutions and Linear layers, `itemsize` bytes a number, are written and read once forward, their
+    gradients once backward. The rest is float32 in every precision: a parameter is read twice, its gradient written
+    and read; the optimizer reads and writes the parameter and its `moments`. `num_images`: of this process.
     """
     activations = sum(_size(row.out_shape) for row in rows if row.multiply_adds)
-    return itemsize * (4 * activations * batch_size + 10 * num_params)
+    return itemsize * 4 * activations * num_images + 4 * (6 * num_params + 2 * moments)
 
 
 def _row(name: str, module: nn.Module, in_shape: Shape, out_shape: Shape, first: bool) -> LayerRow:

@@ -14,12 +14,13 @@ from bench import block, counters, load, measure, memory, stats
 from bench.load import Usage
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, Network2, TrainConfig
 from fmnist_core.models.networks import layers_of
-from fmnist_core.summary import LayerRow, least_bytes, summarize
+from fmnist_core.summary import LayerRow
 from fmnist_core.train import Training
 from tests.small import small_dataset
 
 BATCH_S, STEP_S = 0.01, 0.04
 MATMUL, COPY = 1e9, 1e8
+PARAMETERS, OUTPUTS = 313_346, 28 * 28 * 4 + 14 * 14 * 16 + 392 + 10  # of Network 2, an image: before any pool
 
 
 class FakeClock:
@@ -66,9 +67,9 @@ def quick(monkeypatch):
     monkeypatch.setattr(measure, "load_warning", lambda *usages: [])
 
 
-def cell(batch_size=30, accumulation=1, **execution):
-    return CellConfig(model=Network2(), data=DataConfig(dataset="synthetic", validation_size=40),
-                      train=TrainConfig(global_batch_size=batch_size, gradient_accumulation=accumulation),
+def cell(batch_size=30, accumulation=1, train=None, **execution):
+    train = TrainConfig(global_batch_size=batch_size, gradient_accumulation=accumulation, **(train or {}))
+    return CellConfig(model=Network2(), data=DataConfig(dataset="synthetic", validation_size=40), train=train,
                       execution=ExecutionConfig(**execution))
 
 
@@ -130,15 +131,25 @@ def test_the_floor_by_hand():
 
 def test_the_floor_of_a_record_is_that_of_its_layers(quick, monkeypatch):
     record = record_of(cell(30), StepClock(monkeypatch))
-    rows = summarize(Training(cell(30), 0, small_dataset()).model, (1, 28, 28))
-    num_bytes = least_bytes(rows, record.num_parameters, 30)
-    conv1 = 28 * 28 * 4 * 9
-    assert record.floor_s == pytest.approx(max(2 * (3 * record.multiply_adds - conv1) * 30 / MATMUL, num_bytes / COPY))
+    assert record.floor_s == pytest.approx((4 * 4 * OUTPUTS * 30 + 4 * 10 * PARAMETERS) / COPY)
+    monkeypatch.setattr(measure, "copy_bytes_per_s", lambda device: 1e12)
+    record, conv1 = record_of(cell(30), StepClock(monkeypatch)), 28 * 28 * 4 * 9
+    assert record.floor_s == pytest.approx(2 * (3 * record.multiply_adds - conv1) * 30 / MATMUL)
     assert sum(layer.multiply_adds for layer in record.layers) == record.multiply_adds
     # PyTorch's names, whatever computes them on this machine
     assert [layer.kind for layer in record.layers][:2] == ["Conv2d", "BatchNorm2d"]
     assert [layer.kind for layer in record.layers if layer.multiply_adds] == ["Conv2d", "Conv2d", "Linear", "Linear"]
     assert layers_of(cell().model) is not None
+
+
+@pytest.mark.parametrize(("train", "itemsize", "num_moments"), [
+    ({"precision": "bf16"}, 2, 2 * PARAMETERS), ({"optimizer": "sgd"}, 4, 0),
+    ({"optimizer": "sgd", "momentum": 0.9}, 4, PARAMETERS), ({"optimizer": "rmsprop"}, 4, PARAMETERS),
+    ({"optimizer": "muon"}, 4, 2 * PARAMETERS - 4 * 9 - 16 * 4 * 25)], ids=str)
+def test_the_traffic_is_that_of_the_precision_and_of_the_optimizer(quick, monkeypatch, train, itemsize, num_moments):
+    monkeypatch.setattr(measure, "copy_bytes_per_s", lambda device: 1e6)
+    record = record_of(cell(30, train=train), StepClock(monkeypatch))
+    assert record.floor_s == pytest.approx((itemsize * 4 * OUTPUTS * 30 + 4 * (6 * PARAMETERS + 2 * num_moments)) / 1e6)
 
 
 def test_the_ceilings_by_hand(monkeypatch):
@@ -270,7 +281,7 @@ rank = accelerator_for("no").process_index
 clock = FakeClock(0.005 if rank else 0.0025)
 record = measure.measure(cell(30), small_dataset(), experiment="test", speed_key="0" * 16, clock=clock)
 said = [rank, record.images_per_step, record.step_s[0], len(record.step_s), record.labels.num_processes]
-(Path(__file__).parent / f"{rank}.json").write_text(json.dumps(said))
+(Path(__file__).parent / f"{rank}.json").write_text(json.dumps([*said, record.floor_s]))
 """
 
 
@@ -285,4 +296,5 @@ def test_two_processes_count_the_global_batch_and_the_slower_one(tmp_path):
     assert run.returncode == 0, run.stderr
     answers = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     # a step with its batch takes 10 ms in the slower process: 1.5 s are 150 of them, in both
-    assert answers == [[rank, 30, pytest.approx(0.005), 150, 2] for rank in (0, 1)]
+    floor_s = pytest.approx((4 * 4 * OUTPUTS * 15 + 4 * 10 * PARAMETERS) / COPY)
+    assert answers == [[rank, 30, pytest.approx(0.005), 150, 2, floor_s] for rank in (0, 1)]

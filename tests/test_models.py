@@ -108,9 +108,11 @@ def test_summary_is_what_runs():
 
 
 def test_least_bytes_by_hand():
-    """One Linear layer of 4 to 3: 3 outputs x 4 passes x 2 images, and 15 parameters x 10, at 4 bytes."""
+    """One Linear layer of 4 to 3: 3 outputs x 4 passes x 2 images, and 15 parameters x 6 and 30 moments x 2."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
-    assert least_bytes(summarize(model, (1, 2, 2)), num_parameters(model), 2) == 4 * (3 * 4 * 2 + 15 * 10)
+    rows, params = summarize(model, (1, 2, 2)), num_parameters(model)
+    assert least_bytes(rows, params, 30, 2) == 4 * (3 * 4 * 2 + 15 * 6 + 30 * 2)
+    assert least_bytes(rows, params, 0, 2, itemsize=2) == 2 * 3 * 4 * 2 + 4 * 15 * 6
 
 
 def good_factory(width: int = 3) -> nn.Module:
