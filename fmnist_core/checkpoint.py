@@ -42,8 +42,9 @@ def save(training: Training, path: Path, *, wall_s: float = 0.0) -> None:
                for name, value in tensors.items()}
     scaler = training.accelerator.scaler
     about = json.dumps({
-        "key": _key(training), "epoch": training.epoch, "step_in_epoch": training.step_in_epoch,
-        "history": asdict(training.history), "scaler": scaler.state_dict() if scaler else None,
+        "key": _key(training), "device": training.device.type, "epoch": training.epoch,
+        "step_in_epoch": training.step_in_epoch, "history": asdict(training.history),
+        "scaler": scaler.state_dict() if scaler else None,
         "epoch_s": time.perf_counter() - training.epoch_began, "wall_s": wall_s, "num_resumes": training.num_resumes,
     })
     metadata = {"about": about, "sha256": _digest(tensors, about)}
@@ -119,6 +120,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def _check_fits(training: Training, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
     if about["key"] != _key(training):
         raise ValueError("it is of another training")
+    device = about.get("device", "cuda" if "cuda_generator_R" in tensors else "cpu")  # earlier files lack it
+    if device != training.device.type:
+        raise ValueError(f"it is of a training on {device}, this one is on {training.device.type}")
     shapes = {name: value.shape for name, value in _with_prefix(tensors, "model.").items()}
     if shapes != {name: value.shape for name, value in _model(training).state_dict().items()}:
         raise ValueError("its parameters are not those of this network")

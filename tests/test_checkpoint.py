@@ -193,6 +193,27 @@ def test_a_checkpoint_of_another_training_is_not_used(tmp_path):
             assert checkpoint.load(other, path) is None
 
 
+@pytest.mark.parametrize("is_earlier", [False, True], ids=["now", "before files said so"])
+@pytest.mark.parametrize(("made_on", "device"), [("cpu", "cuda"), ("cuda", "cpu")])
+def test_a_checkpoint_of_another_kind_of_device_is_not_used(made_on, device, is_earlier, tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint.safetensors"
+    interrupted(fresh(), path, 3)
+    about, tensors = checkpoint._read(path)
+    assert about["device"] == "cpu"
+    if made_on == "cuda":
+        about["device"], tensors["cuda_generator_R"] = "cuda", tensors["cpu_generator_R"]
+    if is_earlier:
+        del about["device"]
+    monkeypatch.setattr(checkpoint, "_read", lambda path: (about, tensors))
+    training = fresh()
+    before, training.device = state(fresh()), torch.device(device)
+    with pytest.warns(UserWarning, match=f"it is of a training on {made_on}, this one is on {device}"):
+        assert checkpoint.load(training, path) is None
+    assert all(torch.equal(value, before[name]) for name, value in state(training).items())
+    training.device = torch.device(made_on)
+    checkpoint._check_fits(training, about, tensors)
+
+
 def test_execution_may_change_between_the_parts(tmp_path):
     """It is no part of what is learnt: a cell goes on where another memory format began it."""
     path = tmp_path / "checkpoint.safetensors"
