@@ -119,7 +119,7 @@ def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep 
     labels = msgspec.structs.replace(labels, num_resumes=training.num_resumes)
     history = fit(training, on_step=watch, on_epoch=on_epoch)
     if keep_weights is not None and training.rank == 0:
-        weights.save(keep_weights / f"{task.key}.safetensors", training)
+        _keep(keep_weights / f"{task.key}.safetensors", training)
     detail, extra = _details(training)
     return TrainRecord(
         experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
@@ -127,6 +127,14 @@ def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep 
         multiply_adds=multiply_adds(rows), num_train=len(dataset.train), num_validation=len(dataset.validation),
         num_test=len(dataset.test), labels=labels,
     )
+
+
+def _keep(path: Path, training: Training) -> None:
+    """A file that cannot be written is no reason to lose what was learnt: the record has its accuracies without it."""
+    try:
+        weights.save(path, training)
+    except OSError as error:
+        warnings.warn(f"no weights could be written: {error}", stacklevel=2)
 
 
 def _fit_baseline(task: Task, seed: int, dataset: data.Dataset) -> TrainRecord:

@@ -48,7 +48,7 @@ def save(training: Training, path: Path, *, wall_s: float = 0.0) -> None:
         "epoch_s": time.perf_counter() - training.epoch_began, "wall_s": wall_s, "num_resumes": training.num_resumes,
     })
     metadata = {"about": about, "sha256": _digest(tensors, about)}
-    _write(path, safetensors.torch.save(tensors, metadata))
+    write_whole(path, safetensors.torch.save(tensors, metadata))
 
 
 def load(training: Training, path: Path) -> float | None:
@@ -82,6 +82,21 @@ def load(training: Training, path: Path) -> float | None:
     training.epoch_began = time.perf_counter() - about["epoch_s"]
     training.num_resumes = about.get("num_resumes", 0) + 1
     return float(about["wall_s"])
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Or not at all: raises OSError, and leaves the earlier file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".draft")
+    try:
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def _tensors_per_process(training: Training) -> dict[str, Tensor]:
@@ -135,21 +150,6 @@ def _digest(tensors: dict[str, Tensor], about: str) -> str:
         content.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
         content.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
     return content.hexdigest()
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def _key(training: Training) -> str:

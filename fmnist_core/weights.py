@@ -3,13 +3,14 @@
 from pathlib import Path
 
 import msgspec
+import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from fmnist_core import views
 from fmnist_core.average import averaged
+from fmnist_core.checkpoint import write_whole
 from fmnist_core.config import CellConfig, to_dict
 from fmnist_core.models.build import build
 from fmnist_core.train import Training
@@ -19,7 +20,10 @@ FORMAT = "fmnist-weights-1"
 
 def save(path: Path, training: Training) -> None:
     """Parameters and buffers of the model (their averages, where the cell has them), the cell, the seed, and what its
-    inputs were normalised by."""
+    inputs were normalised by.
+
+    Raises OSError, and leaves the earlier file.
+    """
     model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
     with averaged(training.average):
         tensors = {name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -28,8 +32,7 @@ def save(path: Path, training: Training) -> None:
     about = {"format": FORMAT, "cell": msgspec.json.encode(to_dict(training.cell)).decode(), "seed": str(training.seed),
              "input_shape": msgspec.json.encode(dataset.input_shape).decode(),
              "mean": repr(dataset.mean), "std": repr(dataset.std)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, path, metadata=about)
+    write_whole(path, safetensors.torch.save(tensors, about))
 
 
 class Trained(msgspec.Struct, frozen=True):

@@ -1,5 +1,7 @@
 """Weights kept and pictures classified."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -32,6 +34,20 @@ def test_loaded_weights_classify_as_the_trained_model(trained):
     expected = evaluate(training, test, keep_logits=True).logits_NK.softmax(1)
     torch.testing.assert_close(loaded.probabilities(test.images_NCHW / 255), expected, rtol=1e-4, atol=1e-5)
     assert loaded.cell == training.cell
+
+
+def test_a_full_disk_leaves_the_earlier_weights(trained, tmp_path, monkeypatch):
+    training, path = trained
+    kept = tmp_path / "cnn.safetensors"
+    kept.write_bytes(path.read_bytes())
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        weights.save(kept, training)
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [(kept.name, path.read_bytes())]
 
 
 def test_damaged_or_foreign_weights_are_refused(trained, tmp_path):

@@ -251,6 +251,18 @@ def test_a_full_disk_stops_no_training(tmp_path, monkeypatch):
     assert {str(each.message) for each in caught} == {expected}
 
 
+def test_weights_that_cannot_be_written_cost_no_record(tmp_path):
+    task = misbehaving()
+    alone = run(task, tmp_path / "alone", keep_weights=tmp_path / "kept")
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert kept.name == f"{task.key}.safetensors"
+    (tmp_path / "weights").write_text("a file where the folder should be")
+    with pytest.warns(UserWarning, match=r"^no weights could be written: \[Errno 17\] File exists: .*weights"):
+        record = run(task, tmp_path, keep_weights=tmp_path / "weights")
+    assert record.status == "ok"
+    assert learnt(record) == learnt(alone)
+
+
 def test_a_new_checkpoint_clears_the_deaths_before_it(tmp_path, monkeypatch):
     monkeypatch.setattr(trial, "CHECKPOINT_EVERY_S", -1.0)
     task = misbehaving()
