@@ -5,9 +5,9 @@ from torch import Tensor, nn
 
 
 def draw_masks_from_uniform(model: nn.Module) -> nn.Module:
-    """`model`, on a CPU, with its `Dropout` layers changed in place."""
+    """`model`, on a CPU, with its `Dropout` layers changed in place, but for those that overwrite their input."""
     for module in model.modules():
-        if type(module) is nn.Dropout and 0 < module.p < 1:
+        if type(module) is nn.Dropout and not module.inplace:
             module.__class__ = UniformDropout
     return model
 
@@ -16,7 +16,7 @@ class UniformDropout(nn.Dropout):
     """`nn.Dropout` with other draws. Uniform numbers are multiples of 2**-24, and so is the probability."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or x.device.type != "cpu":
+        if not self.training or x.device.type != "cpu" or not 0 < self.p < 1:
             return super().forward(x)
         mask = torch.rand_like(x, dtype=torch.float32).ge_(self.p).mul_(1 / (1 - self.p))
         return x * mask.to(x.dtype)

@@ -32,12 +32,22 @@ def test_drops_at_its_rate_and_keeps_the_mean(p, dtype):
     assert not torch.equal(layer(x) == 0, y == 0)
 
 
-def test_evaluation_and_trivial_rates_are_pytorchs():
+def test_evaluation_and_other_layers_are_pytorchs():
     x = torch.randn(5, 7)
     assert torch.equal(draw_masks_from_uniform(nn.Dropout(0.5)).eval()(x), x)
-    for p in (0.0, 1.0):
-        assert type(draw_masks_from_uniform(nn.Dropout(p))) is nn.Dropout
     assert type(draw_masks_from_uniform(nn.Dropout2d(0.5))) is nn.Dropout2d
+    overwriting = draw_masks_from_uniform(nn.Dropout(0.5, inplace=True))
+    assert overwriting(x) is x
+    assert (x == 0).any()
+
+
+@pytest.mark.parametrize("first", [0.0, 0.5, 1.0])
+def test_a_rate_may_change_later(first):
+    layer, x = draw_masks_from_uniform(nn.Dropout(first)), torch.full((100, 100), 3.0)
+    assert type(layer) is UniformDropout
+    for p, left in ((0.25, {0.0, 4.0}), (1.0, {0.0}), (0.0, {3.0})):
+        layer.p = p
+        assert set(layer(x).unique().tolist()) == left
 
 
 def test_a_training_on_a_cpu_uses_it_and_repeats_its_masks():
