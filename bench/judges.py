@@ -18,7 +18,7 @@ from bench.identity import Numerics
 from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
 from bench.record import SpeedRecord
 from bench.rows import Machine, Results, Row, machines, memory_formats
-from bench.side_records import Calibration, record_ratio
+from bench.side_records import Calibration, Pairs, record_ratio
 
 Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
 
@@ -138,6 +138,12 @@ def counts_rise(sequences: Sequence[Sequence[Row]], attribute: Callable[[Row], i
     return Finding(verdict, f"exact counts, smallest kernel first: {'; '.join(shown)}")
 
 
+def noise_of_machines(results: Results) -> dict[Machine, Pairs]:
+    """How far two timings of one training step differ by themselves, on each machine that was calibrated."""
+    return {Machine.at(side.environment): side.metrics["train_step"] for side in results.sides
+            if isinstance(side, Calibration)}
+
+
 STEP_WORDS: dict[stats.Verdict, str] = {
     "less": "faster", "equivalent": "within 5 %", "not resolved": "not resolved", "greater": "slower"}
 """In the order in which they are told: what decides against the claim comes first."""
@@ -148,8 +154,7 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
 
     A cell is timed in one run: how far two runs differ by themselves is known of machines that were calibrated.
     """
-    noise = {Machine.at(side.environment): side.metrics["train_step"] for side in results.sides
-             if isinstance(side, Calibration)}
+    noise = noise_of_machines(results)
     timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
              if (a := _alone(one.timed(machine))) and (b := _alone(other.timed(machine))) and _alike(a, b)]
     if not timed:

@@ -34,6 +34,6 @@ def test_the_trials_are_shown_layer_by_layer():
     for name, shown in (("table_1_1", True), ("kernel_depth", False)):
         of = experiment.load(name)
         results = collect(records, [of])
-        text = section(of, results.rows[name], machine_names(results.records, ()))
+        text = section(of, results.rows[name], machine_names(results.records, ()), {})
         assert ("<summary>Layers, " in text) == shown
         assert (layer_table(in_closed_form(of.cells[0].config)) in text) == shown

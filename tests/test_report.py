@@ -12,6 +12,7 @@ from bench.formatting import escape
 from bench.pages import pictures, readme
 from bench.record import Inference, Labels, TrainRecord, encode
 from bench.rows import collect, comparable
+from bench.side_records import Calibration, Pairs
 from bench.store import Store, read
 from fmnist_core import files
 from fmnist_core.config import ExecutionConfig, to_dict
@@ -400,8 +401,8 @@ def test_settings_that_change_together_have_no_trend_of_their_own():
 
 def test_speed_answer_compares_only_what_had_the_machine_alone():
     line = answer_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10)])
-    assert "kernel_size 2 is the fastest in training with 10,000" in line
-    assert "a factor of 2.00" in line
+    assert "fastest in training is kernel_size 2 with 10,000 images/s, slowest kernel_size 3 with 5,000 images" in line
+    assert "a factor of 2.00; the machine was not calibrated" in line
     shared = msgspec.structs.replace(LABELS, machine_shared=True)
     assert "fastest" not in answer_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=shared)])
 
@@ -412,9 +413,20 @@ def test_speed_answer_compares_what_was_timed_at_one_commit():
     k2, k3, k4 = made.cells
     line = answer_of([timed(made, k2, [0.03] * 10), timed(made, k3, [0.02] * 10, environment=later),
                       timed(made, k4, environment=later)], made)
-    assert "kernel_size 4 is the fastest" in line
-    assert "kernel_size 3 the slowest" in line
-    assert "a factor of 2.00. Left out, timed at another commit: kernel_size 2." in line
+    assert "fastest in training is kernel_size 4 with 10,000 images/s, slowest kernel_size 3 with 5,000" in line
+    assert ". Left out, timed at another commit: kernel_size 2." in line
+
+
+@pytest.mark.parametrize(("spread", "expected"), [
+    (0.001, "fastest in training is kernel_size 2 with 10,000 images/s, slowest kernel_size 3 with 5,000 images/s, a "
+            "factor of 2.00 [1.99, 2.01] between runs."),
+    (0.3, "training speeds are not resolved: highest kernel_size 2 with 10,000 images/s, lowest kernel_size 3 with"),
+])
+def test_speed_answer_is_judged_by_the_noise_between_runs(spread, expected):
+    pairs = Pairs(a_s=[0.01 * (1 + spread * (i % 2)) for i in range(20)], b_s=[0.01] * 20)
+    noise = Calibration(environment=CPU, started_at="", cell={}, metrics={"train_step": pairs})
+    text = report.render([timed(MADE, K2), timed(MADE, K3, [0.02] * 10)], [MADE], [noise]).text
+    assert expected in text.split("### One factor")[1]
 
 
 # The document

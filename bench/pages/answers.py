@@ -18,6 +18,7 @@ from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, 
 from bench.identity import Numerics
 from bench.record import SpeedRecord
 from bench.rows import Machine, Row, comparable, memory_formats, one_per_cell
+from bench.side_records import Pairs, record_ratio
 
 
 def answer(rows: Sequence[Row]) -> str:
@@ -83,11 +84,11 @@ def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
     return math.sqrt(sum(variances) / len(variances)) if variances else math.nan
 
 
-def speed_answer(rows: Sequence[Row], machine: Machine) -> str:
-    """The fastest and the slowest cell in training, with their intervals.
+def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> str:
+    """The fastest and the slowest cell in training, and whether they differ by more than two runs of one cell.
 
     Of rows that had the machine alone, and were timed at the commit at which most were: another may have made the code
-    faster or slower.
+    faster or slower. `noise`: the machine's calibration, if it has one.
     """
     timed = [(row, speed) for row in rows if (speed := row.timed(machine)) and not speed.labels.machine_shared]
     commits = Counter(speed.environment.commit for _, speed in timed)
@@ -101,12 +102,18 @@ def speed_answer(rows: Sequence[Row], machine: Machine) -> str:
         return "training is not compared: precision or memory format differ where the settings do not."
     rated = [(stats.throughput(speed.images_per_step, speed.step_s), row) for row, speed in speeds]
     (fast, fast_row), (slow, slow_row) = (pick(rated, key=lambda pair: pair[0].images_per_s) for pick in (max, min))
-    text = lambda rate: (f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]"
-                         f"{NOISY if rate.noisy else ''} images/s")
-    if not fast.low > slow.high:
-        return f"the fastest and the slowest cell in training are not resolved ({text(fast)} and {text(slow)}).{others}"
-    return (f"{escape(fast_row.label)} is the fastest in training with {text(fast)}, {escape(slow_row.label)} the "
-            f"slowest with {text(slow)}, a factor of {significant(fast.images_per_s / slow.images_per_s)}.{others}")
+    named = [f"{escape(row.label)} with {significant(rate.images_per_s)}{NOISY if rate.noisy else ''} images/s"
+             for rate, row in ((fast, fast_row), (slow, slow_row))]
+    factor = significant(fast.images_per_s / slow.images_per_s)
+    if noise is None:
+        return (f"fastest in training is {named[0]}, slowest {named[1]}, a factor of {factor}; the machine was not "
+                f"calibrated, so that two runs of one cell may differ as much.{others}")
+    num_pairs = math.comb(len(speeds), 2)
+    ratio = record_ratio(1 / slow.images_per_s, 1 / fast.images_per_s, noise, ALPHA / num_pairs)
+    interval = f"a factor of {factor} [{significant(ratio.low)}, {significant(ratio.high)}] between runs"
+    if ratio.low <= 1:
+        return f"training speeds are not resolved: highest {named[0]}, lowest {named[1]}, {interval}.{others}"
+    return f"fastest in training is {named[0]}, slowest {named[1]}, {interval}.{others}"
 
 
 def _differ_unasked(speeds: Sequence[tuple[Row, SpeedRecord]]) -> bool:

@@ -7,6 +7,7 @@ from bench import outcomes, stats
 from bench.claims import Judged, by_experiment, judge, parts_table, summary_table
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
+from bench.judges import noise_of_machines
 from bench.pages import beyond, cited, figures, final_network, glossary, goals, overview, pareto, readme, reported
 from bench.pages.sections import figures as figures_of
 from bench.pages.sections import section
@@ -97,8 +98,8 @@ def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[
 
 def _sections(results: Results, shown: Sequence[Experiment], judged: Sequence[Judged], names: Mapping[Machine, str],
               drawn: Mapping[str, bytes | None]) -> list[str]:
-    claims = by_experiment(judged)
-    return [section(one, results.rows[one.name], names, drawn, claims.get(one.name, ()))
+    claims, noise = by_experiment(judged), noise_of_machines(results)
+    return [section(one, results.rows[one.name], names, noise, drawn, claims.get(one.name, ()))
             + (f"\n\n{final_network.render(results)}" if one.name == "final" else "") for one in shown]
 
 
@@ -124,7 +125,7 @@ def _unlisted(others: Results, names: Mapping[Machine, str]) -> list[_Chapter]:
         return []
     return [_Chapter("Other configurations", "\n\n".join([
         "Records of cells that no experiment of the project has.",
-        *(section(one, others.rows[one.name], names) + _classes(others.rows[one.name])
+        *(section(one, others.rows[one.name], names, {}) + _classes(others.rows[one.name])
           for one in others.experiments)]))]
 
 

@@ -20,6 +20,7 @@ from bench.pages.tables import (
 from bench.pages.targets import targets_table
 from bench.record import SpeedRecord
 from bench.rows import Machine, Row, comparable, one_per_cell
+from bench.side_records import Pairs
 
 WITH_LAYERS = ("network1_printed", "network2_printed", "table_1_1", "table_1_2")
 """Whose first cell is shown layer by layer: the sizes that its settings leave unsaid."""
@@ -28,12 +29,13 @@ MOST_NAMED = 9
 
 
 def section(
-    experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str], drawn: Collection[str] = (),
-    claims: Sequence[str] = (),
+    experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs],
+    drawn: Collection[str] = (), claims: Sequence[str] = (),
 ) -> str:
     """Question, settings, tables, figures, answer; folded up while no cell has a record.
 
-    `names`: of the machines; `drawn`: the figures there are; `claims`: the verdicts that rest on this experiment.
+    `names`: of the machines; `noise`: between runs, of those that were calibrated; `drawn`: the figures there are;
+    `claims`: the verdicts that rest on this experiment.
     """
     parts = [f"### {escape(experiment.title)}", f"`{experiment.name}`" + (
         f". **Question.** {escape(experiment.question)}" if experiment.question else "")]
@@ -45,7 +47,8 @@ def section(
     for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows):
         own = [row for row in rows if row.cell.config.data.dataset == dataset]
         cells = one_per_cell(own)
-        speeds = [f" On {name}: {text}" for machine, name in names.items() if (text := speed_answer(cells, machine))]
+        answers = {name: speed_answer(cells, machine, noise.get(machine)) for machine, name in names.items()}
+        speeds = [f" On {name}: {text}" for name, text in answers.items() if text]
         verdicts = f" Claims: {'; '.join(claims)}." if claims else ""
         parts.append(f"**Answer.** {answer(own)}{''.join(speeds)}{verdicts}")
     return "\n\n".join(part for part in parts if part)
