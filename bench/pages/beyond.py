@@ -27,7 +27,8 @@ def parts(results: Results) -> str:
         headers = ["cell", "validation, last epoch (%)", "less the recipe (points) [95 % interval]", "p (Holm)", "n"]
         listed = table(headers, [own, *_changes(results, whole, rows)])
         title = f"{title} ({code(experiment)})"
-        tables.append(f"**{title}**\n\n{listed}" if any(row.trained for row in results.of(experiment)) else
+        asked = rows if whole is None else [whole, *rows]
+        tables.append(f"**{title}**\n\n{listed}" if any(row.trained for row in asked) else
                       folded(f"{title}: waiting", listed))
     return "\n\n".join(tables)
 
