@@ -56,7 +56,7 @@ def figure(results: Results) -> Figure | None:
     shown = [point for point in points if point.accuracy >= LEAST]
     if not shown:
         return None
-    drawing = Figure(figsize=(WIDTH, 5.6), layout="constrained")
+    drawing = Figure(figsize=(WIDTH, 6.2), layout="constrained")
     panels: Sequence[Axes] = drawing.subplots(1, 3, sharey=True)
     costs: list[tuple[str, str, Cost]] = [
         ("Size", "trainable parameters", lambda point: point.num_parameters),
@@ -69,7 +69,7 @@ def figure(results: Results) -> Figure | None:
         panel.set_xlabel(name)
         named.append(_panel(panel, [(point, value) for point in shown if (value := cost(point))]))
     panels[0].set_ylabel("test accuracy (%), last epoch")
-    legend_below(drawing, ncols=6)
+    legend_below(drawing, ncols=4)
     left_out = len(points) - len(shown)
     drawing.suptitle(title_of(f"Means of {seeds_of(rows)}", coverage(len(rows), _num_cells(results), "cell"),
                               f"{left_out} below {100 * LEAST:g} % are left out" if left_out else ""))
@@ -166,5 +166,5 @@ def _panel(panel: Axes, costs: Sequence[tuple[Point, float]]) -> tuple[list[tupl
     panel.margins(x=0.08, y=0.08)
     number_axis(panel.xaxis, logarithmic=True)
     lines = [textwrap.fill(f"{i} {names[at]}", 42) for i, at in enumerate(best, start=1)]
-    panel.text(0, -0.2, "\n".join(lines), transform=panel.transAxes, va="top", fontsize=SMALL)
+    panel.text(0, -0.22, "\n".join(lines), transform=panel.transAxes, va="top", fontsize=SMALL)
     return [(*at, str(i)) for i, at in enumerate(best, start=1)], list(names)
