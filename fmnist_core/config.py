@@ -118,6 +118,8 @@ class CellConfig(Config, frozen=True, kw_only=True):
 def check(cell: CellConfig) -> None:
     """Raise ValueError for settings that contradict each other or would have no effect."""
     train, data = cell.train, cell.data
+    if isinstance(cell.model, Baseline):
+        _check_baseline(cell)
     if train.nesterov and (train.optimizer not in ("sgd", "muon") or train.momentum == 0):
         raise ValueError("train.nesterov = true needs train.optimizer = 'sgd' or 'muon' with train.momentum above 0")
     if train.momentum and train.optimizer not in ("sgd", "rmsprop", "muon"):
@@ -156,8 +158,6 @@ def check(cell: CellConfig) -> None:
     if isinstance(model, Network1 | Network2) and model.dropout and model.dropout_after > len(model.fc_sizes):
         raise ValueError(f"model.dropout_after = {model.dropout_after} but model.fc_sizes has "
                          f"{len(model.fc_sizes)} hidden layers")
-    if isinstance(model, Baseline):
-        _check_baseline(cell)
 
 
 def check_validation_size(size: int, num_images: int) -> None:

@@ -97,8 +97,8 @@ def no_tf32() -> Iterator[None]:
 
 @pytest.fixture
 def double(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    in_float32 = Dataset.images
-    monkeypatch.setattr(Dataset, "images", lambda self, split, index_N: in_float32(self, split, index_N).double())
+    in_float32 = Dataset._normalized
+    monkeypatch.setattr(Dataset, "_normalized", lambda self, images_NCHW: in_float32(self, images_NCHW).double())
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
