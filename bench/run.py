@@ -115,7 +115,7 @@ class Sweep:
         self.quiet = self.world.rank != 0 or not (self.left or again)
         at_work = self.planned if self.asked.profile else self.left
         if at_work and not self.ddp:
-            launch.stand_alone(self.world)  # the user's code may look for a GPU
+            launch.stand_alone(self.world)  # before torch, or the user's code, looks for a GPU
         if at_work:
             from bench import trial  # brings torch: only now is it sure that there is work, and on which device
 
@@ -138,8 +138,6 @@ class Sweep:
             print(f"{' and '.join(of_trainings)}: nothing is left to train; --rerun trains again what has a record")
         if not self.left:
             return
-        if not self.ddp:
-            launch.stand_alone(self.world)
         from bench import ranks  # brings torch
 
         num_done = len(self.planned) - len(self.left)
@@ -157,7 +155,6 @@ class Sweep:
         """A profile of each cell instead: nothing is recorded. In cells mode each process takes its share of them."""
         cells = list({msgspec.json.encode(task.cell.config): task for task in reversed(self.planned)}.values())[::-1]
         if not self.ddp:
-            launch.stand_alone(self.world)
             cells = cells[self.world.rank :: self.world.num_processes]
         os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler is silent but for fatal errors
         from bench import profiling, ranks

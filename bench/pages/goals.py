@@ -14,6 +14,7 @@ import msgspec
 from bench import outcomes, stats
 from bench.formatting import NOTHING, code, escape, estimate, percent, plural, significant, table
 from bench.pages.tables import training_time
+from bench.pages.targets import first_epoch_surplus_s
 from bench.record import TrainRecord
 from bench.rows import Machine, Results, Row
 
@@ -78,8 +79,7 @@ def _result_of(results: Results, goal: Goal) -> tuple[Row | None, str]:
 
 def _reached(row: Row, goal: Goal, names: Mapping[Machine, str]) -> list[str]:
     values, seconds = row.values(outcomes.test_last), _undisturbed_s(row)
-    surplus = [one.epochs.train_s[0] - stats.summarize(one.epochs.train_s[1:]).median for one in row.trained
-               if len(one.epochs.train_s) > 1 and is_undisturbed(one)]
+    surplus = first_epoch_surplus_s(filter(is_undisturbed, row.trained))
     recipe = f"{code(goal.experiment)}, {escape(row.label)}" if goal.experiment in FAST else code(goal.experiment)
     return [recipe, row.cell.config.data.test_views, estimate(values), str(len(values)),
             _verdict(values, seconds, goal), training_time(row, names),

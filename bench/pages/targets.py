@@ -6,7 +6,7 @@ step, compilation, capture) is on it. Both are stated beside. A cell without a v
 epoch's test accuracy: no epoch is chosen by the test set.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bench import stats
@@ -64,7 +64,7 @@ def _line(row: Row, target: float, conditions: Conditions, names: Mapping[Machin
         seconds += f", of the {len(reached)} that reached it"
     return [escape(row.label), percent(target, 1) + by_test, where + together, f"{len(reached)} of {len(records)}",
             seconds, _range([one.epochs for one in reached]),
-            NOTHING if conditions.shared else _median(_beyond(records)), _median(_off(records))]
+            NOTHING if conditions.shared else _median(first_epoch_surplus_s(records)), _median(_off(records))]
 
 
 def _timed(row: Row) -> Iterator[TrainRecord]:
@@ -88,7 +88,8 @@ def _range(values: Sequence[int]) -> str:
     return str(min(values)) if min(values) == max(values) else f"{min(values)} to {max(values)}"
 
 
-def _beyond(records: Sequence[TrainRecord]) -> list[float]:
+def first_epoch_surplus_s(records: Iterable[TrainRecord]) -> list[float]:
+    """What the first epoch has beyond the median of the others, of trainings that have others."""
     seconds = [record.epochs.train_s for record in records]
     return [one[0] - stats.summarize(one[1:]).median for one in seconds if len(one) > 1]
 
