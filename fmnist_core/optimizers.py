@@ -59,6 +59,12 @@ class Muon(torch.optim.AdamW):
                          weight_decay=config.weight_decay, fused=True)
         self.momentum, self.nesterov = config.momentum, config.nesterov
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """AdamW's own, which looks for its count of steps in whatever was loaded; filters have a momentum alone."""
+        groups = state["param_groups"]
+        super().__setstate__({**state, "param_groups": groups[1:]})
+        self.param_groups = groups
+
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closure re-evaluates a loss here
         groups = self.param_groups

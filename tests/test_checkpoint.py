@@ -6,6 +6,7 @@ import random
 import time
 import warnings
 from dataclasses import asdict
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -34,6 +35,8 @@ CASES = {
     "sgd": (Network1(batch_norm=True, conv_dropout=0.1), AUGMENTED,
             {"momentum": 0.9, "nesterov": True, "schedule": "cosine", "gradient_clip_norm": 1.0}),
     "rmsprop": (Network2(conv_dropout=0.1), AUGMENTED, {"momentum": 0.5}),
+    "muon": (Network2(conv_dropout=0.1), AUGMENTED,
+             {"momentum": 0.8, "nesterov": True, "weight_decay": 0.05, "ema": 0.9}),
 }
 
 
@@ -101,6 +104,10 @@ def test_resumed_is_bit_equal_to_uninterrupted(name, memory_format, accumulation
         assert resumed.step == step
         fit(resumed)
         assert_bit_equal(alone, resumed)
+
+
+def test_every_optimizer_is_resumed():
+    assert set(CASES) == set(get_args(get_type_hints(TrainConfig)["optimizer"]))
 
 
 def test_resuming_twice_and_saving_at_every_step_change_nothing(tmp_path):
