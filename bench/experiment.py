@@ -8,17 +8,19 @@
 
 import itertools
 import math
+import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.decoding import convert, tag_of
-from bench.dotted import as_text, as_typed, flatten, merge, nest
-from fmnist_core.config import CellConfig, CitedModel, CustomModel, input_shape
+from bench.decoding import convert
+from bench.dotted import as_typed, flatten, merge, nest
+from bench.settings import known_keys, label_of, value_of
+from fmnist_core.config import CellConfig, CitedModel, input_shape
 from fmnist_core.models import networks
 from fmnist_core.models.catalogue import CITED
 from fmnist_core.models.layers import trace
@@ -129,6 +131,17 @@ def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Exper
         raise ValueError(f"experiment {path}: {error}") from error
 
 
+def load_all(asked: Iterable[str], overrides: Mapping[str, Any] | None = None) -> list[Experiment]:
+    """By name or path, each once. Raises ValueError, also for two files of one name: by it records are told apart."""
+    paths = list({(path.stem, os.path.realpath(path)): path for path in map(find, asked)}.values())
+    named = {path.stem: path for path in paths}
+    for path in paths:
+        if path is not named[path.stem]:
+            raise ValueError(f"experiments {path} and {named[path.stem]} are both named '{path.stem}', and would be "
+                             "taken for one; expected files of different names")
+    return [load(str(path), overrides) for path in paths]
+
+
 def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The cells of a decoded TOML file. Raises ValueError."""
     file = convert(content, _File)
@@ -146,38 +159,6 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     _refuse_duplicates(cells, changed)
     return Experiment(name=name, title=file.title or name, question=file.question, seeds=file.seeds, launch=launch,
                       measure=file.measure, targets=file.targets, cells=cells)
-
-
-def value_of(cell: CellConfig, key: str) -> Any:
-    """The value at a dotted key, e.g. "model.kernel_size". Raises ValueError for an unknown one."""
-    value: Any = cell
-    for part in key.split("."):
-        if isinstance(value, CustomModel) and part in ("name", *value.options):
-            value = value.factory if part == "name" else value.options[part]
-        elif part == "name" and not hasattr(value, "name"):
-            value = tag_of(type(value))
-        elif not hasattr(value, part):
-            raise ValueError(f"unknown key '{key}'{nearest_key(key, known_keys(cell))}")
-        else:
-            value = getattr(value, part)
-    return value
-
-
-def known_keys(cell: CellConfig) -> list[str]:
-    """All that an experiment could set in this cell; of one's own network the arguments that it does set."""
-    sections = {name: getattr(cell, name) for name in cell.__struct_fields__}
-    keys = lambda section: section.options if isinstance(section, CustomModel) else section.__struct_fields__
-    return ["model.name", *(f"{name}.{key}" for name, section in sections.items() for key in keys(section))]
-
-
-def every_setting(cell: CellConfig) -> dict[str, Any]:
-    """Defaults too, by dotted key; the options of a model one by one."""
-    return flatten({key: value_of(cell, key) for key in known_keys(cell)})
-
-
-def label_of(settings: Mapping[str, Any]) -> str:
-    """Settings in short: `kernel_size 3, depth 2`."""
-    return ", ".join(f"{key.rpartition('.')[2]} {as_text(value)}" for key, value in flatten(settings).items())
 
 
 def select(chosen: Experiment, filters: Mapping[str, Any]) -> Experiment:

@@ -18,7 +18,7 @@ from bench.dotted import flatten
 from bench.experiment import Experiment
 from bench.pages import overview
 from bench.record import Record, SpeedRecord
-from bench.rows import Machine, Row, collect, load_experiments
+from bench.rows import Machine, Row, collect
 from bench.store import read
 from fmnist_core.config import to_dict
 
@@ -81,7 +81,7 @@ def load(folder: str | Path, experiments: Sequence[str] | None = None) -> pd.Dat
     """
     records = read(folder)
     if experiments is not None:
-        return rows(records, load_experiments(experiments))
+        return rows(records, experiment.load_all(experiments))
     return rows(records, with_others(records, [experiment.load(name) for name in experiment.names()]))
 
 

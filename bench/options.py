@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from bench import experiment, tracking
+from bench import experiment, settings, tracking
 from bench.decoding import choices
 from bench.dotted import as_typed
 from bench.strict_parser import StrictParser
@@ -128,7 +128,7 @@ def _cells(parsed_args: argparse.Namespace) -> Iterator[experiment.Cell]:
 
 
 def _keys(cells: Any) -> list[str]:
-    return list(dict.fromkeys(key for cell in cells for key in experiment.known_keys(cell.config)))
+    return list(dict.fromkeys(key for cell in cells for key in settings.known_keys(cell.config)))
 
 
 def _positive(text: str) -> int:

@@ -14,10 +14,10 @@ import msgspec
 from bench import outcomes, stats
 from bench.dotted import flatten
 from bench.environment import speed_identity
-from bench.experiment import known_keys, value_of
 from bench.formatting import estimate, points, ratio_text, significant
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.rows import current
+from bench.settings import known_keys, value_of
 from bench.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
 from fmnist_core.config import CellConfig, ExecutionConfig
 

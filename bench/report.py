@@ -19,7 +19,6 @@ from bench import experiment as experiments_
 from bench import explorer
 from bench.pages import figures, readme
 from bench.pages.document import Document, render
-from bench.rows import load_experiments
 from bench.side_records import load_every
 from bench.store import read
 from bench.strict_parser import StrictParser
@@ -68,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return explorer.main(["--store", options.store, "--output", options.output or explorer.DEFAULT_OUTPUT])
     try:
         output = _output(options)
-        loaded = load_experiments([*experiments_.names(), *options.experiments])
+        loaded = experiments_.load_all([*experiments_.names(), *options.experiments])
         document = render(read(options.store), loaded, load_every(options.store),
                           own="" if _is_published(options.store) else options.store)
         if not options.check:

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from bench.experiment import Cell, Experiment, known_keys, value_of
+from bench.experiment import Cell, Experiment
 from bench.record import Record
 from bench.rows import Row
+from bench.settings import known_keys, value_of
 from fmnist_core.config import to_dict
 
 MAX_KEYS = 2

@@ -5,7 +5,6 @@ configuration. Of several records with one key and one arithmetic the last count
 """
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +13,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bench.environment import speed_identity
-from bench.experiment import Cell, Experiment, find, known_keys, load, value_of
+from bench.experiment import Cell, Experiment
 from bench.identity import Numerics, identity, newest
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
+from bench.settings import known_keys, value_of
 from bench.side_records import SideRecord
 from fmnist_core.config import CellConfig, input_shape, quality_key, to_dict
 from fmnist_core.models import layers, networks
@@ -149,17 +149,6 @@ class Results:
         kinds = [[row for row in self.rows[one.experiment.name] if row.cell is one.cell] for one in (a, b)]
         pairs = [(one, other) for one in kinds[0] for other in kinds[1] if one.numerics == other.numerics]
         return max(pairs, key=lambda pair: min(len(row.trained) for row in pair), default=None)
-
-
-def load_experiments(asked: Iterable[str]) -> list[Experiment]:
-    """By name or path, each once. Raises ValueError, also for two files of one name, by which rows are told apart."""
-    paths = list({(path.stem, os.path.realpath(path)): path for path in map(find, asked)}.values())
-    named = {path.stem: path for path in paths}
-    for path in paths:
-        if path is not named[path.stem]:
-            raise ValueError(f"experiments {path} and {named[path.stem]} are both named '{path.stem}', and would be "
-                             "taken for one; expected files of different names")
-    return [load(str(path)) for path in paths]
 
 
 def collect(records: Iterable[Record], experiments: Sequence[Experiment],

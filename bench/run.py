@@ -90,7 +90,8 @@ class Sweep:
         self.asked, self.world, self.notice = asked, world, notice
         tracking.check(asked.track)
         overrides, filters = options.overrides(asked), options.filters(asked)
-        self.experiments = [experiment.select(experiment.load(name, overrides), filters) for name in asked.experiments]
+        loaded = experiment.load_all(asked.experiments, overrides)
+        self.experiments = [experiment.select(one, filters) for one in loaded]
         modes = {each.launch.mode for each in self.experiments}
         if len(modes) > 1:
             raise ValueError("experiments with launch.mode 'cells' and 'ddp' cannot share one launch: run them apart")

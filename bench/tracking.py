@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from bench.experiment import known_keys, value_of
 from bench.plan import Task
+from bench.settings import known_keys, value_of
 from fmnist_core.nearest import nearest
 from fmnist_core.schedule import learning_rate
 

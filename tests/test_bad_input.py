@@ -125,6 +125,13 @@ def test_a_wrong_experiment_is_refused(refused, bare_folder, text, parts):
         assert part in message
 
 
+def test_two_files_of_one_name_are_refused_and_one_that_is_named_twice_counts_once(refused, call_run, bare_folder):
+    other = bare_folder / "quick.toml"
+    other.write_text((ROOT / "experiments" / "quick.toml").read_text())
+    assert "are both named 'quick', and would be taken for one" in refused("quick", str(other))
+    assert call_run("quick", "quick", "--list") == call_run("quick", "--list")
+
+
 @pytest.mark.parametrize(("model", "message"), [
     ('name = "tests.nothing:linear"', "there is no module 'tests.nothing'"),
     ('name = "tests.misbehaving:linea"', "'linea' is not there; did you mean 'linear'?"),

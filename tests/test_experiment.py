@@ -7,7 +7,8 @@ import pytest
 
 from bench import experiment
 from bench.dotted import as_written, flatten
-from bench.experiment import known_keys, load, parse, select, value_of
+from bench.experiment import load, parse, select
+from bench.settings import known_keys, value_of
 from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, Network1, Network2, TrainConfig, to_dict
 
 CNN = {"model": {"name": "cnn"}}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import experiment
+from bench import experiment, settings
 from bench.experiment import Cell
 from fmnist_core.config import CellConfig, Network1, Network2, TrainConfig, quality_key
 from fmnist_core.models import layers as spec
@@ -252,12 +252,12 @@ def test_parameters_and_multiply_adds_agree_with_torch(name: str) -> None:
 def test_a_sweep_holds_everything_fixed_but_its_question(name: str) -> None:
     base, required = SWEEPS[name]
     cells = [cell.config for cell in experiment.load(name).cells]
-    for key in experiment.known_keys(base):
-        values = {experiment.value_of(cell, key) for cell in cells}
+    for key in settings.known_keys(base):
+        values = {settings.value_of(cell, key) for cell in cells}
         if key in required:
             assert values >= required[key], key
         else:
-            assert values == {experiment.value_of(base, key)}, key
+            assert values == {settings.value_of(base, key)}, key
     assert quality_key(base, 0) in {quality_key(cell, 0) for cell in cells}
 
 
@@ -265,12 +265,12 @@ def test_a_sweep_holds_everything_fixed_but_its_question(name: str) -> None:
     ("kernel_size_network1", KERNEL_SIZES, None), ("kernel_size_network2", KERNEL_SIZES, (3, 5)),
     ("activation", ("model.activation", "model.fc_activation"), None)])
 def test_two_keys_move_together(name: str, pair: tuple[str, str], exception: tuple[int, int] | None) -> None:
-    pairs = [tuple(experiment.value_of(cell.config, key) for key in pair) for cell in experiment.load(name).cells]
+    pairs = [tuple(settings.value_of(cell.config, key) for key in pair) for cell in experiment.load(name).cells]
     assert [values for values in pairs if values[0] != values[1]] == ([exception] if exception else [])
 
 
 def test_dropout_is_in_one_place_at_a_time() -> None:
-    found = {(experiment.value_of(cell.config, "model.dropout"), experiment.value_of(cell.config, "model.conv_dropout"))
+    found = {(settings.value_of(cell.config, "model.dropout"), settings.value_of(cell.config, "model.conv_dropout"))
              for cell in experiment.load("dropout").cells}
     assert all(0.0 in places for places in found)
     assert {(p, 0.0) for p in (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)} <= found

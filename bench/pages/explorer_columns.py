@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 from bench import frame, stats
 from bench.dotted import as_text
-from bench.experiment import every_setting
 from bench.formatting import NOISY, SHARED
 from bench.identity import Numerics
 from bench.record import Record
 from bench.reproduce import records_of
 from bench.rows import Machine, Row
+from bench.settings import every_setting
 from fmnist_core.config import CellConfig, CitedModel, CustomModel, KernelDepthCNN, Network1, Network2
 
 FILTERS = ("experiment", "model", "kernel_size", "depth", "precision", "status", "timing", "machine", "train_machine")

@@ -7,12 +7,13 @@ from typing import Any
 
 import msgspec
 
-from bench.experiment import Cell, Experiment, Launch, Seeds, every_setting, label_of
+from bench.experiment import Cell, Experiment, Launch, Seeds
 from bench.formatting import NOTHING, anchor, code, count, escape, plural, table
 from bench.pages import scaling_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Record, SpeedRecord, TrainRecord
 from bench.rows import Machine, Results, one_per_cell
+from bench.settings import every_setting, label_of
 from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord
 from fmnist_core.config import CellConfig, DataConfig
 

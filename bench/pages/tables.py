@@ -7,7 +7,6 @@ import msgspec
 
 from bench import outcomes, stats
 from bench.dotted import as_written, flatten
-from bench.experiment import known_keys
 from bench.formatting import (
     NOISY,
     NOTHING,
@@ -25,6 +24,7 @@ from bench.formatting import (
 from bench.identity import Numerics
 from bench.record import SpeedRecord
 from bench.rows import Machine, Row, memory_formats
+from bench.settings import known_keys
 from fmnist_core.model_config import Baseline
 
 LATENCY_BATCH = 1
