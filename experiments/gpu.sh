@@ -76,6 +76,7 @@ wanted peers && step peers "$PYTHON" -m bench.peers --store "$STORE"
 if wanted recipes || wanted cited; then share start; fi
 if wanted recipes; then
     together results beyond_small beyond_small_gpu beyond_best --only "label=the recipe, all 60,000 images" "${captured[@]}"
+    together parts beyond_fast_gpu_parts
     together recipes beyond_small beyond_small_gpu beyond_best "${captured[@]}"
 fi
 wanted cited && for path in experiments/cited_*.toml; do
