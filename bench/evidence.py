@@ -1,6 +1,9 @@
 """When seeds decide a question, for the answers of RESULTS.md and for the verdicts on claims. No torch."""
 
+import math
 from collections.abc import Sequence
+
+import scipy.stats
 
 from bench import stats
 
@@ -11,6 +14,8 @@ MINIMUM_EFFECT = 0.001
 """Differences of accuracy below 0.1 points, 10 of the 10,000 test images, are never called an effect."""
 WIDEST_PREDICTION = 0.01
 """A prediction interval wider than 1 point either way agrees with nearly any figure, and so with none."""
+MAX_SEEDS = 10_000
+"""More are out of reach."""
 MAX_PERMUTED = 2_000
 """Values that a permutation test is given at most: its time grows with them, the memory of a slope with their square.
 """
@@ -35,3 +40,34 @@ def one_way_p(groups: Sequence[Sequence[float]]) -> float:
         return stats.compare(groups[0], groups[1]).welch_p
     limit = max(2, MAX_PERMUTED // len(groups))
     return stats.one_way([group[:limit] for group in groups])
+
+
+def seeds_for_one_way(groups: Sequence[Sequence[float]], alpha: float) -> float:
+    """Per group, for `one_way_p` to find differences as they look now four times in five."""
+    summaries = [stats.summarize(group) for group in groups]
+    sd = math.sqrt(sum(one.sd**2 for one in summaries) / len(summaries))
+    means = [one.mean for one in summaries]
+    if len(means) == 2:
+        return seeds_for(sd, abs(means[1] - means[0]), alpha, MINIMUM_EFFECT)
+    return stats.one_way_seeds_needed(means, sd, alpha=alpha)
+
+
+def seeds_for(sd: float, difference: float, alpha: float, minimum_effect: float) -> float:
+    """Per cell, for Welch's test; infinite beyond `MAX_SEEDS`."""
+    if math.isnan(sd):
+        return 2
+    if difference <= minimum_effect:
+        return math.inf
+    try:
+        seeds = stats.seeds_needed(sd, difference, alpha=alpha, minimum_effect=minimum_effect)
+    except ValueError:  # more than a billion
+        return math.inf
+    return seeds if seeds <= MAX_SEEDS else math.inf
+
+
+def seeds_to_predict(sd: float) -> float:
+    """The fewest seeds whose prediction interval is narrow enough to judge by."""
+    if math.isnan(sd):
+        return 3
+    half_width = lambda n: sd * math.sqrt(1 + 1 / n) * float(scipy.stats.t.ppf(0.975, n - 1))
+    return next((n for n in range(3, 1000) if half_width(n) <= WIDEST_PREDICTION), math.inf)

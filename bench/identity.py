@@ -31,12 +31,13 @@ def identity(record: Record) -> tuple[str, Numerics]:
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
-    """The last of each identity, in their order; a failure takes the place of all of its key, as does what follows it.
+    """The last begun of each identity; a failure takes the place of all of its key, as does what follows it.
 
     A sweep asks whether a key is done, on whatever device. Here, seeds of a GPU with TF32 do not hide those of a CPU.
+    Files are read by name, so that of one cell in two experiments the later line may be the earlier record.
     """
     found: dict[str, dict[Numerics, Record]] = {}
-    for record in records:
+    for record in sorted(records, key=lambda record: record.started_at):
         group = found.setdefault(key_of(record), {})
         if record.status != "ok" or any(other.status != "ok" for other in group.values()):
             group.clear()

@@ -9,10 +9,17 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
-import scipy.stats
-
 from bench import stats
-from bench.evidence import ALPHA, MINIMUM_EFFECT, WIDEST_PREDICTION, can_judge, holds, one_way_p
+from bench.evidence import (
+    ALPHA,
+    MINIMUM_EFFECT,
+    can_judge,
+    holds,
+    one_way_p,
+    seeds_for,
+    seeds_for_one_way,
+    seeds_to_predict,
+)
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
 from bench.identity import Numerics
 from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
@@ -28,7 +35,6 @@ NEGLIGIBLE = 0.003
 """A factor whose largest difference is surely below 0.3 points is said not to affect accuracy."""
 LEARNT = 0.5
 """Validation accuracy above which a network is said to have learnt at all: only then can it over-fit."""
-MAX_SEEDS = 10_000
 
 
 class Finding(NamedTuple):
@@ -97,7 +103,7 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
         return Finding("contradicted", evidence)
     sds = [stats.summarize(values).sd for row in rows for _, outcome in readings
            if len(values := row.values(outcome)) > 1]
-    return Finding("not resolved", evidence, _seeds_to_predict(max(sds, default=math.nan)))
+    return Finding("not resolved", evidence, seeds_to_predict(max(sds, default=math.nan)))
 
 
 def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
@@ -106,8 +112,8 @@ def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
     if not measured:
         return WAITING
     intervals = [stats.mean_interval(values) for _, values in measured]
-    evidence = "; ".join(f"{mean_with_interval(values)} % ({escape(label)}, n = {len(values)})"
-                         for label, values in measured)
+    evidence = "; ".join(f"{mean_with_interval(values)} %, {points(stats.summarize(values).mean - figure)} points "
+                         f"({escape(label)}, n = {len(values)})" for label, values in measured)
     if len(measured) < len(rows):
         return Finding("waiting", evidence)
     if all(high < figure for _, high in intervals):
@@ -117,7 +123,7 @@ def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
     if all(not low <= figure <= high for low, high in intervals):
         return Finding("not resolved", f"{evidence}: it depends on the reading, not on seeds")
     summaries = [stats.summarize(values) for _, values in measured]
-    needed = [_seeds_for(summary.sd, abs(summary.mean - figure), ALPHA, 0.0) for summary in summaries]
+    needed = [seeds_for(summary.sd, abs(summary.mean - figure), ALPHA, 0.0) for summary in summaries]
     return Finding("not resolved", evidence, max(needed))
 
 
@@ -145,14 +151,15 @@ def noise_of_machines(results: Results) -> dict[Machine, Pairs]:
 
 
 STEP_WORDS: dict[stats.Verdict, str] = {
-    "less": "faster", "equivalent": "within 5 %", "not resolved": "not resolved", "greater": "slower"}
-"""In the order in which they are told: what decides against the claim comes first."""
+    "less": "faster", "equivalent": "within 5 %", "greater": "slower", "not resolved": "not resolved"}
+"""In the order in which they are told: what decides comes first, and first what decides against the claim."""
 
 
 def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> Finding:
-    """Whether a training step takes longer in the second row of each pair, on every machine that timed both alone.
+    """Whether a training step takes longer in the second row of each pair, on a machine that timed both alone.
 
-    A cell is timed in one run: how far two runs differ by themselves is known of machines that were calibrated.
+    A cell is timed in one run: how far two runs differ by themselves is known of machines that were calibrated. One
+    that is too noisy to tell says nothing, and so takes nothing from what another one shows.
     """
     noise = noise_of_machines(results)
     timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
@@ -178,7 +185,8 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
         return Finding("contradicted", shown)
     if len({name for name, *_ in timed}) < len(pairs):
         return Finding("waiting", shown)
-    return Finding("supported" if set(verdicts) == {"greater"} else "not resolved", shown)
+    slower = {name for (name, *_), verdict in zip(timed, verdicts, strict=True) if verdict == "greater"}
+    return Finding("supported" if len(slower) == len(pairs) else "not resolved", shown)
 
 
 def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
@@ -202,7 +210,7 @@ def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
         return Finding("supported" if for_ > half else "contradicted", evidence)
     unclear = [stats.summarize(values) for (_, values), (low, high) in zip(learnt, intervals, strict=True)
                if not (low > 0 or high < 0)]
-    needed = [_seeds_for(summary.sd, abs(summary.mean), ALPHA / len(learnt), 0.0) for summary in unclear]
+    needed = [seeds_for(summary.sd, abs(summary.mean), ALPHA / len(learnt), 0.0) for summary in unclear]
     return Finding("not resolved", evidence, max(needed, default=None))
 
 
@@ -217,7 +225,8 @@ def factors_matter(groups: dict[str, Sequence[Row]]) -> dict[str, Finding]:
         if len(values) > 1:
             tested[name] = values
     adjusted = dict(zip(tested, stats.holm([one_way_p(v) for v in tested.values()]) if tested else [], strict=True))
-    return {name: _factor(rows, tested[name], adjusted[name]) if name in tested else _untested(rows)
+    left = ALPHA / max(1, sum(p >= ALPHA for p in adjusted.values()))  # the level that Holm leaves to the next
+    return {name: _factor(rows, tested[name], adjusted[name], left) if name in tested else _untested(rows)
             for name, rows in groups.items()}
 
 
@@ -230,7 +239,8 @@ def _untested(rows: Sequence[Row]) -> Finding:
                    None if missing else 2)
 
 
-def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float) -> Finding:
+def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float, level: float) -> Finding:
+    """`p`: adjusted; `level`: that of the test without adjustment, for the seeds that it would take."""
     ordered = sorted(values, key=lambda one: stats.summarize(one).mean)
     extremes = stats.compare(ordered[0], ordered[-1])
     waiting = sum(not row.trained and not row.failed for row in rows)
@@ -242,16 +252,8 @@ def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float) ->
         return Finding("waiting", evidence)
     if extremes.high < NEGLIGIBLE:
         return Finding("contradicted", evidence)
-    pair = Contrast("extremes", ordered[0], ordered[-1])
-    return Finding("not resolved", evidence, _seeds([extremes], [pair], MINIMUM_EFFECT))
-
-
-def _seeds_to_predict(sd: float) -> float:
-    """The fewest seeds whose prediction interval is narrow enough to judge by."""
-    if math.isnan(sd):
-        return 3
-    half_width = lambda n: sd * math.sqrt(1 + 1 / n) * float(scipy.stats.t.ppf(0.975, n - 1))
-    return next((n for n in range(3, 1000) if half_width(n) <= WIDEST_PREDICTION), math.inf)
+    more = 1 + min(len(own) for own in values)
+    return Finding("not resolved", evidence, max(more, seeds_for_one_way(values, level)))
 
 
 def _contrast_text(tested: Sequence[Contrast], results: Sequence[stats.Comparison], adjusted: Sequence[float],
@@ -270,19 +272,7 @@ def _seeds(open_: Sequence[stats.Comparison], tested: Sequence[Contrast], minimu
     sd = math.sqrt(sum(one**2 for one in sds) / len(sds))
     alpha = ALPHA / len(tested)
     more = 1 + min(len(values) for pair in tested for values in (pair.low, pair.high))
-    return max([more, *(_seeds_for(sd, abs(result.difference), alpha, minimum_effect) for result in open_)])
-
-
-def _seeds_for(sd: float, difference: float, alpha: float, minimum_effect: float) -> float:
-    if math.isnan(sd):
-        return 2
-    if difference <= minimum_effect:
-        return math.inf
-    try:
-        seeds = stats.seeds_needed(sd, difference, alpha=alpha, minimum_effect=minimum_effect)
-    except ValueError:  # more than a billion
-        return math.inf
-    return seeds if seeds <= MAX_SEEDS else math.inf
+    return max([more, *(seeds_for(sd, abs(result.difference), alpha, minimum_effect) for result in open_)])
 
 
 def _alone(speed: SpeedRecord | None) -> SpeedRecord | None:

@@ -3,6 +3,8 @@
 Floats in, p-values out: fractions 0..1, two-sided. Part of `bench.stats`.
 """
 
+import bisect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +16,10 @@ from bench.samples import Samples, checked
 
 NUM_PERMUTATIONS = 9_999
 """Random permutations of a permutation test: the smallest p is 1e-4, the error of a p near 0.05 is 0.002 (1 sd)."""
+NUM_NULL, NUM_DRAWN = 4_000, 1_000
+"""Simulated experiments without a difference and with one: a power of 0.8 is known to 0.013 (1 sd)."""
+MOST_SEEDS = 96
+"""A question that needs more seeds in every group is not simulated."""
 MAX_AT_ONCE = 1 << 20
 """Values permuted at once, which bounds the memory: 8 MB for each array that the statistic makes of them."""
 
@@ -57,6 +63,37 @@ def trend(x: Samples, y: Samples) -> Trend:
     x_ranks = stats.rankdata(x) - (len(x) + 1) / 2
     rank_products = lambda rows: abs(rows @ x_ranks)
     return Trend(float(stats.theilslopes(y, x).slope), _permutation_p(stats.rankdata(y), rank_products))
+
+
+def one_way_seeds_needed(means: Samples, sd: float, power: float = 0.8, alpha: float = 0.05) -> float:
+    """Seeds per group, at least 3, so that `one_way` finds normal groups of these means at `alpha` with this power.
+
+    `sd` is that of one seed, in the unit of the means. By simulation with a fixed seed; inf for more than
+    `MOST_SEEDS`. ValueError for fewer than two means.
+    """
+    means = checked("means", means)
+    if len(means) < 2:
+        raise ValueError(f"means: {len(means)} given, expected at least 2")
+    rng = np.random.default_rng(0)
+
+    def enough(n: int) -> bool:
+        draw = lambda num, around: _between_groups(rng.normal(around[:, None], sd, (num, len(means), n)))
+        critical = np.quantile(draw(NUM_NULL, np.zeros(len(means))), 1 - alpha)
+        return bool((draw(NUM_DRAWN, means) > critical).mean() >= power)
+
+    high = 3
+    while not enough(high):
+        high *= 2
+        if high > MOST_SEEDS:
+            return math.inf
+    return bisect.bisect_left(range(high), True, lo=max(3, high // 2), key=enough)
+
+
+def _between_groups(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Kruskal and Wallis's statistic, up to constants, of each of `values` (draws, groups, seeds)."""
+    ranks = values.reshape(len(values), -1).argsort(axis=1).argsort(axis=1).reshape(values.shape)
+    squares: npt.NDArray[np.float64] = (ranks.sum(axis=2).astype(float) ** 2).sum(axis=1)
+    return squares
 
 
 def _permutation_p(values: npt.NDArray[np.float64], statistic: Callable[[Any], Any]) -> float:

@@ -13,6 +13,7 @@ from scipy import stats
 
 from bench.rank_tests import Trend as Trend
 from bench.rank_tests import one_way as one_way
+from bench.rank_tests import one_way_seeds_needed as one_way_seeds_needed
 from bench.rank_tests import trend as trend
 from bench.sample_size import pairs_needed as pairs_needed
 from bench.sample_size import resolvable_difference as resolvable_difference

@@ -149,9 +149,9 @@ def test_what_a_part_brings_is_the_change_of_the_validation_accuracy():
     records = [trained(SMALL, of, seed, validation=base + 0.001 * seed, test=0.5)
                for of, base in ((whole, 0.94), (part, 0.93)) for seed in range(2)]
     text = beyond.parts(results_of(*records))
-    row, of_the_best = lines(text, "no shifts")
+    row, *of_others = lines(text, "no shifts")
     assert row[3] == "p = 0.005"
-    assert of_the_best[1] == "waiting (GPU)"
+    assert of_others[0][1] == "waiting (GPU)"
     assert row[2].startswith("-1.00 [")
     assert row[4] == "2"
     assert lines(text, "no label smoothing")[0][1:] == ["waiting", "-", "-", "-"]

@@ -223,6 +223,11 @@ def test_step_time_of_large_kernels():
     unknown = verdict(pair(0.010, 0.020), "4h", ())
     assert (unknown.verdict, "not calibrated" in unknown.evidence) == ("not resolved", True)
     assert verdict(pair(0.010, 0.020)[:1], "4h").verdict == "waiting"
+    # A machine that is too noisy to tell takes nothing from another.
+    both = pair(0.010, 0.012, environment=GPU) + pair(0.010, 0.012)
+    found = verdict(both, "4h", [calibration(CPU, 0.2), calibration(GPU, 0.002)])
+    assert found.verdict == "supported"
+    assert found.evidence.index("slower") < found.evidence.index("not resolved")
     # One machine where it holds and one where it does not.
     assert verdict(pair(0.010, 0.020) + pair(0.010, 0.009, environment=GPU), "4h").verdict == "contradicted"
 

@@ -168,6 +168,15 @@ def test_a_cell_of_two_arithmetics_has_one_row_of_speed():
     assert not rows_of(speeds, "kernel_size 2 (float32)") + rows_of(speeds, "kernel_size 2 (float32 with TF32)")
 
 
+def test_of_two_timings_of_a_cell_the_later_one_counts_whatever_file_holds_it(tmp_path):
+    cell = ONE_FACTOR.cells[0]
+    for name, step_s, hour in (("a", 0.01, 15), ("z", 0.02, 6)):
+        one = timed(ONE_FACTOR, cell, [step_s] * 10, started_at=f"2026-11-26T{hour:02}:00:00+00:00")
+        (tmp_path / f"{name}.jsonl").write_bytes(encode(one))
+    [speed] = [speed for row in collect(read(tmp_path), [ONE_FACTOR]).of(ONE_FACTOR.name) for speed in row.speeds]
+    assert speed.step_s == [0.01] * 10
+
+
 def test_seeds_of_one_arithmetic_do_not_hide_those_of_another(tmp_path):
     """A cell's seeds on a CPU stay when it is trained on a GPU; what failed gives way to whatever follows."""
     tf32 = Labels(precision="float32", cudnn_tf32=True)

@@ -208,6 +208,17 @@ def test_one_way_by_enumeration_with_unequal_groups_and_ties():
     assert stats.one_way(groups) == pytest.approx(exact, abs=0.02)
 
 
+def test_one_way_finds_what_its_number_of_seeds_promises():
+    means, sd, alpha = [0.885, 0.889, 0.890, 0.893, 0.899], 0.0066, 0.0125
+    n = stats.one_way_seeds_needed(means, sd, alpha=alpha)
+    rng = np.random.default_rng(1)
+    found = lambda num: sum(stats.one_way([rng.normal(mean, sd, num) for mean in means]) < alpha for _ in range(100))
+    assert found(n) >= 70
+    assert found(n // 2) < 60
+    assert stats.one_way_seeds_needed(means, sd / 100) == 3
+    assert stats.one_way_seeds_needed([0.89, 0.8901], sd) == math.inf
+
+
 def test_one_way_agrees_with_kruskal_for_large_groups():
     groups = [np.random.default_rng(n).normal(shift, 1, n) for n, shift in [(10, 0.0), (20, 0.3), (40, 0.5)]]
     p = scipy_stats.kruskal(*groups).pvalue
