@@ -85,12 +85,15 @@ class Experiment(_Strict, frozen=True, kw_only=True):
     """Also measure the speed of each cell."""
     targets: list[float] = []
     """Validation accuracies, rising: RESULTS.md says how long training takes to each."""
+    note: str = ""
+    """What a reader must know to judge the answer."""
     cells: list[Cell]
 
 
 class _File(_Strict, frozen=True, kw_only=True):
     title: str = ""
     question: Annotated[str, Meta(min_length=1)]
+    note: str = ""
     seeds: Seeds = Seeds()
     launch: Launch = Launch()
     measure: bool = True
@@ -157,8 +160,8 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     drafts = _written_out(file.cells) if file.cells else _product(flatten(file.grid), changed)
     cells = [_cell(file.base, draft, overrides) for draft in drafts]
     _refuse_duplicates(cells, changed)
-    return Experiment(name=name, title=file.title or name, question=file.question, seeds=file.seeds, launch=launch,
-                      measure=file.measure, targets=file.targets, cells=cells)
+    return Experiment(name=name, title=file.title or name, question=file.question, note=file.note, seeds=file.seeds,
+                      launch=launch, measure=file.measure, targets=file.targets, cells=cells)
 
 
 def select(chosen: Experiment, filters: Mapping[str, Any]) -> Experiment:

@@ -392,6 +392,13 @@ def test_a_claim_falls_with_one_part_and_stands_only_with_all():
     assert with_("supported", "supported", "supported").verdict == "supported"
 
 
+def test_the_summary_names_the_parts_what_decides_first():
+    judged = claims.judge(collect([], list(LOADED.values())))[3]
+    named = claims.parts_by_verdict(judged)
+    assert named.startswith("*contradicted*: parameters, Network 1. *waiting*: time of a step, Network 1; ")
+    assert named.endswith("multiply-adds, the final network; multiply-adds, the family at every depth")
+
+
 def test_parts_name_verdict_evidence_and_seeds():
     found = seeds("final", dict.fromkeys(FINAL, 0.95))
     judged = claims.judge(collect(found, list(LOADED.values())))

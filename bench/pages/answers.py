@@ -1,5 +1,6 @@
-"""The generated sentences that end each section: what the seeds answer, by which test. No torch."""
+"""The generated sentences that open each section: what the seeds answer, by which test. No torch."""
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -132,7 +133,7 @@ def _differences(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:
     (best_row, best), (worst_row, worst) = ordered[0], ordered[-1]
     extremes = (f"highest {escape(best_row.label)} with {mean_with_interval(best)} %, "
                 f"lowest {escape(worst_row.label)} with {mean_with_interval(worst)} %")
-    name = "Welch's test of" if len(groups) == 2 else "one-way permutation test over"
+    name = "Welch's test of" if len(groups) == 2 else "Kruskal and Wallis's test by permutation over"
     test = f"{name} {len(groups)} cells, {p_value(p)}, n = {_n_text(groups)}"
     if p >= ALPHA:
         return (f"Not resolved: test accuracy does not differ beyond the seeds' spread ({test}); {extremes}."
@@ -142,7 +143,7 @@ def _differences(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:
     level = _level_with_best(ordered)
     names = "; ".join(escape(row.label) for row in level[:6]) + ("; ..." if len(level) > 6 else "")
     tied = f"Not told apart from the highest: {names}" if level else "It is above every other"
-    return f"Test accuracy depends on the cell ({test}): {extremes}. {tied} (Welch, Holm)."
+    return f"Test accuracy differs between the cells ({test}): {extremes}. {tied} (Welch, Holm)."
 
 
 def _level_with_best(ordered: Sequence[tuple[Row, Sequence[float]]]) -> list[Row]:
@@ -165,10 +166,20 @@ def _trends(rows: Sequence[Row]) -> str:
         every = -(-len(pairs) // MAX_PERMUTED)
         slope, p = stats.trend([x for x, _ in pairs[::every]], [y for _, y in pairs[::every]])
         name = axis.rpartition(".")[2].replace("_", " ")
-        direction = "rises" if slope > 0 else "falls"
-        sentences.append(f" Test accuracy {direction} with {escape(name)} (Spearman by permutation, {p_value(p)})."
-                         if p < ALPHA else f" No trend with {escape(name)} is resolved ({p_value(p)}).")
+        if p >= ALPHA:
+            sentences.append(f" No trend with {escape(name)} is resolved ({p_value(p)}).")
+            continue
+        throughout = "" if _is_monotonic(pairs) else ", on the whole but not from each value to the next,"
+        sentences.append(f" Test accuracy {'rises' if slope > 0 else 'falls'}{throughout} with {escape(name)} "
+                         f"(Spearman by permutation, {p_value(p)}).")
     return "".join(sentences)
+
+
+def _is_monotonic(pairs: Sequence[tuple[float, float]]) -> bool:
+    """Whether the means of y all rise or all fall with x."""
+    means = [stats.summarize([y for x, y in pairs if x == at]).mean for at in sorted({x for x, _ in pairs})]
+    rises = [a < b for a, b in itertools.pairwise(means)]
+    return all(rises) or not any(rises)
 
 
 def _grid_axes(rows: Sequence[Row]) -> list[str]:

@@ -46,13 +46,20 @@ HOW_TO_READ = """\
   the whole training. Seconds of different machines, of shared and unshared ones, are rows of their own.
 - Times are compared within one machine only, with the same driver, torch, threads and processes. Rows whose
   arithmetic or memory format differ from what their settings ask for are marked and not compared.
-- **p** values are two-sided. Where many are compared, Holm's correction is in them. Differences below 0.1 points of
-  accuracy are never called effects."""
+- **p** values are two-sided. Where many are compared, Holm's correction is in them; the intervals beside them are of
+  one comparison, without it. A section's answer corrects for its own cells alone; the claims, for all comparisons of
+  theirs, and so may leave open what a section calls different. Differences below 0.1 points are never called effects.
+- **Arithmetic**: `float32 with TF32`, on a GPU: products round their factors to 10 bits. Seeds of different arithmetic
+  are rows of their own. `captured`: a step ran as a CUDA graph; `16 seeds as one module`: they were trained together,
+  and their seconds are those of all."""
 
 HOW_CLAIMS_ARE_JUDGED = """\
 Each verdict is computed from the records by the test that is named, never typed. A claim is contradicted if any of its
 parts is, and supported only if all are. `not resolved`: the seeds at hand allow neither; `waiting`: records are
-missing. Seeds to resolve it: per cell, for a power of 80 %, if the differences are as large as they look now."""
+missing. Seeds to resolve it: per cell, for a power of 80 %, if the differences are as large as they look now. Cells are
+compared by seeds of equal arithmetic: one that has many on a GPU and few on a CPU may count with the few. A figure of
+the report is one run's, and `supported` if a run of ours may well give it. The final network has two readings: the
+report does not say whether a ReLU follows fc1; `in a reading` is in one of them."""
 
 SIDES: dict[type[SideRecord], tuple[str, str]] = {
     Calibration: ("Noise of the machine", "One cell timed against itself, block by block in turns: every difference is "

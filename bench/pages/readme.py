@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench import outcomes
-from bench.claims import Judged, readings
+from bench.claims import Judged, parts_by_verdict, readings
 from bench.formatting import escape, estimate, percent, table
 from bench.pages.reported import TEST_SOURCES, VALIDATION
 from bench.rows import Results
@@ -13,13 +13,13 @@ BEGIN, END = "<!-- results: written by `python -m bench.report` -->", "<!-- end 
 
 def render(results: Results, judged: Sequence[Judged]) -> str:
     """Verdicts on the claims, and the final network's accuracies beside the report's."""
-    verdicts = [[escape(one.claim.statement), f"**{one.verdict}**"] for one in judged]
+    verdicts = [[escape(one.claim.statement), f"**{one.verdict}**", parts_by_verdict(one)] for one in judged]
     rows = readings(results)
     accuracies = [["the report", percent(VALIDATION, 1), " and ".join(percent(one, 1) for _, one in TEST_SOURCES), "1"]]
     accuracies += [[f"here, {escape(row.label)}", estimate(row.values(outcomes.validation_last)),
                     estimate(row.values(outcomes.test_last)), str(len(row.trained))] for row in rows if row.trained]
     return "\n\n".join([
-        table(["the report's claim", "verdict here"], verdicts, text_columns=2),
+        table(["the report's claim", "verdict here", "its parts"], verdicts, text_columns=3),
         "The final network, last epoch, mean ± sd over seeds [95 % interval], in per cent:",
         table(["", "validation", "test", "seeds"], accuracies, text_columns=1),
     ])

@@ -13,8 +13,8 @@ VALIDATION, TEST_SOURCES = 0.916, (("section 1.7", 0.904), ("section 1.8", 0.908
 HOW_TO_READ = """\
 Accuracies in per cent, last epoch, mean ± standard deviation over seeds [95 % interval of the mean]. **One run**: the
 95 % prediction interval for a single run of ours, which is what the report's figure is. **Order**: of the seven trials
-by validation accuracy, the best first, as far as they have records, each by the arithmetic that has most seeds; the
-tests of it, within one arithmetic, belong to claim 2."""
+by the mean validation accuracy, the best first, as far as they have records, each by the arithmetic that has most
+seeds. Most neighbours in it do not differ by more than their seeds: the tests of it belong to claim 2."""
 HEADERS = ["where", "what", "accuracy", "the report", "here", "one run", "seeds", "order there", "order here"]
 
 

@@ -32,26 +32,31 @@ def section(
     experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs],
     drawn: Collection[str] = (), claims: Sequence[str] = (),
 ) -> str:
-    """Question, settings, tables, figures, answer; folded up while no cell has a record.
+    """Question, answer, settings, tables, figures; folded up while no cell has a record.
 
     `names`: of the machines; `noise`: between runs, of those that were calibrated; `drawn`: the figures there are;
     `claims`: the verdicts that rest on this experiment.
     """
+    note = f" {escape(experiment.note)}." if experiment.note else ""
     parts = [f"### {escape(experiment.title)}", f"`{experiment.name}`" + (
-        f". **Question.** {escape(experiment.question)}" if experiment.question else "")]
+        f". **Question.** {escape(experiment.question)}{note}" if experiment.question else "")]
     if not any(row.has_records for row in rows):
-        return "\n\n".join([*parts, _waiting(experiment, rows, names), f"**Answer.** {answer(rows)}"])
-    for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows):
-        parts += _tables([row for row in rows if row.cell.config.data.dataset == dataset], dataset, names)
-    parts += figures(experiment.name, drawn)
-    for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows):
-        own = [row for row in rows if row.cell.config.data.dataset == dataset]
-        cells = one_per_cell(own)
-        answers = {name: speed_answer(cells, machine, noise.get(machine)) for machine, name in names.items()}
-        speeds = [f" On {name}: {text}" for name, text in answers.items() if text]
-        verdicts = f" Claims: {'; '.join(claims)}." if claims else ""
-        parts.append(f"**Answer.** {answer(own)}{''.join(speeds)}{verdicts}")
-    return "\n\n".join(part for part in parts if part)
+        return "\n\n".join([*parts, f"**Answer.** {answer(rows)}", _waiting(experiment, rows, names)])
+    by_dataset = {dataset: [row for row in rows if row.cell.config.data.dataset == dataset]
+                  for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows)}
+    parts += [_answer(own, names, noise) for own in by_dataset.values()]
+    parts += [f"**Claims**, each corrected for all of its comparisons: {'; '.join(claims)}."] if claims else []
+    for dataset, own in by_dataset.items():
+        parts += _tables(own, dataset, names)
+    return "\n\n".join(part for part in [*parts, *figures(experiment.name, drawn)] if part)
+
+
+def _answer(rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs]) -> str:
+    """Of the cells of one data set."""
+    cells = one_per_cell(rows)
+    answers = {name: speed_answer(cells, machine, noise.get(machine)) for machine, name in names.items()}
+    speeds = [f" On {name}: {text}" for name, text in answers.items() if text]
+    return f"**Answer.** {answer(rows)}{''.join(speeds)}"
 
 
 def _waiting(experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
@@ -148,7 +153,9 @@ def _extra_figure(row: Row, name: str) -> str:
 
 def _warnings(rows: Sequence[Row], machine: Machine) -> str:
     timed: list[tuple[Row, SpeedRecord]] = [(row, speed) for row in rows if (speed := row.timed(machine))]
-    lines = [f"- {escape(row.label)}: {escape(warning)}" for row, speed in timed for warning in speed.warnings]
+    untimed = [row for row in rows if row.timed(machine) is None]
+    lines = [f"- Not timed: {_named(untimed)}"] if untimed else []
+    lines += [f"- {escape(row.label)}: {escape(warning)}" for row, speed in timed for warning in speed.warnings]
     lines += [f"- {escape(row.label)}: {speed.labels.recompiles} recompiles, {speed.labels.graph_breaks} graph breaks"
               for row, speed in timed if speed.labels.recompiles or speed.labels.graph_breaks]
     loads = [speed.environment.load for _, speed in timed if speed.environment.load]

@@ -86,15 +86,15 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 
 def speed_table(rows: Sequence[Row], machine: Machine) -> str:
-    """One row per cell on one machine; cells that are not timed there wait."""
+    """One row per cell that is timed on one machine."""
     headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "step (ms)", "step, IQR (ms)",
                "step, p99 (ms)", "batch (ms)", "times the limit", "first step (s)", "evaluation (s)",
                "inference (images/s)", "latency of one image (ms)", "memory (MB)", "operators a step"]
     body = []
     for row in rows:
-        speed = row.timed(machine)
-        figures = _speed_figures(speed) if speed else ["waiting", *[NOTHING] * (len(headers) - 4)]
-        body.append([escape(row.label), count(row.num_parameters), count(row.multiply_adds), *figures])
+        if speed := row.timed(machine):
+            body.append([escape(row.label), count(row.num_parameters), count(row.multiply_adds),
+                         *_speed_figures(speed)])
     return table(*without_empty_columns(headers, body, kept=4))
 
 
