@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -22,6 +23,8 @@ LINES = ("-", "--", "-.", ":", "-", "--", "-.")
 
 WIDTH = 8.6
 """Inches: what GitHub shows of a page, so that no text is scaled down there."""
+TITLE_WIDTH = 100
+"""Characters above a figure of that width; a panel of two has room for half of them."""
 SMALL = 7.5
 """Points: the least size of a text."""
 _AROUND = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
@@ -73,8 +76,9 @@ def epoch_axis(axes: Axes) -> None:
     axes.set_xlabel("epoch", labelpad=1)
 
 
-def title_of(*parts: str) -> str:
-    return "; ".join(part for part in parts if part)
+def title_of(*parts: str, width: int = TITLE_WIDTH) -> str:
+    """In as many lines as it takes."""
+    return textwrap.fill("; ".join(part for part in parts if part), width)
 
 
 def legend_below(figure: Figure, *, ncols: int = 4) -> None:

@@ -100,7 +100,7 @@ def _mistakes(row: Row) -> str:
 
 
 def common_mistakes(row: Row) -> dict[tuple[int, int, int], list[float]]:
-    """The most confident of those that most seeds make: (index, true class, predicted class) to probabilities."""
+    """Most often among the most confident of a seed: (index, true class, predicted class) to probabilities."""
     made: dict[tuple[int, int, int], list[float]] = defaultdict(list)
     for record in row.trained:
         for index, true, predicted, probability in record.test.mistakes:

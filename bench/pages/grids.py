@@ -13,6 +13,7 @@ from bench.pages.drawing import (
     COLOURS,
     LINES,
     MARKERS,
+    TITLE_WIDTH,
     WIDTH,
     coverage,
     label_points,
@@ -160,7 +161,7 @@ def kernel_sizes(results: Results) -> Figure | None:
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     panels: Sequence[Axes] = figure.subplots(1, 2)
     drawn = False
-    for panel, (name, title) in zip(panels, (("kernel_size_network1", "Network 1, as printed"),
+    for panel, (name, title) in zip(panels, (("kernel_size_network1", "Network 1"),
                                              ("kernel_size_network2", "The final network")), strict=True):
         rows = results.of(name)
         points = {i: interval for i, row in enumerate(rows)
@@ -176,7 +177,9 @@ def kernel_sizes(results: Results) -> Figure | None:
         panel.set_xlim(-0.5, len(rows) - 0.5)
         for i in set(range(len(rows))) - set(points):
             panel.text(i, 0.5, "no record", transform=panel.get_xaxis_transform(), ha="center", rotation=90)
-        panel.set_title(f"{title}: {means_of(rows)}")
+        train = rows[0].cell.config.train
+        panel.set_title(title_of(f"{title}, {train.epochs} epochs at a learning rate of {train.learning_rate:g}: "
+                                 f"{means_of(rows)}", width=TITLE_WIDTH // 2))
     return figure if drawn else None
 
 
@@ -232,8 +235,8 @@ def _places(axes: Axes, cells: Sequence[At]) -> list[int]:
 
 def _sizes(row: Row) -> str:
     first, second = row.setting("model.conv1_kernel_size"), row.setting("model.conv2_kernel_size")
-    sizes = str(first) if first == second else f"conv1 {first}, conv2 {second}"
-    return f"{sizes}\n{row.cell.note}" if row.cell.note else sizes
+    sizes = str(first) if first == second else f"{first} and {second}"
+    return f"{sizes}\n{row.cell.note.partition(',')[0]}" if row.cell.note else sizes
 
 
 def _lines(axes: Axes, kernels: Sequence[int], depths: Sequence[int],

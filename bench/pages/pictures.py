@@ -34,8 +34,8 @@ def figure(results: Results) -> Figure | None:
     wrong = sum(true != predicted for _, true, predicted in first)
     for place, title, seen in [
         (grid[0], f"The first {len(first)} test images, {row.label}, seed {record.seed}: {wrong} wrong", first),
-        (grid[1], "The most confident mistakes that most seeds make: true class, \N{MULTIPLICATION X} predicted class",
-         list(common_mistakes(row))),
+        (grid[1], "The mistakes that are most often among a seed's most confident: true class, \N{MULTIPLICATION X} "
+                  "predicted class", list(common_mistakes(row))),
     ]:
         part = drawn.add_subfigure(place)
         part.suptitle(title, fontsize=10)
