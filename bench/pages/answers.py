@@ -57,14 +57,16 @@ def answer(rows: Sequence[Row]) -> str:
 def reproduced(rows: Sequence[Row]) -> str:
     """How many of the reported accuracies, one run each, a run of ours would give: by a cell's row of most seeds."""
     cells = one_per_cell(rows)
+    where = "last epoch" if len(cells) == len(rows) else "last epoch, each cell by its arithmetic of most seeds"
     return "".join([
-        _reproduced("validation", [(row.cell.reported.validation_accuracy, row.values(outcomes.validation_last))
-                                   for row in cells]),
-        _reproduced("test", [(row.cell.reported.test_accuracy, row.values(outcomes.test_last)) for row in cells]),
+        _reproduced("validation", where, [(row.cell.reported.validation_accuracy, row.values(outcomes.validation_last))
+                                          for row in cells]),
+        _reproduced("test", where, [(row.cell.reported.test_accuracy, row.values(outcomes.test_last))
+                                    for row in cells]),
     ])
 
 
-def _reproduced(name: str, pairs: Sequence[tuple[float | None, Sequence[float]]]) -> str:
+def _reproduced(name: str, where: str, pairs: Sequence[tuple[float | None, Sequence[float]]]) -> str:
     reports = [(reported, len(values), *stats.prediction_interval(values)) for reported, values in pairs
                if reported is not None and len(values) > 1]
     judged = [(reported, (low, high)) for reported, num, low, high in reports if can_judge(num, low, high)]
@@ -75,7 +77,7 @@ def _reproduced(name: str, pairs: Sequence[tuple[float | None, Sequence[float]]]
     inside = sum(holds(low, high, reported) for reported, (low, high) in judged)
     above = sum(low >= reported + HALF_A_DIGIT for reported, (low, _) in judged)
     total = len(judged)
-    return (f" Reported {name} accuracies that one run of ours would give (95 % prediction interval, last epoch): "
+    return (f" Reported {name} accuracies that one run of ours would give (95 % prediction interval, {where}): "
             f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}{rest}.")
 
 

@@ -42,8 +42,9 @@ HOW_TO_READ = """\
 - **Training time to a target**: the training seconds of the epochs up to and including the first whose validation
   accuracy reaches it, mean ± standard deviation over seeds [95 % interval]; never a mean over the seeds that reached it
   without saying how many. ¶: no validation set, judged by the last epoch's test accuracy. On the clock is also what the
-  first epoch has beyond the others (first step, compilation); **off the clock**: set-up, evaluation, checkpoints, over
-  the whole training. Seconds of different machines, of shared and unshared ones, are rows of their own.
+  first epoch has beyond the others (first step, compilation; negative where it was the faster); **off the clock**:
+  set-up, evaluation, checkpoints, over the whole training. Seconds of different machines, of shared and unshared ones,
+  are rows of their own.
 - Times are compared within one machine only, with the same driver, torch, threads and processes. Rows whose
   arithmetic or memory format differ from what their settings ask for are marked and not compared.
 - **p** values are two-sided. Where many are compared, Holm's correction is in them; the intervals beside them are of
