@@ -25,6 +25,7 @@ from fmnist_core.config import CellConfig, Precision
 from fmnist_core.cpu_layers import for_cpu
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import History, evaluate_epoch
+from fmnist_core.heap import keep_freed_memory
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
@@ -82,6 +83,8 @@ class Training:
         self.num_steps = cell.train.epochs * self.steps_per_epoch
         check_batches(cell.train, len(dataset.train), self.num_processes)
 
+        if self.device.type == "cpu":
+            keep_freed_memory()
         be_deterministic(cell.execution.deterministic)
         torch.manual_seed(stream(seed, "init"))
         model = build(cell.model, dataset.input_shape).to(self.device)

@@ -1,6 +1,5 @@
 """Timed checks: `make perf`. Each round times the reference and then the check; the verdict is on their ratio."""
 
-import ctypes
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,13 +12,11 @@ import torch
 from bench import environment
 from bench.record import Environment
 from fmnist_core.clock import synchronize
+from fmnist_core.heap import keep_freed_memory
 from tests.perf import gate
 
 JUDGED = pytest.StashKey[list[gate.Judged]]()
 WARMUP_ROUNDS = 3
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-"""Of glibc's malloc.h."""
-HEAP_BYTES = 1 << 28
 
 Check = Callable[[Callable[[], Any], Callable[[], Any], torch.device], None]
 
@@ -34,18 +31,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[JUDGED] = []
     if config.getoption("--benchmark-enable"):
         keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Nothing that is freed goes back to the system, where the C library is glibc.
-
-    Else it depends on the luck of a process's heap whether a step gets its memory page by page anew: ratios of the same
-    code were between 0.58 and 0.72 from process to process, and between 0.72 and 0.74 with this.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for parameter in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_TOP_PAD):
-            mallopt(parameter, HEAP_BYTES)
 
 
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
