@@ -101,6 +101,8 @@ def _timings(experiments: list[Experiment], machine: Mapping[str, Any], num_proc
     for experiment in experiments:
         sharing = _sharing(experiment, num_processes)
         for cell in experiment.cells if experiment.measure else ():
+            if isinstance(cell.config.model, Baseline):  # it takes no training steps
+                continue
             key_of = partial(speed_key, machine=dict(machine), num_processes=sharing)
             yield _task(experiment, cell, None, key_of)
 

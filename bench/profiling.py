@@ -16,7 +16,7 @@ from bench import trial
 from bench.block import WARMUP_STEPS, time_steps
 from bench.plan import Task
 from fmnist_core.clock import clock_for
-from fmnist_core.config import CellConfig
+from fmnist_core.config import Baseline, CellConfig
 from fmnist_core.data import Dataset
 from fmnist_core.train import Training, train_step
 
@@ -37,7 +37,9 @@ class Profile(NamedTuple):
 
 
 def profile(cell: CellConfig, dataset: Dataset, folder: Path) -> Profile:
-    """Profile a fresh model of this cell; `folder` gets the trace and `operators.md`."""
+    """Profile a fresh model of this cell; `folder` gets the trace and `operators.md`. ValueError: it has no steps."""
+    if isinstance(cell.model, Baseline):
+        raise ValueError("model.name = 'baseline' takes no training steps that could be profiled")
     training = Training(cell, 0, dataset)
     training.model.train()
     clock = clock_for(training.device)

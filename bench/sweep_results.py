@@ -46,7 +46,7 @@ class Line(NamedTuple):
             sd=f"{accuracy.sd:.2f}" if accuracy and accuracy.n > 1 else "", num_seeds=len(trained),
             images_per_s=f"{rate.images_per_s:,.0f}" if rate else "",
             mark=(NOISY if rate and rate.noisy else "") + (SHARED if disturbed else ""),
-            parameters=f"{good[0].num_parameters:,}" if good else "",
+            parameters=f"{good[0].num_parameters:,}" if good and good[0].num_parameters else "",
             failures=[f"{record.status}: {record.reason}" for record in records if record.status != "ok"])
 
 

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 import msgspec
-import torch
 
 from bench import environment, launch, trial
 from bench.plan import Task
@@ -34,7 +33,7 @@ def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared
     fit. Raises Stopped on notice: nothing is kept of the group.
     """
     started_at, start = trial.now(), time.perf_counter()
-    torch.set_num_threads(num_threads)
+    trial.set_up(group[0], num_threads)
     try:
         records = _train(group, data_dir, _watch(group, notice, start), on_epoch)
     except Exception as error:

@@ -16,6 +16,7 @@ import torch
 
 from bench import environment, launch, ranks
 from bench.attempts import Attempt
+from bench.counters import reset_graph_counts
 from bench.measure import measure
 from bench.plan import Task
 from bench.record import Epochs, Labels, Record, SpeedRecord, Status, TestDetail, TrainRecord
@@ -56,7 +57,7 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
     them failed: then the record is made of what they reported, when they have been started again.
     """
     started_at, watch = now(), _Watch(task, attempt, notice, on_save)
-    torch.set_num_threads(num_threads)
+    set_up(task, num_threads)
     try:
         dataset = dataset_of(task, data_dir)
         if task.seed is None:
@@ -74,6 +75,13 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
     if isinstance(record, TrainRecord):
         record = msgspec.structs.replace(record, wall_s=watch.wall_s)
     return record
+
+
+def set_up(task: Task, num_threads: int) -> None:
+    """The process for a task. A compiler counts what it did for earlier ones, and at its limit would stop compiling."""
+    torch.set_num_threads(num_threads)
+    if task.cell.config.execution.compile != "no":
+        reset_graph_counts()
 
 
 def failed(task: Task, status: Status, reason: str) -> Record:

@@ -1,7 +1,8 @@
 """A training in the middle of an epoch, on disk: there whole or not at all, checked when read, never unpickled.
 
-One safetensors file holds the tensors (`model.*`, `optimizer.<parameter>.*`, `average.*`, and per process the losses of
-the epoch so far and the states of the random generators); its metadata holds all else as JSON, and the SHA-256 of both.
+One safetensors file holds the tensors (`model.*`, `buffer.*`, which are those that a model's state leaves out,
+`optimizer.<parameter>.*`, `average.*`, and per process the losses of the epoch so far and the states of the random
+generators); its metadata holds all else as JSON, and the SHA-256 of both.
 A training that goes on from a file ends with the parameters of one that was never interrupted, bit by bit on a CPU.
 `_R` marks one entry per process.
 """
@@ -34,6 +35,7 @@ def save(training: Training, path: Path, *, wall_s: float = 0.0) -> None:
     if not training.accelerator.is_main_process:
         return
     tensors = {**{f"model.{name}": value for name, value in _model(training).state_dict().items()},
+               **{f"buffer.{name}": value for name, value in _buffers_left_out(training).items()},
                **{f"optimizer.{i}.{name}": value for i, values in _optimizer(training).state_dict()["state"].items()
                   for name, value in values.items() if value is not None},
                **{f"average.{name}": value for name, value in _average(training).items()}, **per_process}
@@ -66,6 +68,8 @@ def load(training: Training, path: Path) -> float | None:
         warnings.warn(f"checkpoint {path} is not used: {error}", stacklevel=2)
         return None
     _model(training).load_state_dict(_with_prefix(tensors, "model."))
+    for name, buffer in _buffers_left_out(training).items():
+        buffer.copy_(tensors[f"buffer.{name}"])
     _load_optimizer(training, _with_prefix(tensors, "optimizer."))
     for name, value in _average(training).items():
         value.copy_(tensors[f"average.{name}"])
@@ -138,9 +142,10 @@ def _check_fits(training: Training, about: dict[str, Any], tensors: dict[str, Te
     device = about.get("device", "cuda" if "cuda_generator_R" in tensors else "cpu")  # earlier files lack it
     if device != training.device.type:
         raise ValueError(f"it is of a training on {device}, this one is on {training.device.type}")
-    shapes = {name: value.shape for name, value in _with_prefix(tensors, "model.").items()}
-    if shapes != {name: value.shape for name, value in _model(training).state_dict().items()}:
-        raise ValueError("its parameters are not those of this network")
+    for prefix, own in (("model.", _model(training).state_dict()), ("buffer.", _buffers_left_out(training))):
+        shapes = {name: value.shape for name, value in _with_prefix(tensors, prefix).items()}
+        if shapes != {name: value.shape for name, value in own.items()}:
+            raise ValueError("its parameters are not those of this network")
 
 
 def _digest(tensors: dict[str, Tensor], about: str) -> str:
@@ -160,6 +165,12 @@ def _key(training: Training) -> str:
 def _model(training: Training) -> nn.Module:
     model: nn.Module = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
     return model
+
+
+def _buffers_left_out(training: Training) -> dict[str, Tensor]:
+    """Buffers that are not persistent: no part of the model's state, but what it does may depend on them."""
+    model = _model(training)
+    return {name: buffer for name, buffer in model.named_buffers() if name not in model.state_dict()}
 
 
 def _average(training: Training) -> dict[str, Tensor]:

@@ -23,8 +23,31 @@ AS_THEY_ARE = (nn.ZeroPad2d, nn.MaxPool2d, nn.Dropout, *ACTIVATIONS.values())
 
 
 def is_fusible(model: nn.Module) -> bool:
-    """Whether `model` is a plain sequence of layers that have a fused form here."""
-    return type(model) is nn.Sequential and all(_has_fused_form(layer) for layer in model)
+    """Whether `model` is a plain sequence of layers that have a fused form here, and nothing beside them.
+
+    Each layer and parameter once, all of them trained, without hooks or a loss of its own, Linear layers after Flatten.
+    """
+    if type(model) is not nn.Sequential or hasattr(model, "training_loss"):
+        return False
+    layers, parameters = list(model), [each for _, each in model.named_parameters(remove_duplicate=False)]
+    return (all(_has_fused_form(layer) for layer in layers) and len(set(layers)) == len(layers)
+            and len(set(parameters)) == len(parameters) and all(each.requires_grad for each in parameters)
+            and not any(_has_hooks(module) for module in (model, *layers)) and _is_flattened_once(layers))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+
+
+def _is_flattened_once(layers: Sequence[nn.Module]) -> bool:
+    """Before any Linear layer; all dimensions but the images' become one."""
+    kinds = [type(layer) for layer in layers]
+    if nn.Linear not in kinds and nn.Flatten not in kinds:
+        return True
+    if kinds.count(nn.Flatten) != 1 or nn.Linear in kinds[: kinds.index(nn.Flatten)]:
+        return False
+    [flatten] = [layer for layer in layers if isinstance(layer, nn.Flatten)]
+    return (flatten.start_dim, flatten.end_dim) == (1, -1)
 
 
 def _has_fused_form(layer: nn.Module) -> bool:

@@ -14,8 +14,10 @@ NUM_ITERATIONS = 5
 
 
 def optimizer_for(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """Fused where torch has it: one kernel for all parameters, on the CPU too. Raises ValueError: nothing for Muon."""
+    """Fused where torch has it: one kernel for all parameters, on the CPU too. Raises ValueError: nothing to train."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parameters:
+        raise ValueError("the network has no parameters to train")
     rate, decay = config.learning_rate, config.weight_decay
     match config.optimizer:
         case "adam":

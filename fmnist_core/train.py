@@ -21,7 +21,7 @@ from torch import Tensor
 from fmnist_core import capture, objective
 from fmnist_core.average import Average
 from fmnist_core.batches import check_batches
-from fmnist_core.config import CellConfig, Precision
+from fmnist_core.config import CellConfig, Precision, TrainConfig
 from fmnist_core.cpu_layers import for_cpu
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import History, evaluate_epoch
@@ -101,7 +101,7 @@ class Training:
             capture.check(cell, model, self.device, self.num_processes)
         self.own_loss = getattr(model, "training_loss", None)
         """Of a network with several heads: (its output, labels, progress in [0, 1)) to the mean loss."""
-        _check_mixing(cell, self.own_loss)
+        _check_own_loss(cell, self.own_loss)
         self.average = Average(model, cell.train.ema) if cell.train.ema else None
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         if cell.execution.compile != "no":
@@ -276,10 +276,18 @@ def _hold_if_not_finite(training: Training, loss: Tensor) -> None:
         inner.found_inf = training.bad.float()
 
 
-def _check_mixing(cell: CellConfig, own_loss: object) -> None:
-    if own_loss is not None and (cell.data.mixup or cell.data.cutmix):
-        raise ValueError(f"data.{'mixup' if cell.data.mixup else 'cutmix'} does not go with a network that has a loss "
+def _check_own_loss(cell: CellConfig, own_loss: object) -> None:
+    """What such a network would not heed."""
+    if own_loss is None:
+        return
+    data, train, default = cell.data, cell.train, TrainConfig()
+    if data.mixup or data.cutmix:
+        raise ValueError(f"data.{'mixup' if data.mixup else 'cutmix'} does not go with a network that has a loss "
                          "of its own, which takes no mixed labels")
+    for key in ("loss", "label_smoothing"):
+        if (value := getattr(train, key)) != getattr(default, key):
+            raise ValueError(f"train.{key} = {value!r} has no effect on a network that has a loss of its own; allowed: "
+                             f"{getattr(default, key)!r}")
 
 
 def _memory_format(cell: CellConfig) -> torch.memory_format:

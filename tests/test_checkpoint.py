@@ -277,6 +277,32 @@ def test_tied_parameters(tmp_path):
     assert_bit_equal(alone, resumed)
 
 
+class Fading(nn.Sequential):
+    """What it gives depends on a buffer that is no part of its state, and changes with every batch."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Flatten(), nn.Linear(784, 10))
+        self.register_buffer("scale", torch.ones(()), persistent=False)
+
+    def forward(self, x):
+        if self.training:
+            self.scale.mul_(0.9)
+        return super().forward(x) * self.scale
+
+
+def test_buffers_that_a_state_leaves_out(tmp_path):
+    dataset = small_dataset()
+    cell = CellConfig(model=CustomModel(factory="tests.test_checkpoint:Fading"), data=dataset.config,
+                      train=TrainConfig(epochs=1, global_batch_size=48))
+    alone, path = Training(cell, 0, dataset), tmp_path / "checkpoint.safetensors"
+    fit(alone)
+    interrupted(Training(cell, 0, dataset), path, 2)
+    resumed = Training(cell, 0, dataset)
+    checkpoint.load(resumed, path)
+    fit(resumed)
+    assert_bit_equal(alone, resumed)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_fp16_on_a_gpu_resumes_with_its_scale_and_its_generator(tmp_path):

@@ -53,6 +53,37 @@ def test_only_plain_sequences_of_known_layers_are_fusible() -> None:
     assert not is_fusible(nn.Linear(4, 10))
 
 
+def used_twice() -> nn.Sequential:
+    activation = nn.Tanh()
+    return nn.Sequential(nn.Flatten(), nn.Linear(4, 4), activation, nn.Linear(4, 4), activation, nn.Linear(4, 10))
+
+
+def changed(change) -> nn.Sequential:
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.Flatten(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    change(model)
+    return model
+
+
+@pytest.mark.parametrize("model", [
+    used_twice(),
+    changed(lambda model: model[0].weight.requires_grad_(False)),
+    changed(lambda model: setattr(model[4], "weight", model[2].weight)),
+    changed(lambda model: model[0].register_forward_hook(lambda *_: None)),
+    changed(lambda model: model.register_forward_pre_hook(lambda *_: None)),
+    changed(lambda model: model[2].register_full_backward_hook(lambda *_: None)),
+    changed(lambda model: setattr(model, "training_loss", lambda output, labels, progress: output.sum())),
+    changed(lambda model: nn.utils.parametrizations.weight_norm(model[2])),
+    nn.Sequential(nn.Linear(28, 4), nn.Flatten(), nn.Linear(4, 10)),
+    nn.Sequential(nn.Linear(28, 10)),
+    nn.Sequential(nn.Flatten(), nn.Flatten(), nn.Linear(784, 10)),
+    nn.Sequential(nn.Flatten(2), nn.Linear(784, 10)),
+], ids=["layer twice", "frozen", "tied", "hook", "pre-hook", "backward hook", "own loss", "parametrized",
+        "Linear on maps", "no Flatten", "Flatten twice", "Flatten in part"])
+def test_what_a_fused_form_would_not_heed_is_not_fusible(model) -> None:
+    assert is_fusible(changed(lambda model: None))
+    assert not is_fusible(model)
+
+
 @pytest.mark.parametrize("before_flatten", [True, False])
 def test_dropout_masks_have_their_rate_and_are_independent_between_replicas(before_flatten: bool) -> None:
     num_replicas, num_images, size, rate = 4, 50, 100, 0.3

@@ -89,6 +89,21 @@ def test_evaluation_gives_the_logits_of_the_classes(hcnn: HierarchicalVGG) -> No
     assert logits_NK.shape == (2, 10)
 
 
+@pytest.mark.parametrize(("option", "message"), [
+    ({"loss": "mse"}, "train.loss = 'mse' has no effect on a network that has a loss of its own; allowed: 'cross_"),
+    ({"label_smoothing": 0.1}, "train.label_smoothing = 0.1 has no effect on a network that has a loss of its own"),
+])
+def test_what_the_networks_own_loss_would_not_heed_is_refused(option, message):
+    from fmnist_core.config import CellConfig, CitedModel, DataConfig, TrainConfig
+    from fmnist_core.train import Training
+    from tests.small import small_dataset
+
+    cell = CellConfig(model=CitedModel(system="hcnn_vgg16"), train=TrainConfig(global_batch_size=4, **option),
+                      data=DataConfig(dataset="synthetic", validation_size=4))
+    with pytest.raises(ValueError, match=message):
+        Training(cell, 0, small_dataset(num_train=8, num_validation=4, num_test=4))
+
+
 def test_the_training_core_uses_the_networks_own_loss():
     """Progress comes from the run: the coarse heads weigh most at its start, nothing at its end."""
     from fmnist_core.config import CellConfig, CitedModel, DataConfig, TrainConfig

@@ -99,3 +99,9 @@ def test_it_learns_and_a_network_without_convolutions_is_refused():
     assert history.train_loss[-1] < 0.5 * history.train_loss[0]
     with pytest.raises(ValueError, match="needs a network with convolutions"):
         optimizer_for(nn.Linear(3, 3), train)
+
+
+def test_a_network_without_parameters_to_train_is_refused():
+    frozen = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).requires_grad_(False)
+    with pytest.raises(ValueError, match="the network has no parameters to train"):
+        optimizer_for(frozen, TrainConfig())

@@ -66,6 +66,12 @@ def test_nothing_is_timed_where_the_experiment_does_not_ask():
     assert [task.seed for task in planned(made(measure=False))] == [0, 0]
 
 
+def test_a_model_that_takes_no_steps_is_not_timed():
+    baseline = parse({"question": "?", "base": {"model": {"name": "baseline"}},
+                                 "grid": {"model.estimator": ["gaussian_nb", "sgd"]}}, name="made")
+    assert [task.seed for task in planned(baseline)] == [0, 0]
+
+
 def test_a_task_says_its_name_and_time_limit():
     (training, timing) = planned(made(depths=(1,), launch={"timeout_s": 2.5}))
     assert (training.name, timing.name) == ("one: depth 1, seed 0", "one: depth 1, speed")

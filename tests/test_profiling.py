@@ -8,6 +8,7 @@ import torch
 from bench import profiling, trial
 from bench.run import main
 from bench.store import Store
+from fmnist_core.config import Baseline, CellConfig
 from tests.small import small_dataset
 
 EXPERIMENT = """
@@ -68,6 +69,12 @@ def test_the_ten_dearest_operators_are_printed_and_written_beside_it(profiled):
 def test_a_profile_is_no_measurement(profiled):
     assert Store(profiled[0]).latest() == {}
     assert list(profiled[0].glob("*.jsonl")) == []
+
+
+def test_a_model_that_takes_no_steps_is_refused(tmp_path):
+    cell = CellConfig(model=Baseline(estimator="gaussian_nb"))
+    with pytest.raises(ValueError, match="takes no training steps that could be profiled"):
+        profiling.profile(cell, small_dataset(), tmp_path)
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_profiled(tmp_path, monkeypatch, capsys):

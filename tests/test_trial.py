@@ -15,7 +15,14 @@ from bench.launch import Notice, Stopped
 from bench.plan import Task
 from bench.record import SpeedRecord, TrainRecord
 from fmnist_core import checkpoint
-from fmnist_core.config import CellConfig, CustomModel, ExecutionConfig, TrainConfig, quality_key
+from fmnist_core.config import (
+    CellConfig,
+    CustomModel,
+    ExecutionConfig,
+    KernelDepthCNN,
+    TrainConfig,
+    quality_key,
+)
 from fmnist_core.train import Diverged, Training, fit, train_epoch
 from tests.small import small_dataset
 
@@ -272,3 +279,27 @@ def test_a_new_checkpoint_clears_the_deaths_before_it(tmp_path, monkeypatch):
     note = tmp_path / "attempts" / f"{task.key}.json"
     run(task, tmp_path, on_epoch=lambda training: seen.append(note.read_text()))
     assert '"num_deaths":0' in seen[0]
+
+
+def test_every_cell_of_a_sweep_is_compiled(tmp_path, monkeypatch):
+    """The compiler counts what it compiled for earlier cells, and at its limit runs the next one as it is."""
+    graphs = []
+    compile_ = torch.compile
+
+    def note(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, **options: compile_(model, backend=note, dynamic=False))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 4)
+    numbers = []
+    for width in (4, 5, 6, 7):
+        config = CellConfig(model=KernelDepthCNN(width=width), data=small_dataset().config,
+                            execution=ExecutionConfig(compile="default"),
+                            train=TrainConfig(epochs=1, global_batch_size=115))
+        del graphs[:]
+        record = run(Task("e", experiment.Cell(config=config), quality_key(config, 0), 0, 0.0), tmp_path)
+        assert (record.status, record.labels.compiled) == ("ok", True)
+        numbers.append(len(graphs))
+    assert numbers[0] > 0
+    assert set(numbers) == {numbers[0]}

@@ -142,6 +142,19 @@ def resume(folder: Path) -> None:
     assert resumed.history.train_loss == alone.history.train_loss
 
 
+def stay_compiled() -> None:
+    """Evaluation takes nothing from the compiled model: DDP is still in it, and accumulated parts wait for the last."""
+    plain = torch.compile
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "compile", lambda model, **options: plain(model, backend="eager", dynamic=False))
+        dataset = small_dataset(40, 40, 70)
+        cell = CellConfig(model=PLAIN, data=dataset.config, execution=ExecutionConfig(compile="default"),
+                          train=TrainConfig(global_batch_size=20, gradient_accumulation=2))
+        training = Training(cell, 0, dataset)
+        evaluate(training, dataset.test)
+    assert isinstance(training.model._orig_mod, torch.nn.parallel.DistributedDataParallel)
+
+
 def agree() -> None:
     """What one process wants, all hear."""
     rank = torch.distributed.get_rank()
@@ -160,6 +173,7 @@ def main(reference: str, folder: str) -> None:
     training = start(CASES["clipping"])
     assert (training.num_processes, training.accelerator.num_processes) == (2, 2)
     compare(load_file(reference))
+    stay_compiled()
     resume(Path(folder))
     print(f"rank {training.rank}: all is equal")
 
