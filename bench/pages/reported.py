@@ -14,7 +14,7 @@ HOW_TO_READ = """\
 Accuracies in per cent, last epoch, mean ± standard deviation over seeds [95 % interval of the mean]. **One run**: the
 95 % prediction interval for a single run of ours, which is what the report's figure is. **Order**: of the seven trials
 by the mean validation accuracy, the best first, as far as they have records, each by the arithmetic that has most
-seeds. Most neighbours in it do not differ by more than their seeds: the tests of it belong to claim 2."""
+seeds. Neighbours in it may differ by no more than their seeds do: the tests of it belong to claim 2."""
 HEADERS = ["where", "what", "accuracy", "the report", "here", "one run", "seeds", "order there", "order here"]
 
 
