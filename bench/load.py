@@ -1,4 +1,4 @@
-"""What else used the processors while something was timed. No torch; Linux, elsewhere nothing is known.
+"""What else used the processors while something ran. No torch; Linux, elsewhere nothing is known.
 
 A second busy process makes steps of several threads many times slower, since each step waits for its last thread, so
 a timing without this observation proves little.
@@ -14,6 +14,9 @@ BUSY_FIELDS = (0, 1, 2, 5, 6, 7)
 Guests' time is part of user's. Columns of the first line of /proc/stat, proc(5)."""
 MAX_OTHER_CPUS = 0.05
 """Other processes' processor time per second of a timed block beyond which the record carries a warning."""
+LEAST_SHARE, JUDGED_S = 0.9, 5.0
+"""Of a processor, which a training on a CPU fills at least, if nothing keeps it waiting; in less time than that a disk
+may."""
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -47,6 +50,12 @@ def other_cpus(before: Usage, after: Usage, own_s: float | None = None) -> float
         return None
     mine_s = after.own_s - before.own_s if own_s is None else own_s
     return max(0.0, after.machine_s - before.machine_s - mine_s) / (after.wall_s - before.wall_s)
+
+
+def kept_waiting(before: Usage, after: Usage) -> bool:
+    """Whether this process, that works on the CPU all the time, had less than a processor for it."""
+    wall_s = after.wall_s - before.wall_s
+    return wall_s > JUDGED_S and after.own_s - before.own_s < LEAST_SHARE * wall_s
 
 
 def load_warning(before: Usage, after: Usage, own_s: float | None = None) -> list[str]:

@@ -78,7 +78,8 @@ class Labels(_Part, frozen=True, kw_only=True):
     num_processes: int = 1
     """Of a DDP run; 1 otherwise."""
     machine_shared: bool = False
-    """Other work of this harness ran on the machine meanwhile: times are no measurements of speed."""
+    """Other work ran on the machine meanwhile: times are no measurements of speed. Of this harness; or any, where a
+    training on a CPU had less than nine tenths of a processor for it."""
     num_resumes: int = 0
     """How often this training was stopped, or its process died, and it went on from a checkpoint."""
 

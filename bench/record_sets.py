@@ -223,7 +223,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def _unfit(record: SpeedRecord, allowed: Collection[str]) -> str:
     """Why this timing is no measurement of speed; empty where it is one."""
     if record.labels.machine_shared and "machine_shared" not in allowed:
-        return "machine_shared: other work of the harness ran meanwhile"
+        return "machine_shared: other work ran meanwhile"
     return "" if "warnings" in allowed or not record.warnings else f"warnings: {record.warnings[0]}"
 
 

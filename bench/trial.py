@@ -17,6 +17,7 @@ import torch
 from bench import environment, launch, ranks
 from bench.attempts import Attempt
 from bench.counters import reset_graph_counts
+from bench.load import kept_waiting, usage
 from bench.measure import measure
 from bench.plan import Task
 from bench.record import Epochs, Labels, Record, SpeedRecord, Status, TestDetail, TrainRecord
@@ -58,12 +59,15 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
     """
     started_at, watch = now(), _Watch(task, attempt, notice, on_save)
     set_up(task, num_threads)
+    before = usage()
     try:
         dataset = dataset_of(task, data_dir)
         if task.seed is None:
             record: Record = measure(task.cell.config, dataset, experiment=task.experiment, speed_key=task.key)
         else:
             record = _train(task, dataset, watch, on_epoch, keep_weights)
+            on_cpu = dataset.train.labels_N.device.type == "cpu" and attempt.num_processes == 1
+            shared |= on_cpu and kept_waiting(before, usage())
     except Exception as error:
         record = failed(task, *explain(error, task))
         if attempt.num_processes > 1:

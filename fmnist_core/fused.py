@@ -140,8 +140,6 @@ class FusedTraining:
 
 def check(cell: CellConfig, model: nn.Module, num_processes: int = 1) -> None:
     """Raise ValueError for a cell whose seeds cannot be trained as one module; `model` is one of its networks."""
-    if not is_fusible(model):
-        raise ValueError(f"seeds cannot be fused: {type(model).__name__} is no plain sequence of known layers")
     if cell.train.precision == "fp16":
         raise ValueError("seeds cannot be fused with train.precision = 'fp16': the gradient scaler would let one "
                          "seed's overflow skip the step of all; allowed: 'no', 'bf16'")
@@ -149,6 +147,9 @@ def check(cell: CellConfig, model: nn.Module, num_processes: int = 1) -> None:
         option = "optimizer = 'muon'" if cell.train.optimizer == "muon" else "whitening = 'frozen'"
         raise ValueError(f"seeds cannot be fused with train.{option}: fused parameters are one matrix, which hides "
                          "from the optimizer what is a convolution")
+    if not is_fusible(model):
+        raise ValueError(f"seeds cannot be fused: {type(model).__name__} is no plain sequence of known layers, each of "
+                         "them trained")
     if cell.execution.compile == "auto":
         raise ValueError("seeds cannot be fused with execution.compile = 'auto', which times them alone; allowed: "
                          "'no', 'default'")

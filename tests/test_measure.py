@@ -225,6 +225,13 @@ def test_what_others_used_by_hand():
     assert load.load_warning(before._replace(machine_s=None), after) == []
 
 
+def test_a_process_that_had_less_than_a_processor_was_kept_waiting():
+    before = Usage(10.0, None, 50.0)
+    assert load.kept_waiting(before, Usage(20.0, None, 58.9))
+    assert not load.kept_waiting(before, Usage(20.0, None, 59.1))
+    assert not load.kept_waiting(before, Usage(14.0, None, 51.0)), "too short a time to say"
+
+
 def test_a_short_block_proves_only_a_large_load():
     ticks = 2 * load.TICK_S
     before, after = Usage(0.0, 0.0, 0.0), Usage(0.1, ticks, 0.0)

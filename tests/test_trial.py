@@ -12,6 +12,7 @@ import torch
 from bench import experiment, trial
 from bench.attempts import Attempt
 from bench.launch import Notice, Stopped
+from bench.load import Usage
 from bench.plan import Task
 from bench.record import SpeedRecord, TrainRecord
 from fmnist_core import checkpoint
@@ -281,6 +282,14 @@ def test_a_new_checkpoint_clears_the_deaths_before_it(tmp_path, monkeypatch):
     assert '"num_deaths":0' in seen[0]
 
 
+@pytest.mark.parametrize(("own_s", "shared"), [(5.0, True), (9.9, False)])
+def test_a_training_that_was_kept_waiting_says_so(own_s, shared, tmp_path, monkeypatch):
+    readings = iter([Usage(0.0, None, 0.0), Usage(10.0, None, own_s)])
+    monkeypatch.setattr(trial, "usage", lambda: next(readings))
+    assert run(misbehaving(), tmp_path).labels.machine_shared is shared
+
+
+@torch._dynamo.config.patch(recompile_limit=4)
 def test_every_cell_of_a_sweep_is_compiled(tmp_path, monkeypatch):
     """The compiler counts what it compiled for earlier cells, and at its limit runs the next one as it is."""
     graphs = []
@@ -291,7 +300,6 @@ def test_every_cell_of_a_sweep_is_compiled(tmp_path, monkeypatch):
         return graph.forward
 
     monkeypatch.setattr(torch, "compile", lambda model, **options: compile_(model, backend=note, dynamic=False))
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 4)
     numbers = []
     for width in (4, 5, 6, 7):
         config = CellConfig(model=KernelDepthCNN(width=width), data=small_dataset().config,
