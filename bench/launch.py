@@ -23,6 +23,11 @@ ENGINES = {
     "ACCELERATE_USE_PARALLELISM_CONFIG": "several kinds of parallelism",
 }
 """How `accelerate launch` tells its processes to train in a way that this harness has not."""
+PLUGINS = {
+    "ACCELERATE_DYNAMO_BACKEND": ("no", "execution.compile"),
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "train.gradient_accumulation"),
+}
+"""What Accelerate would do to every training, unknown to its record: the value that does nothing, and the setting."""
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
             "PMI_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK",
             "MV2_COMM_WORLD_SIZE")
@@ -134,6 +139,11 @@ def check(experiments: Iterable[Experiment], started: World, *, gpu: bool) -> No
             raise ValueError(f"{variable} = true: Accelerate is configured for {engine}, which is not offered: these "
                              "networks fit into one device many times over; allowed: one process, or DDP, e.g. with "
                              "torchrun, which leaves Accelerate's configuration aside")
+    for variable, (harmless, setting) in PLUGINS.items():
+        if (value := os.environ.get(variable, harmless)).lower() not in ("", harmless):
+            raise ValueError(f"{variable} = {value}: set by Accelerate's configuration or the shell, it would change "
+                             f"trainings without a trace in their records; allowed: {harmless}; what it does is asked "
+                             f"for by --set {setting}=...")
     several_machines = started.local_num_processes < started.num_processes
     restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
     for experiment in experiments:

@@ -255,7 +255,7 @@ class Sweep:
         if verdict:
             from bench import trial
 
-            self._keep(task, trial.failed(task, *verdict))
+            self._keep(task, trial.failed(task, *verdict, attempt.num_processes))
         return verdict is not None
 
     def _keep(self, task: Task, record: Record) -> None:

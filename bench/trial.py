@@ -69,7 +69,7 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
             on_cpu = dataset.train.labels_N.device.type == "cpu" and attempt.num_processes == 1
             shared |= on_cpu and kept_waiting(before, usage())
     except Exception as error:
-        record = failed(task, *explain(error, task))
+        record = failed(task, *explain(error, task), attempt.num_processes)
         if attempt.num_processes > 1:
             ranks.fail(attempt, error, record.status, record.reason)
     if record.status == "oom" or torch.cuda.is_available():
@@ -88,9 +88,10 @@ def set_up(task: Task, num_threads: int) -> None:
         reset_graph_counts()
 
 
-def failed(task: Task, status: Status, reason: str) -> Record:
-    """The record of a task that gave no result, found out now and here."""
+def failed(task: Task, status: Status, reason: str, num_processes: int = 1) -> Record:
+    """The record of a task that gave no result, found out now and here. `num_processes`: that share it."""
     about: dict[str, Any] = {"cell": to_dict(task.cell.config), "status": status, "reason": reason,
+                             "labels": Labels(num_processes=num_processes),
                              "started_at": now(), "environment": environment.collect()}
     if task.seed is None:
         return SpeedRecord(experiment=task.experiment, speed_key=task.key, **about)

@@ -142,7 +142,8 @@ def check(cell: CellConfig) -> None:
                          f"train.global_batch_size = {train.global_batch_size}")
     if train.early_stopping_patience and not data.validation_size:
         raise ValueError("train.early_stopping_patience needs data.validation_size above 0")
-    check_validation_size(data.validation_size, DATASETS[data.dataset].num_train)
+    if data.dataset != "idx":  # how many those are shows when they are read
+        check_validation_size(data.validation_size, DATASETS[data.dataset].num_train)
     if data.sha256 and data.dataset != "idx":
         raise ValueError(f"data.sha256 has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
     if data.class_names and data.dataset != "idx":

@@ -122,6 +122,8 @@ def _arrays(content: dict[str, bytes]) -> Arrays:
     names, decoded = list(content), [decode_idx(content[name], name) for name in content]
     train_images, train_labels, test_images, test_labels = decoded
     for i, images, labels in ((0, train_images, train_labels), (2, test_images, test_labels)):
+        if not images.size:
+            raise DataError(f"{names[i]} has the shape {images.shape}: expected one image and one pixel at least")
         if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not labels.size:
             raise DataError(f"{names[i]} has the shape {images.shape} and {names[i + 1]} {labels.shape}: expected "
                             "(N, H, W) for images and (N,) for as many labels")

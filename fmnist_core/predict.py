@@ -45,6 +45,8 @@ def _read(name: str) -> Image.Image:
     try:
         with Image.open(Path(name)) as picture:
             picture.load()
+            if picture.mode.startswith(("I", "F")):  # of which nobody says where white is
+                raise ValueError(f"it has more than 8 bits a channel (mode {picture.mode}); expected 8")
             return picture
     except FileNotFoundError as error:
         raise ValueError(f"{name}: there is no such file") from error

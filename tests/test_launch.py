@@ -76,6 +76,18 @@ def test_what_accelerate_is_configured_for_and_the_harness_has_not_is_refused(va
             launch.check(asked(), World(), gpu=False)
 
 
+@pytest.mark.parametrize(("variable", "value", "setting"), [
+    ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "execution.compile"),
+    ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", "train.gradient_accumulation")])
+def test_what_accelerate_would_do_to_every_training_is_refused(variable, value, setting, monkeypatch):
+    for harmless in ("", "1" if value == "4" else "NO"):
+        monkeypatch.setenv(variable, harmless)
+        launch.check(asked(), World(), gpu=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ValueError, match=rf"{variable} = {value}: .* without a trace .* --set {setting}="):
+        launch.check(asked(), World(), gpu=False)
+
+
 def test_the_timeout_of_a_group_can_be_set(monkeypatch):
     monkeypatch.delenv("FMNIST_DDP_TIMEOUT_S", raising=False)
     assert launch.ddp_timeout_s() == launch.DDP_TIMEOUT_S

@@ -85,12 +85,15 @@ def test_the_command_names_the_class_of_a_picture(trained, tmp_path, capsys):
 @pytest.mark.parametrize(("name", "reason"), [
     ("text.png", "not a picture of a kind that can be read, such as PNG or JPEG"),
     ("nowhere.png", "there is no such file"), ("folder", "a folder, not a picture"),
-    ("cut.png", "the picture cannot be read: "), ("x" * 300, "the picture cannot be read: [Errno 36]")])
+    ("cut.png", "the picture cannot be read: "),
+    ("deep.png", "the picture cannot be read: it has more than 8 bits a channel (mode I;16); expected 8"),
+    ("x" * 300, "the picture cannot be read: [Errno 36]")])
 def test_a_file_that_is_no_picture_is_named_in_one_sentence(trained, tmp_path, monkeypatch, capsys, name, reason):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.png").write_text("no picture")
     (tmp_path / "folder").mkdir()
     Image.fromarray(np.arange(10_000, dtype=np.uint8).reshape(100, 100)).save("whole.png")
+    Image.fromarray(np.arange(10_000, dtype=np.uint16).reshape(100, 100)).save("deep.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:60])
     assert predict.main(["--weights", str(trained[1]), name]) == 2
     said = capsys.readouterr().err

@@ -282,6 +282,11 @@ def test_a_new_checkpoint_clears_the_deaths_before_it(tmp_path, monkeypatch):
     assert '"num_deaths":0' in seen[0]
 
 
+def test_a_failure_is_filed_under_the_processes_that_shared_the_cell():
+    record = trial.failed(misbehaving(), "error", "rank 1 of 2 died", 2)
+    assert record.labels.num_processes == 2
+
+
 @pytest.mark.parametrize(("own_s", "shared"), [(5.0, True), (9.9, False)])
 def test_a_training_that_was_kept_waiting_says_so(own_s, shared, tmp_path, monkeypatch):
     readings = iter([Usage(0.0, None, 0.0), Usage(10.0, None, own_s)])
