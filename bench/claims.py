@@ -248,7 +248,7 @@ _ORDER_TEST = "Welch, Holm over the table's pairs: each as the report orders it,
 _ABOVE_TEST = "95 % interval of last-epoch test accuracy above the figure in both readings; contradicted: below in both"
 _ONE_RUN = "95 % prediction interval for one run holds the figure, as printed, under a reading: it may be such a run"
 _KERNELS = {"kernel_size_network1": "Network 1", "kernel_size_network2": "the final network",
-            "kernel_depth": "the family at every depth"}
+            "kernel_depth": "the kernel x depth networks"}
 _FINAL_TEST = (("last epoch", outcomes.test_last), ("validation-selected epoch", outcomes.test_selected))
 
 CLAIMS = (

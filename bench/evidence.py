@@ -42,11 +42,15 @@ def one_way_p(groups: Sequence[Sequence[float]]) -> float:
     return stats.one_way([group[:limit] for group in groups])
 
 
+def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
+    """The spread of one seed: root of the groups' mean variance. nan where no group has two seeds."""
+    variances = [sd**2 for group in groups if not math.isnan(sd := stats.summarize(group).sd)]
+    return math.sqrt(sum(variances) / len(variances)) if variances else math.nan
+
+
 def seeds_for_one_way(groups: Sequence[Sequence[float]], alpha: float) -> float:
     """Per group, for `one_way_p` to find differences as they look now four times in five."""
-    summaries = [stats.summarize(group) for group in groups]
-    sd = math.sqrt(sum(one.sd**2 for one in summaries) / len(summaries))
-    means = [one.mean for one in summaries]
+    means, sd = [stats.summarize(group).mean for group in groups], pooled_sd(groups)
     if len(means) == 2:
         return seeds_for(sd, abs(means[1] - means[0]), alpha, MINIMUM_EFFECT)
     return stats.one_way_seeds_needed(means, sd, alpha=alpha)

@@ -16,6 +16,7 @@ from bench.evidence import (
     can_judge,
     holds,
     one_way_p,
+    pooled_sd,
     seeds_for,
     seeds_for_one_way,
     seeds_to_predict,
@@ -268,10 +269,8 @@ def _contrast_text(tested: Sequence[Contrast], results: Sequence[stats.Compariso
 
 def _seeds(open_: Sequence[stats.Comparison], tested: Sequence[Contrast], minimum_effect: float) -> float:
     """For the hardest of the open comparisons, at the level that the correction leaves to each; more than there are."""
-    sds = [stats.summarize(values).sd for pair in tested for values in (pair.low, pair.high)]
-    sd = math.sqrt(sum(one**2 for one in sds) / len(sds))
-    alpha = ALPHA / len(tested)
-    more = 1 + min(len(values) for pair in tested for values in (pair.low, pair.high))
+    groups = [values for pair in tested for values in (pair.low, pair.high)]
+    sd, alpha, more = pooled_sd(groups), ALPHA / len(tested), 1 + min(map(len, groups))
     return max([more, *(seeds_for(sd, abs(result.difference), alpha, minimum_effect) for result in open_)])
 
 

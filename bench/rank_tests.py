@@ -77,9 +77,9 @@ def one_way_seeds_needed(means: Samples, sd: float, power: float = 0.8, alpha: f
     rng = np.random.default_rng(0)
 
     def enough(n: int) -> bool:
-        draw = lambda num, around: _between_groups(rng.normal(around[:, None], sd, (num, len(means), n)))
-        critical = np.quantile(draw(NUM_NULL, np.zeros(len(means))), 1 - alpha)
-        return bool((draw(NUM_DRAWN, means) > critical).mean() >= power)
+        alike = _between_groups(rng.normal(size=(NUM_NULL, len(means), n)))
+        apart = _between_groups(rng.normal(means[:, None], sd, (NUM_DRAWN, len(means), n)))
+        return bool((apart > np.quantile(alike, 1 - alpha)).mean() >= power)
 
     high = 3
     while not enough(high):

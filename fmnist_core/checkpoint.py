@@ -170,7 +170,8 @@ def _model(training: Training) -> nn.Module:
 def _buffers_left_out(training: Training) -> dict[str, Tensor]:
     """Buffers that are not persistent: no part of the model's state, but what it does may depend on them."""
     model = _model(training)
-    return {name: buffer for name, buffer in model.named_buffers() if name not in model.state_dict()}
+    kept = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
 
 
 def _average(training: Training) -> dict[str, Tensor]:

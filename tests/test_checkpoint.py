@@ -264,19 +264,6 @@ def tied() -> nn.Module:
     return model
 
 
-def test_tied_parameters(tmp_path):
-    dataset = small_dataset()
-    cell = CellConfig(model=CustomModel(factory="tests.test_checkpoint:tied"), data=dataset.config,
-                      train=TrainConfig(epochs=1, global_batch_size=48))
-    alone, path = Training(cell, 0, dataset), tmp_path / "checkpoint.safetensors"
-    fit(alone)
-    interrupted(Training(cell, 0, dataset), path, 2)
-    resumed = Training(cell, 0, dataset)
-    checkpoint.load(resumed, path)
-    fit(resumed)
-    assert_bit_equal(alone, resumed)
-
-
 class Fading(nn.Sequential):
     """What it gives depends on a buffer that is no part of its state, and changes with every batch."""
 
@@ -290,9 +277,10 @@ class Fading(nn.Sequential):
         return super().forward(x) * self.scale
 
 
-def test_buffers_that_a_state_leaves_out(tmp_path):
+@pytest.mark.parametrize("factory", ["tied", "Fading"])
+def test_networks_whose_state_does_not_name_everything_once(factory, tmp_path):
     dataset = small_dataset()
-    cell = CellConfig(model=CustomModel(factory="tests.test_checkpoint:Fading"), data=dataset.config,
+    cell = CellConfig(model=CustomModel(factory=f"tests.test_checkpoint:{factory}"), data=dataset.config,
                       train=TrainConfig(epochs=1, global_batch_size=48))
     alone, path = Training(cell, 0, dataset), tmp_path / "checkpoint.safetensors"
     fit(alone)

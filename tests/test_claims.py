@@ -396,7 +396,7 @@ def test_the_summary_names_the_parts_what_decides_first():
     judged = claims.judge(collect([], list(LOADED.values())))[3]
     named = claims.parts_by_verdict(judged)
     assert named.startswith("*contradicted*: parameters, Network 1. *waiting*: time of a step, Network 1; ")
-    assert named.endswith("multiply-adds, the final network; multiply-adds, the family at every depth")
+    assert named.endswith("multiply-adds, the final network; multiply-adds, the kernel x depth networks")
 
 
 def test_parts_name_verdict_evidence_and_seeds():

@@ -215,7 +215,7 @@ def test_one_way_finds_what_its_number_of_seeds_promises():
     found = lambda num: sum(stats.one_way([rng.normal(mean, sd, num) for mean in means]) < alpha for _ in range(100))
     assert found(n) >= 70
     assert found(n // 2) < 60
-    assert stats.one_way_seeds_needed(means, sd / 100) == 3
+    assert stats.one_way_seeds_needed(means, sd / 100) == stats.one_way_seeds_needed(means, 0.0) == 3
     assert stats.one_way_seeds_needed([0.89, 0.8901], sd) == math.inf
 
 

@@ -14,6 +14,7 @@ from bench.evidence import (
     can_judge,
     holds,
     one_way_p,
+    pooled_sd,
 )
 from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
 from bench.identity import Numerics
@@ -79,12 +80,6 @@ def _reproduced(name: str, where: str, pairs: Sequence[tuple[float | None, Seque
     total = len(judged)
     return (f" Reported {name} accuracies that one run of ours would give (95 % prediction interval, {where}): "
             f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}{rest}.")
-
-
-def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
-    """The spread of one seed: root of the cells' mean variance. nan where no cell has two seeds."""
-    variances = [sd**2 for group in groups if not math.isnan(sd := stats.summarize(group).sd)]
-    return math.sqrt(sum(variances) / len(variances)) if variances else math.nan
 
 
 def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> str:

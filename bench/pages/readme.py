@@ -20,7 +20,8 @@ def render(results: Results, judged: Sequence[Judged]) -> str:
                     estimate(row.values(outcomes.test_last)), str(len(row.trained))] for row in rows if row.trained]
     return "\n\n".join([
         table(["the report's claim", "verdict here", "its parts"], verdicts, text_columns=3),
-        "The final network, last epoch, mean ± sd over seeds [95 % interval], in per cent:",
+        "The final network in its two readings, since the report does not say whether a ReLU follows fc1; last epoch, "
+        "mean ± sd over seeds [95 % interval], in per cent:",
         table(["", "validation", "test", "seeds"], accuracies, text_columns=1),
     ])
 

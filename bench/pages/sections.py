@@ -42,13 +42,19 @@ def section(
         f". **Question.** {escape(experiment.question)}{note}" if experiment.question else "")]
     if not any(row.has_records for row in rows):
         return "\n\n".join([*parts, f"**Answer.** {answer(rows)}", _waiting(experiment, rows, names)])
-    by_dataset = {dataset: [row for row in rows if row.cell.config.data.dataset == dataset]
-                  for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows)}
+    by_dataset = _by_dataset(rows)
     parts += [_answer(own, names, noise) for own in by_dataset.values()]
     parts += [f"**Claims**, each corrected for all of its comparisons: {'; '.join(claims)}."] if claims else []
     for dataset, own in by_dataset.items():
         parts += _tables(own, dataset, names)
     return "\n\n".join(part for part in [*parts, *figures(experiment.name, drawn)] if part)
+
+
+def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.cell.config.data.dataset, []).append(row)
+    return found
 
 
 def _answer(rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs]) -> str:
@@ -62,8 +68,7 @@ def _answer(rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Ma
 def _waiting(experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
     where = "a GPU" if experiment.launch.device == "cuda" else "a CPU or a GPU"
     title = f"Waiting: {plural(len(rows), 'cell')} × {plural(rows[0].seeds_wanted, 'seed')}, for {where}"
-    tables = [part for dataset in dict.fromkeys(row.cell.config.data.dataset for row in rows) for part in
-              _tables([row for row in rows if row.cell.config.data.dataset == dataset], dataset, names) if part]
+    tables = [part for dataset, own in _by_dataset(rows).items() for part in _tables(own, dataset, names) if part]
     command = code(f"accelerate launch bench/run.py {experiment.name}")
     return folded(title, "\n\n".join([*tables, f"To run it: {command}"]))
 
