@@ -72,7 +72,7 @@ if wanted timings; then
     for name in calibrate scaling ledger; do step "$name" "$PYTHON" -m "bench.$name" --store "$STORE"; done
 fi
 wanted peers && step peers "$PYTHON" -m bench.peers --store "$STORE"
-# Hours from here on: the recipes, their results first; cited systems, those that cannot be captured apart.
+# The recipes, their results first; cited systems.
 if wanted recipes || wanted cited; then share start; fi
 if wanted recipes; then
     together results beyond_small beyond_small_gpu beyond_best --only "label=the recipe, all 60,000 images" "${captured[@]}"
@@ -81,8 +81,7 @@ if wanted recipes; then
 fi
 wanted cited && for path in experiments/cited_*.toml; do
     name=$(basename "$path" .toml)
-    case $name in cited_non_neural) ;; cited_hcnn) together "$name" "$name" ;;
-        *) together "$name" "$name" "${captured[@]}" ;; esac
+    [ "$name" = cited_non_neural ] || together "$name" "$name" "${captured[@]}"
 done
 share stop
 [ -n "$STAGES" ] || step report "$PYTHON" -m bench.report --store "$STORE" --output "$STORE/RESULTS.md"

@@ -3,9 +3,10 @@
 K steps of a replay, N images of a batch (with fused seeds the index of a batch is (N, R)), S steps of the run.
 
 A replay launches kernels and nothing else: whatever Python decided while the step was captured is frozen. So all that
-changes from step to step lies in tensors whose address stays: index and learning rate, copied in before a replay, and
-the state of model and optimizer. Random numbers are drawn anew, since a graph reads the device's default generator
-when it is replayed. Each batch size is a graph of its own: the remainder batch is trained, never dropped or padded.
+changes from step to step lies in tensors whose address stays: index, learning rate and progress, copied in before a
+replay, and the state of model and optimizer. Random numbers are drawn anew, since a graph reads the device's default
+generator when it is replayed. Each batch size is a graph of its own: the remainder batch is trained, never dropped or
+padded.
 """
 
 import contextlib
@@ -35,6 +36,7 @@ class Steps(Protocol):
     losses: Tensor
     device: torch.device
     step_in_epoch: int
+    progress: Tensor | None
     average: Average | None
 
     @property
@@ -79,7 +81,7 @@ class CudaGraph:
         self._graph.replay()
 
 
-def check(cell: CellConfig, model: nn.Module, device: torch.device, num_processes: int) -> None:
+def check(cell: CellConfig, device: torch.device, num_processes: int) -> None:
     """Raise ValueError for a cell whose step cannot be one CUDA graph."""
     reason = None
     if device.type != "cuda":
@@ -90,8 +92,6 @@ def check(cell: CellConfig, model: nn.Module, device: torch.device, num_processe
         reason = f"does not go with {num_processes} processes on one cell; allowed: launch.mode = 'cells'"
     elif cell.execution.compile in ("reduce-overhead", "max-autotune"):
         reason = f"does not go with execution.compile = '{cell.execution.compile}', which captures graphs of its own"
-    elif hasattr(model, "training_loss"):
-        reason = f"does not go with {type(model).__name__}, whose loss changes with the progress of training"
     if reason is not None:
         raise ValueError(f"execution.capture = true {reason}")
 
@@ -103,6 +103,9 @@ class Replay:
                  graph_type: Callable[[torch.device], Graph] = CudaGraph) -> None:
         """`rates_S`: the learning rate of every step of the run, float32, on the training's device."""
         self.rates_S, self.steps_per_replay, self._graph_type = rates_S, steps_per_replay, graph_type
+        fractions_S = torch.arange(len(rates_S), dtype=torch.float64) / len(rates_S)
+        self.progress_S = fractions_S.to(rates_S)
+        """For a loss that changes with the progress of training."""
         self.graphs: dict[tuple[int, ...], StepGraph] = {}
         for group in optimizer.param_groups:
             if "capturable" in group:  # the step count of Adam, AdamW and RMSprop has to live on the device
@@ -114,11 +117,12 @@ class Replay:
         block = batches[start : start + self.steps_per_replay]
         if len(block) < self.steps_per_replay or len(block[-1]) != len(block[0]):
             block = block[:1]
-        rates_K = self.rates_S[training.step : training.step + len(block)]
+        steps = slice(training.step, training.step + len(block))
+        rates_K, progress_K = self.rates_S[steps], self.progress_S[steps]
         shape = (len(block), *block[0].shape)
         if shape not in self.graphs:
-            self.graphs[shape] = StepGraph(training, torch.stack(list(block)), rates_K, self._graph_type)
-        losses_K = self.graphs[shape](block, rates_K)
+            self.graphs[shape] = StepGraph(training, torch.stack(list(block)), rates_K, progress_K, self._graph_type)
+        losses_K = self.graphs[shape](block, rates_K, progress_K)
         training.losses[start : start + len(block)] = losses_K * len(block[0])
         training.step_in_epoch += len(block)
 
@@ -126,26 +130,30 @@ class Replay:
 class StepGraph:
     """K steps of one batch size, captured."""
 
-    def __init__(self, training: Steps, index_KN: Tensor, rates_K: Tensor,
+    def __init__(self, training: Steps, index_KN: Tensor, rates_K: Tensor, progress_K: Tensor,
                  graph_type: Callable[[torch.device], Graph]) -> None:
-        self._index_KN, self._rates_K, self._graph = index_KN.clone(), rates_K.clone(), graph_type(training.device)
+        self._index_KN, self._rates_K, self._progress_K = index_KN.clone(), rates_K.clone(), progress_K.clone()
+        self._graph = graph_type(training.device)
         work = lambda: self._take_steps(training)
         with _restored(training):
             self._graph.warm_up(work)
             self._graph.capture(work)
 
-    def __call__(self, block: Sequence[Tensor], rates_K: Tensor) -> Tensor:
+    def __call__(self, block: Sequence[Tensor], rates_K: Tensor, progress_K: Tensor) -> Tensor:
         """The losses of K steps on these indices: a tensor that the next call overwrites."""
         torch.stack(list(block), out=self._index_KN)
         self._rates_K.copy_(rates_K)
+        self._progress_K.copy_(progress_K)
         self._graph.replay()
         return self._losses_K
 
     def _take_steps(self, training: Steps) -> None:
-        losses = []
-        for index_N, rate in zip(self._index_KN.unbind(), self._rates_K.unbind(), strict=True):
-            set_learning_rate(training.optimizer, rate)  # a view: read from the buffer at each replay
+        losses, each = [], (self._index_KN.unbind(), self._rates_K.unbind(), self._progress_K.unbind())
+        for index_N, rate, progress in zip(*each, strict=True):  # views: read from the buffers at each replay
+            set_learning_rate(training.optimizer, rate)
+            training.progress = progress
             losses.append(training.step_on(index_N))
+        training.progress = None
         self._losses_K = torch.stack(losses)  # kept, so that its memory stays this graph's output
 
 

@@ -51,7 +51,7 @@ class FusedTraining:
         singles = [_single(cell, seed, dataset) for seed in self.seeds]
         check(cell, singles[0], self.num_processes)
         if self.captured:
-            capture.check(cell, singles[0], self.device, self.num_processes)
+            capture.check(cell, self.device, self.num_processes)
 
         self._template = singles[0]
         self.network = FusedSequential(singles).to(self.device)
@@ -68,6 +68,7 @@ class FusedTraining:
         self.losses = torch.zeros(self.steps_per_epoch, num, device=self.device)
         self.bad = torch.zeros(num, dtype=torch.bool, device=self.device)
         self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
+        self.progress: Tensor | None = None
         self.flip_start_TR = self._flip_start()
         self.replay = capture.Replay(self.optimizer, self._rates()) if self.captured else None
         self.histories = [History() for _ in self.seeds]

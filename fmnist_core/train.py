@@ -98,7 +98,7 @@ class Training:
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         self.captured = cell.execution.capture
         if self.captured:
-            capture.check(cell, model, self.device, self.num_processes)
+            capture.check(cell, self.device, self.num_processes)
         self.own_loss = getattr(model, "training_loss", None)
         """Of a network with several heads: (its output, labels, progress in [0, 1)) to the mean loss."""
         _check_own_loss(cell, self.own_loss)
@@ -119,6 +119,8 @@ class Training:
         self.flip_start_N = self._flip_start()
         self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
         """For captured steps, which see a tensor change but no Python number."""
+        self.progress: Tensor | None = None
+        """The fraction of the run before the step that is being captured."""
         self.replay = capture.Replay(self.optimizer, self._rates()) if self.captured else None
 
     @property
@@ -261,7 +263,8 @@ def be_deterministic(wanted: bool) -> None:
 def _loss(training: Training, output: Tensor, labels_N: Tensor) -> Tensor:
     if training.own_loss is None:
         return objective.loss(output, labels_N, training.cell.train)
-    loss: Tensor = training.own_loss(output, labels_N, training.step / training.num_steps)
+    progress = training.step / training.num_steps if training.progress is None else training.progress
+    loss: Tensor = training.own_loss(output, labels_N, progress)
     return loss
 
 

@@ -17,6 +17,7 @@ from fmnist_core.capture import Replay
 from fmnist_core.clock import CudaClock
 from fmnist_core.config import (
     CellConfig,
+    CitedModel,
     DataConfig,
     ExecutionConfig,
     KernelDepthCNN,
@@ -154,6 +155,17 @@ def test_captured_equals_eager_for_every_way_of_training(settings: dict[str, Any
     fit(replayed)
     torch.testing.assert_close(parameters_of(replayed.model), parameters_of(eager.model), rtol=1e-5, atol=1e-6)
     assert replayed.history.test_accuracy == eager.history.test_accuracy
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("steps_per_replay", [1, 3])
+def test_captured_equals_eager_where_the_loss_changes_with_progress(steps_per_replay: int) -> None:
+    """The coarse heads' weights change in the middle of the first epoch and of the second."""
+    settings: dict[str, Any] = {"model": CitedModel(system="hcnn_vgg16"), "optimizer": "sgd"}
+    eager = Training(cell_of(**settings), 0, dataset())
+    replayed = Training(cell_of(capture=True, **settings), 0, dataset())
+    replayed.replay = Replay(replayed.optimizer, replayed._rates(), steps_per_replay=steps_per_replay)
+    torch.testing.assert_close(losses_of_steps(replayed), losses_of_steps(eager), rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("steps_per_replay", [2, 4])

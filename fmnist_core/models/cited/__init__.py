@@ -1,7 +1,8 @@
 """The systems that the report cites, each by name. What they are and what their authors claim: `models.catalogue`.
 
 A system that trains on more than its logits has a method `training_loss(output, labels_N, progress)`: `output` is
-what its forward pass gives in training mode, `progress` in [0, 1) the fraction of all training steps already taken.
+what its forward pass gives in training mode, `progress` in [0, 1) the fraction of all training steps already taken: a
+number, or in a captured step a 0-d tensor, whose value is unknown until the step is replayed.
 In evaluation mode every system maps (N, C, H, W) images to (N, 10) logits.
 """
 
