@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -207,12 +207,12 @@ class Sweep:
         from bench import ranks, trial
 
         alone = task.seed is None
-        with self._attempt(task) as attempt, self._machine(alone), self._told(task) as on_epoch:
+        with self._attempt(task) as attempt, self._machine(alone) as shared, self._told(task) as on_epoch:
             ranks.agree(task, ddp=self.ddp)  # the others wait for rank 0, which may wait for the machine
             with self._patience(alone):
                 record = trial.run(task, attempt, data_dir=self.asked.data_dir, notice=self.notice,
                                    num_threads=self._num_threads(alone), on_epoch=on_epoch, on_save=self.show,
-                                   shared=not alone and self._shares_machine(), keep_weights=self._weights_folder())
+                                   shared=shared, keep_weights=self._weights_folder())
                 if self.leads:
                     self._keep(task, record)
 
@@ -223,10 +223,9 @@ class Sweep:
         with contextlib.ExitStack() as attempts:
             for task in group:
                 attempts.enter_context(self._attempt(task))
-            with self._machine(alone=False), self._patience(alone=False):
+            with self._machine(alone=False) as shared, self._patience(alone=False):
                 records = together.run(group, data_dir=self.asked.data_dir, notice=self.notice,
-                                       num_threads=self._num_threads(alone=False), shared=self._shares_machine(),
-                                       on_epoch=self.show)
+                                       num_threads=self._num_threads(alone=False), shared=shared, on_epoch=self.show)
                 for task, record in zip(group, records, strict=True) if records is not None else ():
                     self._keep(task, record)
             for task in group if records is None else ():
@@ -268,9 +267,15 @@ class Sweep:
     def _attempt(self, task: Task) -> Attempt:
         return Attempt(self.store.folder, task.key, self.world.num_processes if self.ddp else 1)
 
-    def _machine(self, alone: bool) -> contextlib.AbstractContextManager[None]:
-        host = environment.collect().host
-        return self.store.machine(host, alone=alone) if self.leads else contextlib.nullcontext()
+    @contextlib.contextmanager
+    def _machine(self, alone: bool) -> Iterator[Callable[[], bool]]:
+        """Yields what says whether others train here now: of this command, or of another on the same store."""
+        if not self.leads:
+            yield lambda: False
+            return
+        with self.store.machine(environment.collect().host, alone=alone) as held_by_others:
+            with_others = not alone and not self.ddp and self.world.local_num_processes > 1
+            yield lambda: with_others or held_by_others()
 
     def _patience(self, alone: bool) -> contextlib.AbstractContextManager[None]:
         """A training stops between two steps, and processes that share a cell stop together; a timing stops at once."""
@@ -286,9 +291,6 @@ class Sweep:
     def _told(self, task: Task) -> contextlib.AbstractContextManager[tracking.OnEpoch]:
         names = self.asked.track if self.leads and task.seed is not None else ()
         return tracking.told(names, self.store.folder, task, also=self.show)
-
-    def _shares_machine(self) -> bool:
-        return not self.ddp and self.world.local_num_processes > 1
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import weakref
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Generic, TypeVar
@@ -107,12 +108,29 @@ class Store:
         fcntl.lockf(self._claims_file(), fcntl.LOCK_UN, 1, _byte_of(key))
 
     @contextlib.contextmanager
-    def machine(self, host: str, *, alone: bool) -> Iterator[None]:
-        """Hold this host with other training cells or, for a timing, `alone`: waits until the others are done."""
+    def machine(self, host: str, *, alone: bool) -> Iterator[Callable[[], bool]]:
+        """Hold this host with other training cells or, for a timing, `alone`: waits until the others are done.
+
+        Yields what says whether another process holds it now.
+        """
         # Read and write: over NFS a shared lock needs a file that can be read, an exclusive one a file for writing.
         with (self.folder / f".machine-{host}").open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
-            yield
+            byte = _byte_of_host(host)
+            fcntl.lockf(self._claims_file(), fcntl.LOCK_SH, 1, byte)
+            try:
+                yield lambda: self._is_held_by_others(byte)
+            finally:
+                fcntl.lockf(self._claims_file(), fcntl.LOCK_UN, 1, byte)
+
+    def _is_held_by_others(self, byte: int) -> bool:
+        """Besides this process's shared lock, which stays: one that cannot be made exclusive is left as it was."""
+        try:
+            fcntl.lockf(self._claims_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
+        except (BlockingIOError, PermissionError):
+            return True
+        fcntl.lockf(self._claims_file(), fcntl.LOCK_SH, 1, byte)
+        return False
 
     def _file_of(self, experiment: str) -> Path:
         if not _FILE_NAME.fullmatch(experiment):
@@ -198,6 +216,11 @@ def _not_written(path: Path, error: OSError) -> StoreError:
 
 def _byte_of(key: str) -> int:
     return int(key[:15], 16)
+
+
+def _byte_of_host(host: str) -> int:
+    """Behind those of all keys."""
+    return _NO_KEY + 1 + zlib.crc32(host.encode())
 
 
 def _cut_torn_line(file: IO[bytes]) -> int:

@@ -27,12 +27,12 @@ def num_replicas(group: Sequence[Task], *, data_dir: str | None) -> int:
         return 1
 
 
-def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared: bool, notice: launch.Notice,
-        on_epoch: Callable[[Any], None] | None = None) -> list[Record] | None:
+def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared: Callable[[], bool],
+        notice: launch.Notice, on_epoch: Callable[[Any], None] | None = None) -> list[Record] | None:
     """Train the group. A failure of all is a record of each, but for want of memory: then None, as each seed alone may
     fit. Raises Stopped on notice: nothing is kept of the group.
     """
-    started_at, start = trial.now(), time.perf_counter()
+    started_at, start, was_shared = trial.now(), time.perf_counter(), shared()
     trial.set_up(group[0], num_threads)
     try:
         records = _train(group, data_dir, _watch(group, notice, start), on_epoch)
@@ -42,8 +42,9 @@ def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared
     trial.free_memory()
     if records[0].status == "oom":
         return None
-    wall_s, where = time.perf_counter() - start, environment.collect(num_threads)
-    labels = [msgspec.structs.replace(each.labels, machine_shared=shared, fused_seeds=len(group)) for each in records]
+    wall_s, where, was_shared = time.perf_counter() - start, environment.collect(num_threads), was_shared or shared()
+    labels = [msgspec.structs.replace(each.labels, machine_shared=was_shared, fused_seeds=len(group))
+              for each in records]
     about = {"started_at": started_at, "wall_s": wall_s, "environment": where}
     return [msgspec.structs.replace(record, labels=each, **about) for record, each in zip(records, labels, strict=True)]
 

@@ -4,6 +4,7 @@ import gc
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from enum import IntEnum
@@ -46,11 +47,12 @@ class TimeoutExceeded(Exception):
     """The cell ran longer than the experiment allows."""
 
 
-def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int, shared: bool,
+def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int, shared: Callable[[], bool],
         notice: launch.Notice, on_epoch: OnStep | None = None, on_save: OnStep | None = None,
         keep_weights: Path | None = None) -> Record:
     """Train, from the attempt's checkpoint if there is one, or time the task's cell.
 
+    `shared` says whether other work runs on the machine; it is asked before and after.
     `on_save` is called off the training's clock, once in CHECKPOINT_EVERY_S.
     `keep_weights`: the folder for the trained weights, named by their quality key.
 
@@ -59,7 +61,7 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
     """
     started_at, watch = now(), _Watch(task, attempt, notice, on_save)
     set_up(task, num_threads)
-    before = usage()
+    before, was_shared = usage(), shared()
     try:
         dataset = dataset_of(task, data_dir)
         if task.seed is None:
@@ -67,15 +69,16 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
         else:
             record = _train(task, dataset, watch, on_epoch, keep_weights)
             on_cpu = dataset.train.labels_N.device.type == "cpu" and attempt.num_processes == 1
-            shared |= on_cpu and kept_waiting(before, usage())
+            was_shared |= on_cpu and kept_waiting(before, usage())
     except Exception as error:
         record = failed(task, *explain(error, task), attempt.num_processes)
         if attempt.num_processes > 1:
             ranks.fail(attempt, error, record.status, record.reason)
     if record.status == "oom" or torch.cuda.is_available():
         free_memory()
+    labels = msgspec.structs.replace(record.labels, machine_shared=was_shared or shared())
     record = msgspec.structs.replace(record, started_at=started_at, environment=environment.collect(num_threads),
-                                     labels=msgspec.structs.replace(record.labels, machine_shared=shared))
+                                     labels=labels)
     if isinstance(record, TrainRecord):
         record = msgspec.structs.replace(record, wall_s=watch.wall_s)
     return record

@@ -255,6 +255,29 @@ def test_a_timing_has_the_machine_alone_and_trainings_share_it(tmp_path, held_al
         assert entered.is_set()
 
 
+def test_a_training_sees_others_on_the_same_machine_and_store_come_and_go(tmp_path):
+    def with_another(host: str) -> str:
+        return f"with store.machine('{host}', alone=False): print('holds', flush=True); sys.stdin.read()"
+
+    with Store(tmp_path).machine("host", alone=False) as held_by_others:
+        assert not held_by_others()
+        with other_process(tmp_path, with_another("host")):
+            assert [held_by_others(), held_by_others()] == [True, True]
+        assert not held_by_others()
+        with other_process(tmp_path, with_another("another")):
+            assert not held_by_others()
+
+
+def test_asking_who_else_trains_leaves_the_own_lock(tmp_path):
+    code = "with store.machine('host', alone=False) as held_by_others: print(held_by_others(), flush=True)"
+    with Store(tmp_path).machine("host", alone=False) as held_by_others:
+        assert not held_by_others()
+        with other_process(tmp_path, code) as process:
+            assert process.said == "True"
+    with other_process(tmp_path, code) as process:
+        assert process.said == "False"
+
+
 def test_different_machines_do_not_wait_for_each_other(tmp_path):
     with Store(tmp_path).machine("one", alone=True), Store(tmp_path).machine("two", alone=True):
         pass

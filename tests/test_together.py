@@ -48,12 +48,12 @@ def test_siblings_are_the_other_seeds_of_the_cell(planned):
 
 def test_a_record_per_seed_that_says_it_was_fused_and_agrees_with_the_seed_alone(planned, tmp_path):
     group = [planned[0], *siblings(planned[0], planned)]
-    records = together.run(group, data_dir=None, num_threads=1, shared=False, notice=launch.Notice())
+    records = together.run(group, data_dir=None, num_threads=1, shared=lambda: False, notice=launch.Notice())
     assert [record.seed for record in records] == [0, 1, 2]
     assert [record.quality_key for record in records] == [task.key for task in group]
     assert {record.labels.fused_seeds for record in records} == {3}
     assert len({record.epochs.train_loss[-1] for record in records}) == 3
-    alone = trial.run(group[1], Attempt(tmp_path, group[1].key, 1), data_dir=None, num_threads=1, shared=False,
+    alone = trial.run(group[1], Attempt(tmp_path, group[1].key, 1), data_dir=None, num_threads=1, shared=lambda: False,
                       notice=launch.Notice())
     assert alone.labels.fused_seeds == 1
     assert records[1].epochs.train_loss == pytest.approx(alone.epochs.train_loss, rel=1e-3)

@@ -38,7 +38,8 @@ def task_of(seed=0, **train) -> Task:
 def run(task, store, names=("tensorboard",)):
     attempt = Attempt(store, task.key)
     with tracking.told(names, store, task, NOTHING) as on_epoch:
-        return trial.run(task, attempt, data_dir=None, num_threads=1, shared=False, notice=Notice(), on_epoch=on_epoch)
+        return trial.run(task, attempt, data_dir=None, num_threads=1, shared=lambda: False, notice=Notice(),
+                         on_epoch=on_epoch)
 
 
 def read(folder: Path) -> dict[str, list[tuple[int, float]]]:

@@ -43,10 +43,17 @@ def misbehaving(how="", after=3, timeout_s=0.0, seed=0, optimizer="adam", **trai
     return Task("e", experiment.Cell(config=config), quality_key(config, 0), seed, timeout_s)
 
 
-def run(task, store, notice=None, **options):
+def run(task, store, notice=None, shared=lambda: False, **options):
     attempt = Attempt(store, task.key)
     attempt.begin()
-    return trial.run(task, attempt, data_dir=None, num_threads=1, shared=False, notice=notice or Notice(), **options)
+    return trial.run(task, attempt, data_dir=None, num_threads=1, shared=shared, notice=notice or Notice(), **options)
+
+
+@pytest.mark.parametrize("answers", [(True, False), (False, True), (False, False)], ids=str)
+def test_who_trained_beside_it_at_its_start_or_at_its_end_is_recorded(answers, tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "kept_waiting", lambda before, after: False)
+    asked = iter(answers)
+    assert run(misbehaving(), tmp_path, shared=lambda: next(asked, True)).labels.machine_shared is any(answers)
 
 
 @pytest.mark.parametrize(("gpu", "found", "told", "expected"), [
