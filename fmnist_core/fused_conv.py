@@ -22,25 +22,21 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 def has_kernels(x: Tensor) -> bool:
     """Whether this project's Triton kernels work on `x`."""
     return HAS_TRITON and (x.is_cuda or INTERPRETED) and x.dtype in (torch.float32, torch.bfloat16) \
-        and _compiles(x.device)
+        and _work_on(x.device)
 
 
 @functools.cache
-def _compiles(device: torch.device) -> bool:
+def _work_on(device: torch.device) -> bool:
     """Triton is installed with torch, but needs a C compiler, and these kernels a GPU with TF32 and bfloat16."""
-    from fmnist_core.conv_kernels import convolve
-    from fmnist_core.finish_kernels import finish
-
     if device.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0)):
         return False
     try:
-        weight_RP = torch.zeros(1, 1, device=device, requires_grad=True)
-        with torch.enable_grad():
-            y = convolve(torch.zeros(1, 1, 2, 2, device=device), weight_RP, None, (1, 1), (1, 1), (0, 0))
-            finish(y, None, pool=True, relu=True).sum().backward(inputs=[weight_RP])
+        from fmnist_core.kernel_check import check
+
+        check(device)
     except Exception as error:  # what is missing shows itself in many ways
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(f"fused seeds go on without this project's kernels, slower: {reason[0]}", stacklevel=2)
+        warnings.warn(f"training goes on without this project's kernels, slower: {reason[0]}", stacklevel=2)
         return False
     return True
 

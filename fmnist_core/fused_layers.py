@@ -78,7 +78,7 @@ class FusedSequential(nn.Module):
             images = images.unsqueeze(1).expand(-1, self.num_replicas, -1, -1, -1)
         x: Tensor = images.flatten(1, 2)
         parameters = list(self.parameters_RP.split(self._sizes, dim=1))
-        with_kernels, i = fused_conv.has_kernels(x) and not torch.compiler.is_compiling(), 0
+        with_kernels, i = not torch.compiler.is_compiling() and fused_conv.has_kernels(x), 0
         while i < len(self.layers):
             step = self._finishes[i] if with_kernels and i in self._finishes else [self.layers[i]]
             num = sum(self._num_parameters[i : i + len(step)])

@@ -6,11 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from fmnist_core.config import TrainConfig
+from fmnist_core.fused_conv import has_kernels
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the odd polynomial of degree 5 of Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural
 networks"): five times, it takes singular values from 0.01 to 1 into about 0.7 to 1.2."""
 NUM_ITERATIONS = 5
+LARGE = 32768
+"""Elements of a tensor that occupies one block of torch's fused step for longer than a kernel of its own takes."""
 
 
 def optimizer_for(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -21,9 +24,9 @@ def optimizer_for(model: nn.Module, config: TrainConfig) -> torch.optim.Optimize
     rate, decay = config.learning_rate, config.weight_decay
     match config.optimizer:
         case "adam":
-            return torch.optim.Adam(parameters, rate, weight_decay=decay, fused=True)
+            return Adam(parameters, rate, weight_decay=decay, fused=True)
         case "adamw":
-            return torch.optim.AdamW(parameters, rate, weight_decay=decay, fused=True)
+            return AdamW(parameters, rate, weight_decay=decay, fused=True)
         case "sgd":
             return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay, nesterov=config.nesterov,
                                    fused=True)
@@ -37,6 +40,44 @@ def set_learning_rate(optimizer: Any, rate: float | Tensor) -> None:
     """That of the schedule, for every group in its proportion; a 0-d tensor is read by a captured step's kernels."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"] if "rate_factor" in group else rate
+
+
+class _LargeByKernel(torch.optim.Adam):
+    """In a captured step, whose learning rate is on the device, large tensors are taken by a kernel of this project."""
+
+    found_inf: Tensor | None = None
+    """1 where the step is to be skipped, as for torch's fused optimizers."""
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
+        """Fill the lists of what is to be stepped, as torch's own; but for what this steps itself."""
+        has_complex: bool = super()._init_group(group, *lists)
+        if self.found_inf is None or not isinstance(group["lr"], Tensor):
+            return has_complex
+        parameters, gradients, averages, squares, _, steps = lists
+        counts = 1 - self.found_inf
+        for i in reversed(range(len(parameters))):
+            each = parameters[i], gradients[i], averages[i], squares[i]
+            if parameters[i].numel() < LARGE or not all(map(_suits_kernel, each)):
+                continue
+            from fmnist_core.adam_kernel import adam_step
+
+            adam_step(*each, steps[i], counts, group["lr"], betas=group["betas"], eps=group["eps"],
+                      weight_decay=group["weight_decay"], decoupled=isinstance(self, torch.optim.AdamW))
+            for tensors in (parameters, gradients, averages, squares, steps):
+                del tensors[i]
+        return has_complex
+
+
+class Adam(_LargeByKernel):
+    pass
+
+
+class AdamW(_LargeByKernel, torch.optim.AdamW):
+    pass
+
+
+def _suits_kernel(tensor: Tensor) -> bool:
+    return tensor.dtype == torch.float32 and tensor.is_contiguous() and has_kernels(tensor)
 
 
 class Muon(torch.optim.AdamW):

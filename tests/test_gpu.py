@@ -162,10 +162,10 @@ def test_captured_equals_eager_for_every_way_of_training(settings: dict[str, Any
 def test_captured_equals_eager_where_the_loss_changes_with_progress(steps_per_replay: int) -> None:
     """The coarse heads' weights change in the middle of the first epoch and of the second."""
     settings: dict[str, Any] = {"model": CitedModel(system="hcnn_vgg16"), "optimizer": "sgd"}
-    eager = Training(cell_of(**settings), 0, dataset())
+    eager = losses_of_steps(Training(cell_of(**settings), 0, dataset()))  # before the other seeds the dropout anew
     replayed = Training(cell_of(capture=True, **settings), 0, dataset())
     replayed.replay = Replay(replayed.optimizer, replayed._rates(), steps_per_replay=steps_per_replay)
-    torch.testing.assert_close(losses_of_steps(replayed), losses_of_steps(eager), rtol=1e-5, atol=0.0)
+    torch.testing.assert_close(losses_of_steps(replayed), eager, rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("steps_per_replay", [2, 4])

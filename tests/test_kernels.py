@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ here = pytest.mark.skipif(not HAS_TRITON or (DEVICE == "cpu" and not INTERPRETED
                           reason="needs a CUDA device, or TRITON_INTERPRET=1")
 SHAPES = [  # replicas, images, channels in and out, kernel size, padding, side of the map
     (3, 2, 1, 4, 3, 1, 6), (2, 3, 4, 16, 5, 2, 7), (2, 2, 3, 20, 2, 0, 5), (1, 2, 20, 70, 3, 1, 4),
-    (2, 2, 5, 6, 4, 0, 6),
+    (2, 2, 5, 6, 4, 0, 6), (2, 2, 3, 2, 3, 3, 4),
 ]
 
 
@@ -58,11 +59,17 @@ def assert_alike(mine: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
 
 
 @here
+@pytest.mark.parametrize("far", [True, False])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_convolutions(shape: tuple[int, ...], bias: bool) -> None:
+def test_convolutions(shape: tuple[int, ...], bias: bool, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`far`: as for tensors that have more elements than 32 bits count."""
+    from fmnist_core import conv_kernels
     from fmnist_core.conv_kernels import convolve
 
+    assert not conv_kernels._is_far(torch.empty(2, 2), torch.empty(0, 3))
+    assert conv_kernels._is_far(torch.empty(2**16, 2**15, device="meta"))
+    monkeypatch.setattr(conv_kernels, "_is_far", lambda *tensors: far)
     replicas, images, num_in, num_out, kernel, padding, side = shape
     x = torch.randn(images, replicas * num_in, side, side, device=DEVICE, requires_grad=True)
     weight_RP = rows_of(replicas, num_out * num_in * kernel * kernel)
@@ -95,6 +102,42 @@ def test_maps_and_gradients_may_lie_in_any_order(kernel: int, order: tuple[int, 
     inputs = [x, weight_RP]
     assert_alike((y, *torch.autograd.grad(y, inputs, upstream)),
                  (wanted, *torch.autograd.grad(wanted, inputs, upstream)))
+
+
+@here
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_adam_of_large_tensors(optimizer: Literal["adam", "adamw"], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against torch's own step, which takes them where the rate is a number; the fourth step is to be skipped."""
+    from fmnist_core import adam_kernel
+    from fmnist_core.optimizers import optimizer_for, set_learning_rate
+
+    mine, other = (torch.nn.Linear(301, 128).to(DEVICE) for _ in range(2))
+    other.load_state_dict(mine.state_dict())
+    config = TrainConfig(optimizer=optimizer, learning_rate=0.01, weight_decay=0.1)
+    by_kernel, plain = optimizer_for(mine, config), optimizer_for(other, config)
+    for group in by_kernel.param_groups:
+        group["capturable"] = DEVICE == "cuda"
+    assert fused_conv.has_kernels(torch.zeros(1, device=DEVICE))  # asked once, by steps of its own
+    sizes, adam_step = [], adam_kernel.adam_step
+    monkeypatch.setattr(adam_kernel, "adam_step",
+                        lambda parameter, *args, **options: (sizes.append(parameter.numel()),
+                                                             adam_step(parameter, *args, **options)))
+    for i in range(6):
+        set_learning_rate(by_kernel, torch.tensor(0.01 / (i + 1), device=DEVICE))
+        set_learning_rate(plain, 0.01 / (i + 1))
+        for one, two in zip(mine.parameters(), other.parameters(), strict=True):
+            one.grad = torch.randn_like(one) * 10.0 ** torch.randint(-6, 2, one.shape, device=DEVICE)
+            two.grad = one.grad.clone()
+        for each in (by_kernel, plain):
+            each.found_inf = torch.tensor(float(i == 3), device=DEVICE)  # type: ignore[attr-defined]
+            each.step()
+    assert sizes == [301 * 128] * 6
+    for one, two in zip(mine.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+        state, wanted = by_kernel.state[one], plain.state[two]
+        assert state["step"] == wanted["step"] == 5
+        torch.testing.assert_close(state["exp_avg"], wanted["exp_avg"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(state["exp_avg_sq"], wanted["exp_avg_sq"], rtol=1e-4, atol=1e-12)
 
 
 @here
@@ -161,20 +204,38 @@ def test_what_is_not_a_number_stays_so() -> None:
     assert finish(x, None, pool=True, relu=True).isnan().tolist() == [[[[True, False], [False, False]]]]
 
 
-@here
-def test_where_triton_cannot_compile_the_layers_are_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*args: object, **options: object) -> None:
-        raise RuntimeError("no C compiler\nlong story")
+def no_compiler(*args: object, **options: object) -> None:
+    raise RuntimeError("no C compiler\nlong story")
 
+
+@here
+@pytest.mark.parametrize(("kernel", "instead", "reason"), [
+    ("finish", no_compiler, "no C compiler"),
+    ("finish", lambda x, norm, **options: F.relu(F.max_pool2d(x, 2)), "batch norm and pooling differ from PyTorch's"),
+    ("convolve", lambda x, weight, bias, channels, *args: F.conv2d(
+        x, 1.1 * weight.view(-1, channels[0], 3, 3), bias.flatten(), padding=1, groups=2), "convolutions differ"),
+    ("adam_step", lambda parameter, *args, **options: parameter.mul_(torch.nan), "Adam's steps differ"),
+])
+def test_without_kernels_that_work_the_layers_are_pytorchs(kernel: str, instead: object, reason: str,
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Triton cannot compile them, and where what it compiles is wrong."""
     x = torch.zeros(1, 1, 2, 2, device=DEVICE)
     assert fused_conv.has_kernels(x)
     assert not fused_conv.has_kernels(x.double())
-    monkeypatch.setattr("fmnist_core.finish_kernels.finish", fails)
-    fused_conv._compiles.cache_clear()
-    with pytest.warns(UserWarning, match="slower: no C compiler$"):
+    monkeypatch.setattr(f"fmnist_core.kernel_check.{kernel}", instead)
+    fused_conv._work_on.cache_clear()
+    with pytest.warns(UserWarning, match=f"slower: {reason}"):
         assert not fused_conv.has_kernels(x)
     assert not fused_conv.has_kernels(x)  # found out once
-    fused_conv._compiles.cache_clear()
+    fused_conv._work_on.cache_clear()
+
+
+@here
+def test_finding_out_draws_no_random_numbers() -> None:
+    fused_conv._work_on.cache_clear()
+    before = torch.get_rng_state()
+    assert fused_conv.has_kernels(torch.zeros(1, device=DEVICE))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @here
