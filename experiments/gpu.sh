@@ -72,18 +72,18 @@ if wanted timings; then
     for name in calibrate scaling ledger; do step "$name" "$PYTHON" -m "bench.$name" --store "$STORE"; done
 fi
 wanted peers && step peers "$PYTHON" -m bench.peers --store "$STORE"
-# The recipes, their results first; cited systems.
-if wanted recipes || wanted cited; then share start; fi
+# Large networks fill a GPU: one at a time. The recipes, their results first; of every cited system one seed, then all.
+large() { alone "$1" "${@:2}" --untimed "${captured[@]}"; }
 if wanted recipes; then
-    together results beyond_small beyond_small_gpu beyond_best --only "label=the recipe, all 60,000 images" "${captured[@]}"
-    together parts beyond_fast_gpu_parts
-    together recipes beyond_small beyond_small_gpu beyond_best "${captured[@]}"
+    large results beyond_small beyond_small_gpu beyond_best --only "label=the recipe, all 60,000 images"
+    large parts beyond_fast_gpu_parts
+    large recipes beyond_small beyond_small_gpu beyond_best
 fi
-wanted cited && for path in experiments/cited_*.toml; do
-    name=$(basename "$path" .toml)
-    [ "$name" = cited_non_neural ] || together "$name" "$name" "${captured[@]}"
-done
-share stop
+if wanted cited; then
+    cited=$(cd experiments && ls cited_*.toml | sed 's/[.]toml$//' | grep -v non_neural)
+    for name in $cited; do large "$name-first" "$name" --seeds 1; done
+    for name in $cited; do large "$name" "$name"; done
+fi
 [ -n "$STAGES" ] || step report "$PYTHON" -m bench.report --store "$STORE" --output "$STORE/RESULTS.md"
 echo "failed: ${failed[*]:-nothing}"
 [ ${#failed[@]} -eq 0 ]
