@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 from fmnist_core.average import Average
 from fmnist_core.config import CellConfig
-from fmnist_core.optimizers import set_learning_rate
+from fmnist_core.fused_conv import has_kernels
+from fmnist_core.optimizers import Adam, set_learning_rate
 
 WARMUP_RUNS = 3
 """Before capture, on a side stream, as PyTorch's notes on CUDA graphs ask: libraries choose and allocate here."""
@@ -110,6 +111,8 @@ class Replay:
         for group in optimizer.param_groups:
             if "capturable" in group:  # the step count of Adam, AdamW and RMSprop has to live on the device
                 group["capturable"] = rates_S.device.type == "cuda"
+        if isinstance(getattr(optimizer, "optimizer", optimizer), Adam):
+            has_kernels(rates_S)  # is found out and remembered here, off the clock of training
 
     def advance(self, training: Steps, batches: Sequence[Tensor]) -> None:
         """Take the next of `batches`, the indices of an epoch, or the next K where as many of one size are left."""

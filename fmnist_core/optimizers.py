@@ -42,7 +42,7 @@ def set_learning_rate(optimizer: Any, rate: float | Tensor) -> None:
         group["lr"] = rate * group["rate_factor"] if "rate_factor" in group else rate
 
 
-class _LargeByKernel(torch.optim.Adam):
+class Adam(torch.optim.Adam):
     """In a captured step, whose learning rate is on the device, large tensors are taken by a kernel of this project."""
 
     found_inf: Tensor | None = None
@@ -51,29 +51,23 @@ class _LargeByKernel(torch.optim.Adam):
     def _init_group(self, group: dict[str, Any], *lists: list[Tensor]) -> bool:
         """Fill the lists of what is to be stepped, as torch's own; but for what this steps itself."""
         has_complex: bool = super()._init_group(group, *lists)
+        parameters, gradients, averages, squares, _, steps = lists
         if self.found_inf is None or not isinstance(group["lr"], Tensor):
             return has_complex
-        parameters, gradients, averages, squares, _, steps = lists
-        counts = 1 - self.found_inf
-        for i in reversed(range(len(parameters))):
-            each = parameters[i], gradients[i], averages[i], squares[i]
-            if parameters[i].numel() < LARGE or not all(map(_suits_kernel, each)):
-                continue
+        large = [i for i, each in enumerate(zip(parameters, gradients, averages, squares, strict=True))
+                 if each[0].numel() >= LARGE and all(map(_suits_kernel, each))]
+        counts = 1 - self.found_inf if large else self.found_inf
+        for i in reversed(large):
             from fmnist_core.adam_kernel import adam_step
 
-            adam_step(*each, steps[i], counts, group["lr"], betas=group["betas"], eps=group["eps"],
-                      weight_decay=group["weight_decay"], decoupled=isinstance(self, torch.optim.AdamW))
-            for tensors in (parameters, gradients, averages, squares, steps):
-                del tensors[i]
+            adam_step(parameters.pop(i), gradients.pop(i), averages.pop(i), squares.pop(i), steps.pop(i), counts,
+                      group["lr"], betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"],
+                      decoupled=isinstance(self, torch.optim.AdamW))
         return has_complex
 
 
-class Adam(_LargeByKernel):
-    pass
-
-
-class AdamW(_LargeByKernel, torch.optim.AdamW):
-    pass
+class AdamW(Adam, torch.optim.AdamW):
+    """AdamW with `Adam`'s kernel."""
 
 
 def _suits_kernel(tensor: Tensor) -> bool:
