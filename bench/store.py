@@ -127,9 +127,9 @@ class Store:
         """Besides this process's shared lock, which stays: one that cannot be made exclusive is left as it was."""
         try:
             fcntl.lockf(self._claims_file(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, byte)
-        except (BlockingIOError, PermissionError):
+            fcntl.lockf(self._claims_file(), fcntl.LOCK_SH, 1, byte)
+        except OSError:  # or a file system that cannot say: nothing may be called alone that is not
             return True
-        fcntl.lockf(self._claims_file(), fcntl.LOCK_SH, 1, byte)
         return False
 
     def _file_of(self, experiment: str) -> Path:

@@ -52,7 +52,7 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
         keep_weights: Path | None = None) -> Record:
     """Train, from the attempt's checkpoint if there is one, or time the task's cell.
 
-    `shared` says whether other work runs on the machine; it is asked before and after.
+    `shared` says whether other work runs on the machine; it is asked before, after, and once an epoch.
     `on_save` is called off the training's clock, once in CHECKPOINT_EVERY_S.
     `keep_weights`: the folder for the trained weights, named by their quality key.
 
@@ -61,27 +61,43 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
     """
     started_at, watch = now(), _Watch(task, attempt, notice, on_save)
     set_up(task, num_threads)
-    before, was_shared = usage(), shared()
+    before, company = usage(), Company(shared, on_epoch)
     try:
         dataset = dataset_of(task, data_dir)
         if task.seed is None:
             record: Record = measure(task.cell.config, dataset, experiment=task.experiment, speed_key=task.key)
         else:
-            record = _train(task, dataset, watch, on_epoch, keep_weights)
+            record = _train(task, dataset, watch, company.after_epoch, keep_weights)
             on_cpu = dataset.train.labels_N.device.type == "cpu" and attempt.num_processes == 1
-            was_shared |= on_cpu and kept_waiting(before, usage())
+            company.seen |= on_cpu and kept_waiting(before, usage())
     except Exception as error:
         record = failed(task, *explain(error, task), attempt.num_processes)
         if attempt.num_processes > 1:
             ranks.fail(attempt, error, record.status, record.reason)
     if record.status == "oom" or torch.cuda.is_available():
         free_memory()
-    labels = msgspec.structs.replace(record.labels, machine_shared=was_shared or shared())
+    labels = msgspec.structs.replace(record.labels, machine_shared=company.look())
     record = msgspec.structs.replace(record, started_at=started_at, environment=environment.collect(num_threads),
                                      labels=labels)
     if isinstance(record, TrainRecord):
         record = msgspec.structs.replace(record, wall_s=watch.wall_s)
     return record
+
+
+class Company:
+    """Whether other work was seen beside a training, at any of the times when it was looked for."""
+
+    def __init__(self, shared: Callable[[], bool], on_epoch: Callable[[Any], None] | None) -> None:
+        self._shared, self._on_epoch, self.seen = shared, on_epoch, shared()
+
+    def look(self) -> bool:
+        self.seen |= self._shared()
+        return self.seen
+
+    def after_epoch(self, training: Any) -> None:
+        self.look()
+        if self._on_epoch is not None:
+            self._on_epoch(training)
 
 
 def set_up(task: Task, num_threads: int) -> None:

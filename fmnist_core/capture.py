@@ -152,11 +152,13 @@ class StepGraph:
 
     def _take_steps(self, training: Steps) -> None:
         losses, each = [], (self._index_KN.unbind(), self._rates_K.unbind(), self._progress_K.unbind())
-        for index_N, rate, progress in zip(*each, strict=True):  # views: read from the buffers at each replay
-            set_learning_rate(training.optimizer, rate)
-            training.progress = progress
-            losses.append(training.step_on(index_N))
-        training.progress = None
+        try:
+            for index_N, rate, progress in zip(*each, strict=True):  # views: read from the buffers at each replay
+                set_learning_rate(training.optimizer, rate)
+                training.progress = progress
+                losses.append(training.step_on(index_N))
+        finally:
+            training.progress = None
         self._losses_K = torch.stack(losses)  # kept, so that its memory stays this graph's output
 
 

@@ -21,8 +21,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 def has_kernels(x: Tensor) -> bool:
     """Whether this project's Triton kernels work on `x`."""
-    return HAS_TRITON and (x.is_cuda or INTERPRETED) and x.dtype in (torch.float32, torch.bfloat16) \
-        and _work_on(x.device)
+    dtypes = (torch.float32, torch.bfloat16) if x.is_cuda else (torch.float32,)  # interpreted, bfloat16 is wrong
+    return HAS_TRITON and (x.is_cuda or INTERPRETED) and x.dtype in dtypes and _work_on(x.device)
 
 
 @functools.cache

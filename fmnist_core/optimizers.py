@@ -12,8 +12,9 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the odd polynomial of degree 5 of Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural
 networks"): five times, it takes singular values from 0.01 to 1 into about 0.7 to 1.2."""
 NUM_ITERATIONS = 5
-LARGE = 32768
-"""Elements of a tensor that occupies one block of torch's fused step for longer than a kernel of its own takes."""
+LARGE, FULL = 2**15, 2**24
+"""Elements of a tensor that are many for one block of torch's fused step, which takes 65,536 of them; and of all
+tensors together, that even in such blocks fill a large GPU."""
 
 
 def optimizer_for(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -43,7 +44,10 @@ def set_learning_rate(optimizer: Any, rate: float | Tensor) -> None:
 
 
 class Adam(torch.optim.Adam):
-    """In a captured step, whose learning rate is on the device, large tensors are taken by a kernel of this project."""
+    """In a captured step, whose learning rate is on the device, large tensors are taken by a kernel of this project.
+
+    But where there are so many elements that torch's own step fills a GPU, too.
+    """
 
     found_inf: Tensor | None = None
     """1 where the step is to be skipped, as for torch's fused optimizers."""
@@ -52,11 +56,12 @@ class Adam(torch.optim.Adam):
         """Fill the lists of what is to be stepped, as torch's own; but for what this steps itself."""
         has_complex: bool = super()._init_group(group, *lists)
         parameters, gradients, averages, squares, _, steps = lists
-        if self.found_inf is None or not isinstance(group["lr"], Tensor):
+        if not isinstance(group["lr"], Tensor) or sum(each.numel() for each in parameters) > FULL:
             return has_complex
         large = [i for i, each in enumerate(zip(parameters, gradients, averages, squares, strict=True))
                  if each[0].numel() >= LARGE and all(map(_suits_kernel, each))]
-        counts = 1 - self.found_inf if large else self.found_inf
+        found_inf = torch.zeros_like(group["lr"]) if self.found_inf is None else self.found_inf
+        counts = 1 - found_inf if large else found_inf
         for i in reversed(large):
             from fmnist_core.adam_kernel import adam_step
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmnist_core import fused_conv
+from fmnist_core import adam_kernel, fused_conv, optimizers
 from fmnist_core.capture import Replay
 from fmnist_core.clock import CudaClock
 from fmnist_core.config import (
@@ -166,6 +166,32 @@ def test_captured_equals_eager_where_the_loss_changes_with_progress(steps_per_re
     replayed = Training(cell_of(capture=True, **settings), 0, dataset())
     replayed.replay = Replay(replayed.optimizer, replayed._rates(), steps_per_replay=steps_per_replay)
     torch.testing.assert_close(losses_of_steps(replayed), eager, rtol=1e-5, atol=0.0)
+
+
+@pytest.mark.parametrize("fused_seeds", [False, True])
+@pytest.mark.parametrize("steps_per_replay", [1, 3])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_captured_steps_by_adams_kernel(optimizer: str, steps_per_replay: int, fused_seeds: bool,
+                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every tensor by the kernel, and none: the losses of ten steps, and what the optimizers know after them."""
+    cell = cell_of(Network1(dropout=0.0), capture=True, optimizer=optimizer, weight_decay=0.1, schedule="one_cycle")
+    sizes, adam_step, states, losses = [], adam_kernel.adam_step, [], []
+    monkeypatch.setattr(adam_kernel, "adam_step", lambda parameter, *args, **options: (
+        sizes.append(parameter.numel()), adam_step(parameter, *args, **options)))
+    for large in (1, 2**62):
+        monkeypatch.setattr(optimizers, "LARGE", large)
+        training = FusedTraining(cell, SEEDS, dataset()) if fused_seeds else Training(cell, 0, dataset())
+        training.replay = Replay(training.optimizer, training._rates(), steps_per_replay=steps_per_replay)
+        losses.append(losses_of_steps(training))
+        assert bool(sizes) is (large == 1)
+        sizes.clear()
+        states.append(list(training.optimizer.state.values()))
+    torch.testing.assert_close(*losses, rtol=2e-3, atol=0.0)
+    for one, two in zip(*states, strict=True):
+        assert one["step"] == two["step"] == 10
+        for name in ("exp_avg", "exp_avg_sq"):
+            difference = (one[name] - two[name]).norm() / two[name].norm()
+            assert difference < 0.05, name
 
 
 @pytest.mark.parametrize("steps_per_replay", [2, 4])

@@ -30,6 +30,14 @@ SHAPES = [  # replicas, images, channels in and out, kernel size, padding, side 
 ]
 
 
+@pytest.fixture
+def asked_anew() -> Iterator[None]:
+    """Whether the kernels work is asked in this test, and forgotten after it."""
+    fused_conv._work_on.cache_clear()
+    yield
+    fused_conv._work_on.cache_clear()
+
+
 @pytest.mark.skipif(torch.cuda.is_available() or not HAS_TRITON or INTERPRETED, reason="the others run as they are")
 def test_interpreted() -> None:
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
@@ -80,6 +88,20 @@ def test_convolutions(shape: tuple[int, ...], bias: bool, far: bool, monkeypatch
     inputs, upstream = [x, weight_RP, *([] if bias_RO is None else [bias_RO])], torch.randn_like(wanted)
     assert_alike((y, *torch.autograd.grad(y, inputs, upstream)),
                  (wanted, *torch.autograd.grad(wanted, inputs, upstream)))
+
+
+@here
+@pytest.mark.parametrize("padding", [(0, 1), (2, 0), (3, 1)])
+def test_kernels_and_padding_that_are_not_square(padding: tuple[int, int]) -> None:
+    from fmnist_core.conv_kernels import convolve
+
+    x = torch.randn(3, 2 * 4, 5, 7, device=DEVICE, requires_grad=True)
+    weight_RP = rows_of(2, 5 * 4 * 3 * 2)
+    y = convolve(x, weight_RP, None, (4, 5), (3, 2), padding)
+    wanted = F.conv2d(x, weight_RP.reshape(-1, 4, 3, 2), padding=padding, groups=2)
+    upstream = torch.randn_like(wanted)
+    assert_alike((y, *torch.autograd.grad(y, [x, weight_RP], upstream)),
+                 (wanted, *torch.autograd.grad(wanted, [x, weight_RP], upstream)))
 
 
 @here
@@ -215,27 +237,32 @@ def no_compiler(*args: object, **options: object) -> None:
     ("convolve", lambda x, weight, bias, channels, *args: F.conv2d(
         x, 1.1 * weight.view(-1, channels[0], 3, 3), bias.flatten(), padding=1, groups=2), "convolutions differ"),
     ("adam_step", lambda parameter, *args, **options: parameter.mul_(torch.nan), "Adam's steps differ"),
+    ("adam_step", lambda parameter, gradient, *args, **options: parameter.sub_(0.125 * gradient.sign()), "Adam's"),
 ])
+@pytest.mark.usefixtures("asked_anew")
 def test_without_kernels_that_work_the_layers_are_pytorchs(kernel: str, instead: object, reason: str,
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Triton cannot compile them, and where what it compiles is wrong."""
     x = torch.zeros(1, 1, 2, 2, device=DEVICE)
-    assert fused_conv.has_kernels(x)
-    assert not fused_conv.has_kernels(x.double())
     monkeypatch.setattr(f"fmnist_core.kernel_check.{kernel}", instead)
-    fused_conv._work_on.cache_clear()
     with pytest.warns(UserWarning, match=f"slower: {reason}"):
         assert not fused_conv.has_kernels(x)
     assert not fused_conv.has_kernels(x)  # found out once
-    fused_conv._work_on.cache_clear()
 
 
 @here
-def test_finding_out_draws_no_random_numbers() -> None:
-    fused_conv._work_on.cache_clear()
-    before = torch.get_rng_state()
-    assert fused_conv.has_kernels(torch.zeros(1, device=DEVICE))
+@pytest.mark.usefixtures("asked_anew")
+def test_finding_out_draws_no_random_numbers_and_heeds_no_defaults() -> None:
+    before, x = torch.get_rng_state(), torch.zeros(1, device=DEVICE)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode():
+            assert fused_conv.has_kernels(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.get_rng_state(), before)
+    assert not fused_conv.has_kernels(x.double())
+    assert fused_conv.has_kernels(x.bfloat16()) is (DEVICE == "cuda")  # interpreted, its products are wrong
 
 
 @here

@@ -1,6 +1,9 @@
 """Seeds trained as one module: a record per seed, as if each had run alone."""
 
+import contextlib
 import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -49,6 +52,7 @@ def test_siblings_are_the_other_seeds_of_the_cell(planned):
 def test_a_record_per_seed_that_says_it_was_fused_and_agrees_with_the_seed_alone(planned, tmp_path):
     group = [planned[0], *siblings(planned[0], planned)]
     records = together.run(group, data_dir=None, num_threads=1, shared=lambda: False, notice=launch.Notice())
+    assert not any(record.labels.machine_shared for record in records)
     assert [record.seed for record in records] == [0, 1, 2]
     assert [record.quality_key for record in records] == [task.key for task in group]
     assert {record.labels.fused_seeds for record in records} == {3}
@@ -93,6 +97,32 @@ def test_a_group_without_room_is_trained_seed_by_seed(notice_comes, planned, tmp
     assert [(each.seed, each.status, each.labels.fused_seeds) for each in found.values()] == [
         (0, "ok", 1), (1, "ok", 1), (2, "ok", 1)][:1 if notice_comes else 3]
     assert list((tmp_path / "store" / "attempts").iterdir()) == []
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("with_another", [False, True])
+@pytest.mark.usefixtures("handlers", "planned")
+def test_a_sweep_knows_of_another_on_its_machine_and_store(with_another, fused, tmp_path, monkeypatch):
+    monkeypatch.setattr(together, "num_replicas", lambda group, data_dir: len(group))
+    monkeypatch.setattr(trial, "kept_waiting", lambda before, after: False)
+    path, store = tmp_path / "mine.toml", tmp_path / "store"
+    path.write_text(TOML)
+    store.mkdir()
+    code = (f"import sys; from bench import environment; from bench.store import Store\n"
+            f"with Store({str(store)!r}).machine(environment.collect().host, alone=False):\n"
+            f"    print('holds', flush=True); sys.stdin.read()")
+    with launch.Notice() as notice, contextlib.ExitStack() as others:
+        if with_another:
+            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            other = others.enter_context(subprocess.Popen([sys.executable, "-c", code], **pipes))
+            others.callback(other.kill)
+            assert other.stdout.readline() == "holds\n"
+        sweep = run.Sweep(options.parser(None).parse_args([str(path), "--store", str(store)]), launch.World(), notice)
+        sweep.check()
+        sweep.gpu = fused  # but for this, seeds are not fused
+        sweep.run()
+    labels = [record.labels for record in Store(store).latest().values()]
+    assert [(each.machine_shared, each.fused_seeds) for each in labels] == [(with_another, 3 if fused else 1)] * 3
 
 
 def test_on_a_cpu_seeds_run_one_by_one(planned):

@@ -49,11 +49,15 @@ def run(task, store, notice=None, shared=lambda: False, **options):
     return trial.run(task, attempt, data_dir=None, num_threads=1, shared=shared, notice=notice or Notice(), **options)
 
 
-@pytest.mark.parametrize("answers", [(True, False), (False, True), (False, False)], ids=str)
-def test_who_trained_beside_it_at_its_start_or_at_its_end_is_recorded(answers, tmp_path, monkeypatch):
+@pytest.mark.parametrize("when", [0, 1, 2, 3, None])
+def test_who_trained_beside_it_is_recorded(when, tmp_path, monkeypatch):
+    """At its start, after one of its two epochs, at its end, or never."""
     monkeypatch.setattr(trial, "kept_waiting", lambda before, after: False)
-    asked = iter(answers)
-    assert run(misbehaving(), tmp_path, shared=lambda: next(asked, True)).labels.machine_shared is any(answers)
+    answers, told = iter([i == when for i in range(4)]), []
+    record = run(misbehaving(), tmp_path, shared=lambda: next(answers), on_epoch=told.append)
+    assert record.labels.machine_shared is (when is not None)
+    assert len(told) == 2
+    assert next(answers, "all asked") == "all asked"
 
 
 @pytest.mark.parametrize(("gpu", "found", "told", "expected"), [
