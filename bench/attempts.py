@@ -95,6 +95,13 @@ class Attempt:
         for path in (self.checkpoint, self.checkpoint.with_suffix(".draft")):
             path.unlink(missing_ok=True)
 
+    def forget(self, before: float) -> None:
+        """`finish`, but for a note that was left at `before`, Unix time, or later: what it tells is yet to be heard."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._note.stat().st_mtime >= before:
+                return
+        self.finish()
+
     def _reports(self) -> list[Path]:
         return sorted(self._folder.glob(f"{self._key}.rank*.json"))
 

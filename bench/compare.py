@@ -81,6 +81,8 @@ def _compare_records(options: argparse.Namespace) -> list[Finding]:
         print(f"not compared: {reason}")
     if sets.refused:
         print("To compare all the same, name what may differ: --allow NAME\n")
+    for failure in sets.failed:
+        print(f"failed: {failure}")
     for warning in (f"the calibration of {each.started_at[:10]}: {text}" for each in used for text in each.warnings):
         print(f"WARNING: {warning}\n")
     if sets.stale_a or sets.stale_b:
@@ -88,7 +90,7 @@ def _compare_records(options: argparse.Namespace) -> list[Finding]:
               f"{sets.stale_a} trainings of A, {sets.stale_b} of B.\n")
     if sets.only_a or sets.only_b:
         print(f"Only in A: {sets.only_a} cells; only in B: {sets.only_b}.\n")
-    if not sets.findings and not sets.refused:
+    if not sets.findings and not sets.refused and not sets.failed:
         raise ValueError(f"{options.a} and {options.b} have no cell in common")
     return sets.findings
 

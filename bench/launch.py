@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -62,6 +63,19 @@ def world() -> World:
     """From the variables that torchrun and `accelerate launch` set. Raises ValueError."""
     return World(_number("RANK", 0), _number("WORLD_SIZE", 1), _number("LOCAL_RANK", 0),
                  _number("LOCAL_WORLD_SIZE", 1), _number("TORCHELASTIC_RESTART_COUNT", 0))
+
+
+def began_at() -> float:
+    """Unix time at which this process's parent began: the launcher, which outlives the processes that it starts again.
+
+    0 where the system does not say so.
+    """
+    try:
+        fields = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()
+        booted_at = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
+        return int(booted_at.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except (OSError, StopIteration, ValueError, IndexError):
+        return 0.0
 
 
 def keeps_addresses() -> bool:

@@ -1,7 +1,7 @@
 """What is to be done: tasks, less those whose record is there. Pure; no torch."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Optional
 
@@ -84,9 +84,11 @@ def is_done(task: Task, latest: Mapping[str, Known], outdated: Mapping[str, Know
     return record is not None and record is not outdated.get(task.key)
 
 
-def outdated(latest: Mapping[str, Known], *, rerun: bool = False, retry_failed: bool = False) -> dict[str, Known]:
-    """The records that are to be made again: with `retry_failed` those of failures, with `rerun` all."""
-    return {key: record for key, record in latest.items() if rerun or (retry_failed and record.status != "ok")}
+def outdated(latest: Mapping[str, Known], *, rerun: bool = False, retry_failed: bool = False,
+             kept: Collection[str] = ()) -> dict[str, Known]:
+    """The records that are to be made again but for `kept`: with `retry_failed` those of failures, with `rerun` all."""
+    return {key: record for key, record in latest.items()
+            if key not in kept and (rerun or (retry_failed and record.status != "ok"))}
 
 
 def _trainings(experiments: list[Experiment], num_seeds: int | None, gpu: bool, num_processes: int) -> Iterator[Task]:

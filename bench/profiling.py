@@ -12,7 +12,7 @@ import torch
 from accelerate.utils import ProfileKwargs
 from tabulate import tabulate
 
-from bench import trial
+from bench import launch, ranks, trial
 from bench.block import WARMUP_STEPS, time_steps
 from bench.plan import Task
 from fmnist_core.clock import clock_for
@@ -64,9 +64,11 @@ def show(task: Task, store: Path, *, data_dir: str | None, num_threads: int) -> 
     try:
         found = profile(task.cell.config, trial.dataset_of(task, data_dir), store / FOLDER / task.folder)
     except Exception as error:
-        if torch.distributed.is_initialized():
-            raise
-        print(f"{_title(task)}: {': '.join(trial.explain(error, task))}", file=sys.stderr)
+        reason, together = ": ".join(trial.explain(error, task)), torch.distributed.is_initialized()
+        if together and not ranks.fail_alike(reason):
+            raise launch.GroupBroken(reason) from error
+        if not together or torch.distributed.get_rank() == 0:
+            print(f"{_title(task)}: {reason}", file=sys.stderr)
         return False
     if found.trace.name == "profile_0.json":
         print(f"\n{_title(task)}, {num_threads} threads\n\n{found.operators}\n\n"

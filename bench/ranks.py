@@ -70,12 +70,16 @@ def fail(attempt: Attempt, error: Exception, status: Status, reason: str) -> Non
     if others:
         reason = reason_of(error)
     attempt.report(Report(torch.distributed.get_rank(), status, reason, others))
-    try:
-        alike = len(set(tell(FAILED + zlib.crc32(reason.encode()), MEET_S))) == 1
-    except Lost:
-        alike = False
-    if not alike:
+    if not fail_alike(reason):
         raise launch.GroupBroken(reason) from error
+
+
+def fail_alike(reason: str) -> bool:
+    """Whether every rank, having failed, calls this with the same reason: then the group is whole."""
+    try:
+        return len(set(tell(FAILED + zlib.crc32(reason.encode()), MEET_S))) == 1
+    except Lost:
+        return False
 
 
 def what_happened_to_others(error: Exception) -> Fate:

@@ -61,6 +61,8 @@ class Question(NamedTuple):
 class Sets(NamedTuple):
     findings: list[Finding]
     refused: list[str]
+    failed: list[str]
+    """What failed in one set of a cell that the other has, too."""
     only_a: int
     only_b: int
     stale_a: int
@@ -76,14 +78,18 @@ def compare(
 
     `allowed`: facts that may differ all the same, by the names that the refusals give.
     """
-    trains_a, speeds_a, stale_a = _grouped(a)
-    trains_b, speeds_b, stale_b = _grouped(b)
-    identities_a, identities_b = dict.fromkeys([*trains_a, *speeds_a]), dict.fromkeys([*trains_b, *speeds_b])
+    trains_a, speeds_a, failures_a, stale_a = _grouped(a)
+    trains_b, speeds_b, failures_b, stale_b = _grouped(b)
+    identities_a = dict.fromkeys([*trains_a, *speeds_a, *failures_a])
+    identities_b = dict.fromkeys([*trains_b, *speeds_b, *failures_b])
     names = _names([identity for identity in identities_a if identity in identities_b])
     accuracies: list[Question] = []
     speeds: list[Question] = []
     refused: list[str] = []
+    failed: list[str] = []
     for identity, name in names.items():
+        failed += [f"{name}: {side}: {_failure(record)}" for side, failures in (("A", failures_a), ("B", failures_b))
+                   for record in failures[identity]]
         pairs, reason = _pairs(trains_a[identity], trains_b[identity], _numerics, allowed)
         accuracies += [_accuracy(name, one, other, accuracy_threshold) for one, other in pairs]
         refused += [f"{name}: accuracy: {reason}"] if reason else []
@@ -95,7 +101,7 @@ def compare(
                 refused.append(f"{name}: speed: {reason}")
             else:
                 speeds += _speeds(name, one[-1], other[-1], calibration_for(other[-1].environment), threshold)
-    return Sets([*judge(accuracies), *judge(speeds)], refused,
+    return Sets([*judge(accuracies), *judge(speeds)], refused, failed,
                 only_a=len(identities_a.keys() - identities_b), only_b=len(identities_b.keys() - identities_a),
                 stale_a=stale_a, stale_b=stale_b)
 
@@ -144,20 +150,28 @@ def medians(record: SpeedRecord) -> dict[Metric, float]:
     return {metric: stats.summarize(values).median for metric, values in samples.items() if values}
 
 
-def _grouped(records: Iterable[Record]) -> tuple[dict[str, list[TrainRecord]], dict[str, list[SpeedRecord]], int]:
-    """Finished records by cell, and how many trainings were left out: they are no more seeds of a cell of today."""
+def _grouped(
+    records: Iterable[Record]
+) -> tuple[dict[str, list[TrainRecord]], dict[str, list[SpeedRecord]], dict[str, list[Record]], int]:
+    """Trainings, timings and failures by cell; how many trainings were left out, as no seeds of a cell of today."""
     trains: dict[str, list[TrainRecord]] = defaultdict(list)
     speeds: dict[str, list[SpeedRecord]] = defaultdict(list)
+    failures: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record.status != "ok":
-            continue
-        if isinstance(record, TrainRecord):
+            failures[_identity(record)].append(record)
+        elif isinstance(record, TrainRecord):
             trains[_identity(record)].append(record)
         else:
             speeds[_identity(record)].append(record)
     up_to_date = {identity: kept for identity, group in trains.items() if (kept := current(group))}
     num_stale = sum(map(len, trains.values())) - sum(map(len, up_to_date.values()))
-    return defaultdict(list, up_to_date), speeds, num_stale
+    return defaultdict(list, up_to_date), speeds, failures, num_stale
+
+
+def _failure(record: Record) -> str:
+    what = f"seed {record.seed}" if isinstance(record, TrainRecord) else "the timing"
+    return f"{what} failed, {record.status}" + (f": {record.reason.splitlines()[0]}" if record.reason else "")
 
 
 def _identity(record: Record) -> str:

@@ -193,11 +193,12 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
 
 
 def one_per_cell(rows: Iterable[Row]) -> list[Row]:
-    """Of each cell the row with most seeds, by the cell's own name, and the timings of all its rows."""
+    """Of each cell the row with most seeds, by the cell's own name; the failures and the timings of all its rows."""
     kinds: dict[int, list[Row]] = defaultdict(list)
     for row in rows:
         kinds[id(row.cell)].append(row)
     return [replace(max(own, key=lambda row: len(row.trained)), label=own[0].cell.label,
+                    failed=[record for row in own for record in row.failed],
                     speeds=[speed for row in own for speed in row.speeds]) for own in kinds.values()]
 
 
@@ -254,11 +255,22 @@ def _grouped(records: Iterable[Record]) -> tuple[dict[bytes, list[TrainRecord]],
 def _rows_of(
     experiment: Experiment, cell: Cell, trains: Sequence[TrainRecord], speeds: Sequence[SpeedRecord]
 ) -> list[Row]:
-    kinds = sorted({Numerics.of(record) for record in trains})
+    kinds = sorted({Numerics.of(record) for record in trains if record.status == "ok"})
     if len(kinds) < 2:
         return [_row(experiment, cell, cell.label, trains, speeds)]
-    return [_row(experiment, cell, f"{cell.label} ({kind})", [r for r in trains if Numerics.of(r) == kind],
-                 speeds if kind == kinds[0] else ()) for kind in kinds]
+    of_kind: dict[Numerics, list[TrainRecord]] = {kind: [] for kind in kinds}
+    for record in trains:
+        of_kind[_nearest_kind(record, kinds)].append(record)
+    return [_row(experiment, cell, f"{cell.label} ({kind})", of_kind[kind], speeds if kind == kinds[0] else ())
+            for kind in kinds]
+
+
+def _nearest_kind(record: TrainRecord, kinds: Sequence[Numerics]) -> Numerics:
+    """Its own; of a failure, which may have ended before it had one, the first with as many processes, or the first."""
+    own = Numerics.of(record)
+    if own in kinds:
+        return own
+    return next((kind for kind in kinds if kind.num_processes == own.num_processes), kinds[0])
 
 
 def _row(

@@ -11,6 +11,7 @@
 
 import argparse
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench/run.py: {error}", file=sys.stderr)
         return WRONG_INPUT
-    go_on = f"Finished records are in {asked.store}; the same command goes on from there."
+    go_on = (f"Finished records are in {asked.store}; "
+             + ("--rerun would begin anew." if asked.rerun else "the same command goes on from there."))
     with launch.Notice() as notice:
         try:
             return _run(asked, world, notice)
@@ -108,12 +110,13 @@ class Sweep:
         launch.check(self.experiments, self.world, gpu=self.gpu)
         self._check_data()
         latest = self.store.heads()
-        # Processes that torchrun has started again must not run again what they ran before that.
-        again = not self.world.num_restarts
-        self.outdated = outdated(latest, rerun=self.asked.rerun and again,
-                                 retry_failed=self.asked.retry_failed and again)
+        # Processes that torchrun has started again must not run again what this launch ran before that.
+        first, again = not self.world.num_restarts, self.asked.rerun or self.asked.retry_failed
+        self.launched_at = math.inf if first else launch.began_at()
+        self.outdated = outdated(latest, rerun=self.asked.rerun, retry_failed=self.asked.retry_failed,
+                                 kept=self.store.since(self.launched_at) if again and not first else ())
         self.left = missing(self.planned, latest, self.outdated)
-        self.quiet = self.world.rank != 0 or not (self.left or again)
+        self.quiet = self.world.rank != 0 or not (self.left or first)
         at_work = self.planned if self.asked.profile else self.left
         if at_work and not self.ddp:
             launch.stand_alone(self.world)  # before torch, or the user's code, looks for a GPU
@@ -249,7 +252,7 @@ class Sweep:
         """Begin an attempt; or, where those before it died, record that the cell failed."""
         attempt = self._attempt(task)
         if task.key in self.outdated:
-            attempt.finish()  # to be run again means from the start
+            attempt.forget(self.launched_at)  # to be run again means from the start
         verdict = attempt.begin()
         if verdict:
             from bench import trial

@@ -12,6 +12,7 @@ import re
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
@@ -62,6 +63,11 @@ class Store:
     def heads(self) -> dict[str, Head]:
         """As `latest`, but for what a sweep must know to go on: with 100,000 records a second instead of several."""
         return self._heads.latest()
+
+    def since(self, moment: float) -> set[str]:
+        """Keys of records whose work began at `moment`, Unix time, or later."""
+        return {key for key, record in self.latest().items()
+                if record.started_at and datetime.fromisoformat(record.started_at).timestamp() >= moment}
 
     def append(self, record: Record) -> None:
         """Durable when this returns. Raises StoreError where it cannot be written; the file is then as it was.

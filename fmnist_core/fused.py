@@ -56,9 +56,9 @@ class FusedTraining:
         self._template = singles[0]
         self.network = FusedSequential(singles).to(self.device)
         self._choose_methods()
-        self.average = Average(self.network, cell.train.ema) if cell.train.ema else None
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer_for(self.network, cell.train))
+        self.average = Average(self.network, cell.train.ema) if cell.train.ema else None
         if cell.execution.compile != "no":
             self.model = torch.compile(self.model, mode=cell.execution.compile, dynamic=False)
         torch.manual_seed(stream(self.seeds[0], "step", 0, *self.seeds[1:]))

@@ -102,8 +102,10 @@ class Training:
         self.own_loss = getattr(model, "training_loss", None)
         """Of a network with several heads: (its output, labels, progress in [0, 1)) to the mean loss."""
         _check_own_loss(cell, self.own_loss)
-        self.average = Average(model, cell.train.ema) if cell.train.ema else None
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+        # Only now: under DDP on CPUs, preparing moves parameters to other memory.
+        inner = self.accelerator.unwrap_model(self.model)
+        self.average = Average(inner, cell.train.ema) if cell.train.ema else None
         if cell.execution.compile != "no":
             self.model = torch.compile(self.model, mode=cell.execution.compile, dynamic=False)
         torch.manual_seed(stream(seed, "step", self.rank))  # dropout and augmentation differ between processes

@@ -52,8 +52,9 @@ def trained(
 
 
 def failed(of: Experiment, cell: Cell, seed: int, status: str, reason: str) -> TrainRecord:
+    """As a sweep leaves it: nobody observed how it was computed."""
     whole = trained(of, cell, seed)
-    return msgspec.structs.replace(whole, status=status, reason=reason, epochs=Epochs())
+    return msgspec.structs.replace(whole, status=status, reason=reason, epochs=Epochs(), labels=Labels())
 
 
 def timed(

@@ -1,8 +1,14 @@
 """What whoever comes after a dead process makes of its notes."""
 
+import math
+import os
+import subprocess
+import sys
+import time
+
 import pytest
 
-from bench import experiment, run, trial
+from bench import experiment, launch, run, trial
 from bench.attempts import MAX_DEATHS, Attempt, Report, blame
 from bench.launch import Stopped
 from bench.record import decode
@@ -165,6 +171,33 @@ def test_processes_that_the_launcher_started_again_do_not_run_again_what_they_di
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     assert run.main([*arguments, "--rerun"]) == 0
     assert len(records.read_text().splitlines()) == 2
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    monkeypatch.setattr(launch, "began_at", lambda: time.time() + 1)  # what is there was made before this launch
+    assert run.main([*arguments, "--rerun"]) == 0
+    assert len(records.read_text().splitlines()) == 3
+
+
+def test_a_restart_hears_what_this_launch_left_and_forgets_what_was_there_before(tmp_path):
+    began = time.time() - 60
+    for age_s, kept in ((90, False), (30, True)):
+        attempt = Attempt(tmp_path, "a" * 16)
+        assert attempt.begin() is None
+        os.utime(attempt._note, (time.time() - age_s,) * 2)
+        attempt.forget(began)
+        assert attempt._note.exists() is kept
+    attempt.forget(math.inf)  # by the first processes of a launch: from the start
+    assert not attempt._note.exists()
+    attempt.forget(began)
+
+
+def test_a_launch_began_when_its_launcher_did():
+    code = "import time; from bench import launch; print(time.time(), launch.began_at())"
+    process = f"import subprocess, sys, time; time.sleep(3); subprocess.run([sys.executable, '-c', {code!r}])"
+    before = time.time()
+    done = subprocess.run([sys.executable, "-c", process], capture_output=True, text=True, check=True)
+    now, began = map(float, done.stdout.split())
+    assert before - 1.5 <= began <= before + 1.5
+    assert now - began > 2
 
 
 def test_a_smaller_batch_is_tried_when_asked_and_has_a_record_of_its_own(sweep, tmp_path):

@@ -56,6 +56,18 @@ def verdict(a, b, metric="train step", **options):
     return {finding.metric: finding.verdict for finding in sets(a, b, **options).findings}[metric]
 
 
+def test_what_failed_in_one_set_is_said_and_is_no_cell_of_the_other_alone():
+    good, bad = trainings([0.9, 0.91, 0.92]), trainings([0.9, 0.91, 0.92])
+    bad[1] = msgspec.structs.replace(bad[1], status="timeout", reason="longer than 1 s\nor so", epochs=Epochs())
+    found = sets(good, bad)
+    assert len(found.failed) == 1
+    assert found.failed[0].endswith(": B: seed 1 failed, timeout: longer than 1 s")
+    all_bad = [msgspec.structs.replace(each, status="oom", epochs=Epochs()) for each in good]
+    found = sets(all_bad, good)
+    assert [line.rpartition(": A: ")[2] for line in found.failed] == [f"seed {seed} failed, oom" for seed in range(3)]
+    assert (found.only_a, found.only_b, found.findings, found.refused) == (0, 0, [], [])
+
+
 # Speeds
 
 

@@ -1,11 +1,14 @@
 """Profiles: a trace that Perfetto opens, a table of operators, and nothing in the store."""
 
+import functools
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
-from bench import profiling, trial
+from bench import experiment, launch, profiling, ranks, trial
+from bench.plan import Task
 from bench.run import main
 from bench.store import Store
 from fmnist_core.config import Baseline, CellConfig
@@ -75,6 +78,25 @@ def test_a_model_that_takes_no_steps_is_refused(tmp_path):
     cell = CellConfig(model=Baseline(estimator="gaussian_nb"))
     with pytest.raises(ValueError, match="takes no training steps that could be profiled"):
         profiling.profile(cell, small_dataset(), tmp_path)
+
+
+@pytest.mark.parametrize(("alike", "rank"), [(True, 0), (True, 1), (False, 0)])
+def test_a_cell_that_fails_in_processes_that_share_it_gives_no_traceback(alike, rank, monkeypatch, capsys):
+    """All of them alike, and one of them alone."""
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    monkeypatch.setattr(ranks, "fail_alike", lambda reason: alike)
+    monkeypatch.setattr(torch, "set_num_threads", lambda num: None)
+    task = Task("mine", experiment.Cell(config=CellConfig(model=Baseline(estimator="gaussian_nb")), label="naive"), "k",
+                0, 0.0)
+    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: None)
+    ask = functools.partial(profiling.show, task, Path("store"), data_dir=None, num_threads=1)
+    if alike:
+        assert ask() is False
+        assert capsys.readouterr().err.startswith("mine: naive: error: ") is (rank == 0)
+    else:
+        with pytest.raises(launch.GroupBroken, match="takes no training steps"):
+            ask()
 
 
 def test_a_cell_that_fails_is_named_and_the_others_are_profiled(tmp_path, monkeypatch, capsys):

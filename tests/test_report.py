@@ -160,6 +160,19 @@ def test_seeds_of_different_arithmetic_are_rows_of_their_own():
                                                                                        "kernel_size 3"]
 
 
+def test_a_failed_seed_is_of_its_cell_whatever_the_arithmetic_of_the_others():
+    tf32 = Labels(precision="float32", cudnn_tf32=True)
+    diverged, good = failed(MADE, K2, 1, "diverged", "inf"), trained(MADE, K2, 0)
+    counts = lambda rows: [(row.label, len(row.trained), len(row.failed), row.num_missing) for row in rows]
+    [row, _] = collect([good, diverged], [MADE]).rows["made"]
+    assert counts([row]) == [("kernel_size 2", 1, 1, 1)]
+    results = collect([good, diverged, *(trained(MADE, K2, seed, environment=GPU, labels=tf32) for seed in (2, 3))],
+                      [MADE])
+    assert counts(results.rows["made"][:2]) == [
+        ("kernel_size 2 (float32)", 1, 1, 1), ("kernel_size 2 (float32 with TF32)", 2, 0, 14)]
+    assert counts(results.of("made")[:1]) == [("kernel_size 2", 2, 1, 13)]
+
+
 def test_a_cell_of_two_arithmetics_has_one_row_of_speed():
     tf32 = Labels(precision="float32", cudnn_tf32=True)
     text = text_of([trained(MADE, K2, 0), trained(MADE, K2, 1, environment=GPU, labels=tf32), timed(MADE, K2)])

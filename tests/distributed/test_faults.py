@@ -126,6 +126,19 @@ def test_a_cell_that_kills_its_process_every_time_is_given_up(write, tmp_path, c
     survived("processes killed by their cell")
 
 
+def test_failures_are_tried_again_when_asked_though_one_fails_again_and_the_launcher_starts_anew(write, tmp_path):
+    store, command = tmp_path / "store", ("--nproc-per-node", 2, "--max-restarts", 3, RUN)
+    path = write({"how": "raise", "rank": 1}, {"how": "raise alike", "rank": 1, "once": str(tmp_path / "once")}, {})
+    asked = (path, "--store", store, "--set", "launch.mode=ddp")
+    for options, second, num_lines in ((), "error", 3), (("--retry-failed",), "ok", 5):
+        code, output = finish(torchrun(*command, *asked, *options, FMNIST_DDP_TIMEOUT_S="20"))
+        assert code == 1, output
+        statuses = {name_of(record): record.status for record in Store(store).latest().values()}
+        assert statuses == {"raise": "error", "raise alike": second, "fine": "ok"}
+        assert len((store / "trouble.jsonl").read_bytes().splitlines()) == num_lines
+        assert not list((store / "attempts").iterdir())
+
+
 def test_a_rank_that_fails_ends_its_cell_and_not_the_sweep(write, tmp_path, survived):
     """torchrun starts the processes again; those that fail alike, or diverge, go on without.
 

@@ -50,6 +50,7 @@ CASES = {
     "synchronized batch norm": Case(NORMED, 230, 45, {"sync_batch_norm": True, "optimizer": "sgd"}),
     "synchronized, vectors too": Case(VECTORS_NORMED, 230, 45, {"sync_batch_norm": True, "optimizer": "sgd"}),
     "synchronized, bfloat16": Case(NORMED, 230, 45, {"sync_batch_norm": True, "optimizer": "sgd", "precision": "bf16"}),
+    "average of the weights": Case(PLAIN, 230, 45, {"ema": 0.9, "optimizer": "sgd"}),
     "local batch norm": Case(NORMED, 230, 45, {"optimizer": "sgd"}),
 }
 
@@ -80,7 +81,8 @@ def trace(case: Case) -> dict[str, Tensor]:
     history = fit(training, on_step=keep)
     buffers = [buffer.double().flatten() for buffer in training.model.buffers()]
     return {"parameters_SP": torch.stack(parameters), "rates_S": torch.tensor(rates, dtype=torch.float64),
-            "buffers": torch.cat(buffers) if buffers else torch.zeros(0), "losses": torch.tensor(history.train_loss),
+            "buffers": torch.cat(buffers) if buffers else torch.zeros(0),
+            "losses": torch.tensor([history.train_loss, history.test_loss]),
             "accuracies": torch.tensor([history.test_accuracy, history.validation_accuracy])}
 
 
