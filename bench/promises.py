@@ -107,6 +107,15 @@ PROMISES = (
         ("distributed/test_faults.py::test_a_rank_that_fails_ends_its_cell_and_not_the_sweep",
          "test_attempts.py::test_blame"), ("ranks that raised, were killed or had no memory",)),
     Promise(
+        "What `--rerun` and `--retry-failed` ask for is done once a launch, also where that starts processes anew.",
+        ("distributed/test_faults.py::test_failures_are_tried_again_when_asked_though_one_fails_again_and_the_launcher_"
+         "starts_anew",
+         "test_attempts.py::test_processes_that_the_launcher_started_again_do_not_run_again_what_they_did")),
+    Promise(
+        "A training beside which another of the same store ran on its machine says so, and its time is no measurement.",
+        ("test_together.py::test_a_sweep_knows_of_another_on_its_machine_and_store",
+         "test_trial.py::test_who_trained_beside_it_is_recorded")),
+    Promise(
         f"One that stalls is given up after FMNIST_DDP_TIMEOUT_S seconds, {launch.DDP_TIMEOUT_S:g} unless set.",
         ("distributed/test_faults.py::test_stop_and_stall_of_processes_that_share_a_cell",), ("ranks that stalled",)),
     Promise(
