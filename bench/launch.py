@@ -195,14 +195,15 @@ def stand_alone(started: World) -> None:
 def leave(main: Callable[[], int], *, at_once: Collection[int], unread: int) -> NoReturn:
     """Exit with the code that `main` returns; with `unread` where whoever read the output, as `head`, has left.
 
-    With one of the codes `at_once` without destructors: those of a process group wait for ranks that are gone.
+    With one of the codes `at_once`, and of several processes with any but 0, without destructors: those of a process
+    group wait for ranks that are gone, and those of a DDP model that has failed can abort the process.
     """
     try:
         exit_code = main()
         sys.stdout.flush()
     except BrokenPipeError:
         os._exit(unread)
-    if exit_code in at_once:
+    if exit_code in at_once or (exit_code and os.environ.get("WORLD_SIZE", "1") != "1"):
         sys.stderr.flush()
         os._exit(exit_code)
     sys.exit(exit_code)
