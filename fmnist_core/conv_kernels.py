@@ -113,7 +113,7 @@ def _precision(x: Tensor) -> str:
 
 def _is_far(*tensors: Tensor) -> bool:
     """Whether places of elements need 64 bits, which take longer to compute with."""
-    return any(tensor.numel() and (tensor.size(0) - 1) * tensor.stride(0) + tensor[0].numel() >= 2**31
+    return any(sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) >= 2**31
                for tensor in tensors)
 
 

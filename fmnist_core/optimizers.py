@@ -60,11 +60,12 @@ class Adam(torch.optim.Adam):
             return has_complex
         large = [i for i, each in enumerate(zip(parameters, gradients, averages, squares, strict=True))
                  if each[0].numel() >= LARGE and all(map(_suits_kernel, each))]
-        found_inf = torch.zeros_like(group["lr"]) if self.found_inf is None else self.found_inf
-        counts = 1 - found_inf if large else found_inf
-        for i in reversed(large):
-            from fmnist_core.adam_kernel import adam_step
+        if not large:
+            return has_complex
+        from fmnist_core.adam_kernel import adam_step
 
+        counts = torch.ones_like(group["lr"]) if self.found_inf is None else 1 - self.found_inf
+        for i in reversed(large):
             adam_step(parameters.pop(i), gradients.pop(i), averages.pop(i), squares.pop(i), steps.pop(i), counts,
                       group["lr"], betas=group["betas"], eps=group["eps"], weight_decay=group["weight_decay"],
                       decoupled=isinstance(self, torch.optim.AdamW))
