@@ -113,7 +113,7 @@ def _precision(x: Tensor) -> str:
 
 def _is_far(*tensors: Tensor) -> bool:
     """Whether places of elements need 64 bits, which take longer to compute with."""
-    return any(sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) >= 2**31
+    return any(1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)) >= 2**31
                for tensor in tensors)
 
 
