@@ -9,8 +9,8 @@ PERF = OMP_NUM_THREADS=1 $(BIN)/pytest tests/perf --benchmark-enable --benchmark
 bench: .venv/installed data  ## train and time the quick sweep
 	$(BIN)/torchrun --nproc-per-node $(PROCESSES) bench/run.py quick
 
-test: .venv/installed data  ## all tests
-	$(BIN)/pytest
+test: .venv/installed data  ## all tests, as many at a time as there are cores
+	$(BIN)/pytest -n $(PROCESSES) --maxprocesses 16 --dist worksteal
 
 results: .venv/installed  ## RESULTS.md and its figures, from the published records
 	$(BIN)/python -m bench.report

@@ -1,11 +1,13 @@
 """Options and fixtures that all tests share."""
 
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,6 +16,9 @@ import bench
 from bench import environment, promises
 from bench.promises import FaultRun
 from fmnist_core import files
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads of one worker would wait for other workers' threads
 
 FAULTS = pytest.StashKey[Counter[str]]()
 BEGAN = pytest.StashKey[float]()
@@ -37,6 +42,18 @@ def pytest_configure(config: pytest.Config) -> None:
         settings.load_profile("long")
     else:
         settings.load_profile("short")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands its counts to the process that prints them."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["faults"] = dict(session.config.stash[FAULTS])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Add what a worker counted; one that crashed has nothing to say."""
+    node.config.stash[FAULTS].update(getattr(node, "workeroutput", {}).get("faults", {}))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:

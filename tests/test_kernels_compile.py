@@ -1,0 +1,66 @@
+"""Every Triton kernel compiles for a GPU, on a machine that has none: what the interpreter takes, the compiler may not.
+
+Triton brings the assembler. Nothing runs here: a launch compiles its kernel, by the types, values and alignments of
+the arguments that it was really called with.
+"""
+
+import inspect
+import itertools
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fmnist_core.fused_conv import HAS_TRITON, INTERPRETED
+
+pytestmark = pytest.mark.skipif(not HAS_TRITON or INTERPRETED or torch.cuda.is_available(),
+                                reason="the kernels run instead, or there is no Triton")
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[Any, list[Any]]:
+    """What was compiled, by kernel."""
+    from triton.runtime.jit import JITFunction
+
+    found: dict[Any, list[Any]] = {}
+
+    def launcher(kernel: Any, grid: Any) -> Callable[..., None]:
+        return lambda *args, **options: found.setdefault(kernel, []).append(
+            kernel.warmup(*args, grid=grid, **options))
+
+    monkeypatch.setattr(JITFunction, "__getitem__", launcher)
+    return found
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("far", [False, True])
+def test_all_of_them(capability: int, far: bool, compiled: dict[Any, list[Any]],
+                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the oldest GPU that they are used on and for an H100, at the shapes of the check before their first use."""
+    from triton.backends.compiler import GPUTarget
+    from triton.runtime import driver
+    from triton.runtime.jit import JITFunction
+
+    from fmnist_core import adam_kernel, conv_kernels, finish_kernels, kernel_check
+
+    monkeypatch.setattr(driver, "_active", SimpleNamespace(
+        get_current_device=lambda: capability, get_current_stream=lambda *_: 0,
+        get_current_target=lambda: GPUTarget("cuda", capability, 32)))
+    monkeypatch.setattr(conv_kernels, "_is_far", lambda *tensors: far)
+    monkeypatch.setattr(kernel_check, "_compare", lambda *args: None)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    for dtype, (num_in, num_out) in itertools.product(kernel_check.TOLERANCES, kernel_check.SHAPES):
+        kernel_check._check_layers(torch.randn(5, 2 * num_in, 8, 7).to(dtype), torch.randn(2, num_out * num_in * 9),
+                                   torch.randn(2, num_out))
+    for decoupled in (False, True):
+        kernel_check._check_adam(torch.randn(3, 5000), torch.randn(5000), decoupled)
+
+    def kernels_of(module: ModuleType) -> set[Any]:
+        return {kernel for _, kernel in inspect.getmembers(module, lambda each: isinstance(each, JITFunction))}
+
+    assert set(compiled) == set.union(*map(kernels_of, (adam_kernel, conv_kernels, finish_kernels)))
+    assert all(kernel.asm["cubin"] for kernels in compiled.values() for kernel in kernels)
+    for kernel in (*compiled[conv_kernels._convolve], *compiled[conv_kernels._correlate]):
+        assert "mma" in kernel.asm["ptx"]  # products by the tensor cores
