@@ -11,7 +11,7 @@ Exit code 0, 1 if anything is slower or worse by more than the threshold, 2 for 
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from bench import environment, record_sets, revisions, side_runs, stats, store
@@ -35,12 +35,17 @@ from fmnist_core.nearest import nearest
 
 ACCURACY_THRESHOLD = 0.001
 """A change below 0.1 points does not count."""
+OF_RECORDS = "allow", "accuracy_threshold"
+OF_REVISIONS = "rounds", "experiment", "dataset", "data_dir", "threads", "block_s"
+"""Options without effect on the other kind of comparison."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
     try:
-        findings = _compare(options)
+        findings = _compare(options, given)
     except ValueError as error:
         print(f"bench.compare: {error}", file=sys.stderr)
         return side_runs.WRONG_INPUT
@@ -49,9 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return side_runs.SLOWER if any(finding.verdict in ("slower", "worse") for finding in findings) else side_runs.OK
 
 
-def _compare(options: argparse.Namespace) -> list[Finding]:
+def _compare(options: argparse.Namespace, given: Collection[str]) -> list[Finding]:
     sides = (options.a, options.b)
     if all(Path(side).exists() for side in sides):
+        _check_effects("records", OF_REVISIONS, given)
         return _compare_records(options)
     commits = [revisions.commit_of(side) for side in sides]
     for side, commit in zip(sides, commits, strict=True):
@@ -59,7 +65,14 @@ def _compare(options: argparse.Namespace) -> list[Finding]:
             raise ValueError(f"'{side}' is neither a folder or file of records nor a revision")
     if None in commits:
         raise ValueError(f"'{options.a}' and '{options.b}': compare records with records and revisions with revisions")
+    _check_effects("revisions", OF_RECORDS, given)
     return _compare_revisions(options, [commit for commit in commits if commit])
+
+
+def _check_effects(what: str, others: Sequence[str], given: Collection[str]) -> None:
+    for name in others:
+        if name in given:
+            raise ValueError(f"--{name.replace('_', '-')} has no effect on a comparison of {what}")
 
 
 def _compare_records(options: argparse.Namespace) -> list[Finding]:

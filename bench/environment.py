@@ -94,21 +94,25 @@ def _host() -> str:
     return hashlib.sha256(f"{platform.node()}, {_cpu()}".encode()).hexdigest()[:12]
 
 
-@lru_cache(maxsize=1)
 def _gpus() -> list[dict[str, str]]:
-    """One entry per GPU that this launch may use, as its driver describes it."""
-    if is_told_to_use_cpu():
+    """One entry per GPU that this process may use, as its driver describes it; in cells mode that becomes one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if is_told_to_use_cpu() or visible in ("", "-1"):
         return []
-    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not shutil.which("nvidia-smi"):
+    gpus, numbers = _all_gpus(), (visible or "").split(",")
+    return [gpus[int(i)] for i in numbers if int(i) < len(gpus)] if all(i.isdigit() for i in numbers) else gpus
+
+
+@lru_cache(maxsize=1)
+def _all_gpus() -> list[dict[str, str]]:
+    if not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
     if answer.returncode:
         return []
-    gpus = [dict(zip(_GPU_FIELDS, (field.strip() for field in line.split(",")), strict=True))
+    return [dict(zip(_GPU_FIELDS, (field.strip() for field in line.split(",")), strict=True))
             for line in answer.stdout.splitlines()]
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-    return [gpus[int(i)] for i in visible if int(i) < len(gpus)] if all(i.isdigit() for i in visible) else gpus
 
 
 @lru_cache(maxsize=1)

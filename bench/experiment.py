@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from bench.decoding import convert
 from bench.dotted import as_typed, flatten, merge, nest
 from bench.settings import known_keys, label_of, value_of
-from fmnist_core.config import CellConfig, CitedModel, input_shape
+from fmnist_core.config import Baseline, CellConfig, CitedModel, input_shape
 from fmnist_core.models import networks
 from fmnist_core.models.catalogue import CITED
 from fmnist_core.models.layers import trace
@@ -88,6 +88,10 @@ class Experiment(_Strict, frozen=True, kw_only=True):
     note: str = ""
     """What a reader must know to judge the answer."""
     cells: list[Cell]
+
+    def times(self, cell: Cell) -> bool:
+        """Whether the speed of `cell` is measured: a baseline takes no training steps."""
+        return self.measure and not isinstance(cell.config.model, Baseline)
 
 
 class _File(_Strict, frozen=True, kw_only=True):

@@ -20,10 +20,11 @@ from bench import experiment as experiments_
 from bench import frame
 from bench.dotted import as_text, as_written, flatten
 from bench.experiment import Experiment
+from bench.machines import machine_names
 from bench.pages.explorer_columns import FILTERS, Line, columns, failures, rounded
 from bench.record import Epochs, Record
-from bench.reproduce import command, records_of, selections
-from bench.rows import Machine, Row, collect, machine_names
+from bench.reproduce import command, selections
+from bench.rows import Row, collect
 from bench.side_records import SideRecord, load_every
 from bench.store import read
 from bench.strict_parser import StrictParser
@@ -69,7 +70,7 @@ def content(records: Sequence[Record], experiments: Sequence[Experiment],
     everything = frame.with_others(records, experiments)
     results = collect(records, everything)
     rows = [row for one in everything for row in results.rows[one.name]]
-    lines = [Line(row, machine) for row in rows for machine in _machines(row)]
+    lines = [Line(row, machine) for row in rows for machine in row.timed_on]
     entries: list[Any] = frame.rows(records, everything).to_dict("records")
     assert [(line.row.label, str(line.machine or "")) for line in lines] == [(e["cell"], e["machine"]) for e in entries]
     place = {id(row): i for i, row in enumerate(rows)}
@@ -101,13 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _machines(row: Row) -> Sequence[Machine | None]:
-    """Those for which `bench.frame` has an entry of this row."""
-    return sorted({Machine.of(one) for one in row.speeds if one.status == "ok" and one.step_s}) or [None]
-
-
 def _details(row: Row, reproduce: str) -> dict[str, Any]:
-    environments = [one.environment for one in records_of(row) if one.environment.commit]
+    environments = [one.environment for one in row.records if one.environment.commit]
     commits = {one.commit[:12] + (" with local changes" if one.dirty else "") for one in environments}
     about = {"note": row.cell.note, "reported in": row.cell.reported.source, "commit": ", ".join(sorted(commits))}
     settings = {key: as_text(value) for key, value in as_written(flatten(to_dict(row.cell.config))).items()}

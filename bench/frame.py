@@ -16,9 +16,10 @@ import pandas as pd
 from bench import experiment, outcomes, stats
 from bench.dotted import flatten
 from bench.experiment import Experiment
+from bench.machines import Machine
 from bench.pages import overview
 from bench.record import Record, SpeedRecord
-from bench.rows import Machine, Row, collect
+from bench.rows import Row, collect
 from bench.store import read
 from fmnist_core.config import to_dict
 
@@ -51,8 +52,10 @@ COLUMNS = {
        for part, what in {"mean": "mean over seeds, fraction", "sd": "standard deviation over seeds, fraction",
                           "low": "lower end of the mean's 95 % interval",
                           "high": "upper end of the mean's 95 % interval"}.items()},
-    "train_s": "median over seeds of the seconds spent training, evaluation excluded; NaN where machines differ",
-    "train_machine": "the machine of those trainings; empty where they differ in it",
+    "train_s": "median over seeds of the seconds spent training, evaluation excluded; NaN where seeds differ in the "
+               "machine or in how many were trained as one module",
+    "train_fused_seeds": "seeds that were trained as one module: `train_s` is of all of them together",
+    "train_machine": "the machine of those trainings; empty where they differ in that",
     "train_s_shared": "whether other work ran beside any of those trainings",
     "num_parameters": "trainable parameters; 0 where unknown",
     "multiply_adds": "of one image's forward pass; 0 where unknown",
@@ -95,8 +98,7 @@ def rows(records: Iterable[Record], experiments: Sequence[Experiment]) -> pd.Dat
     results = collect(records, experiments)
     entries = []
     for row in (row for name in results.rows for row in results.rows[name]):
-        timed = sorted({Machine.of(speed) for speed in row.speeds if speed.status == "ok" and speed.step_s})
-        entries += [_entry(row, machine) for machine in timed] or [_entry(row, None)]
+        entries += [_entry(row, machine) for machine in row.timed_on]
     return pd.DataFrame(entries, columns=list(COLUMNS))
 
 
@@ -114,11 +116,11 @@ def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
         if values := row.values(outcome):
             summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
             entry |= {f"{name}_mean": summary.mean, f"{name}_sd": summary.sd, f"{name}_low": low, f"{name}_high": high}
-    trained_on = {str(Machine.of(record)) for record in row.trained}
-    entry["train_machine"] = trained_on.pop() if len(trained_on) == 1 else ""
-    if entry["train_machine"] and (seconds := row.values(outcomes.train_s)):
-        shared = any(record.labels.machine_shared for record in row.trained)
-        entry |= {"train_s": stats.summarize(seconds).median, "train_s_shared": shared}
+    entry["train_machine"] = ""
+    if conditions := row.trained_in:
+        entry |= {"train_machine": str(conditions.machine), "train_fused_seeds": conditions.fused_seeds}
+        if seconds := row.values(outcomes.train_s):
+            entry |= {"train_s": stats.summarize(seconds).median, "train_s_shared": conditions.shared}
     speed = row.timed(machine) if machine else None
     return entry | (_times(speed) if speed else {})
 

@@ -23,9 +23,10 @@ from bench.evidence import (
 )
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
 from bench.identity import Numerics
+from bench.machines import Machine, machines
 from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
 from bench.record import SpeedRecord
-from bench.rows import Machine, Results, Row, machines, memory_formats
+from bench.rows import Results, Row, memory_formats
 from bench.side_records import Calibration, Pairs, record_ratio
 
 Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]

@@ -184,9 +184,8 @@ def check(experiments: Iterable[Experiment], started: World, *, gpu: bool) -> No
 
 def stand_alone(started: World) -> None:
     """Cells mode: make this process a world of one, on its own GPU, before torch looks at the environment."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if environment.uses_gpu() and started.local_num_processes > 1:
-        devices = visible.split(",") if visible else [str(i) for i in range(environment.num_gpus())]
+        devices = environment.visible_gpus()
         os.environ["CUDA_VISIBLE_DEVICES"] = devices[started.local_rank % len(devices)]
     for name in LAUNCHED:
         os.environ.pop(name, None)

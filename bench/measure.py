@@ -26,8 +26,9 @@ from fmnist_core.batches import shares
 from fmnist_core.clock import Clock, clock_for, synchronize
 from fmnist_core.config import CellConfig, Precision, to_dict
 from fmnist_core.data import Dataset
+from fmnist_core.models.layers import step_multiply_adds
 from fmnist_core.observe import count_operators, count_waits, observe
-from fmnist_core.summary import LayerRow, least_bytes, multiply_adds, num_moments, num_parameters, summarize
+from fmnist_core.summary import least_bytes, multiply_adds, num_moments, num_parameters, summarize
 from fmnist_core.train import Training
 
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -73,15 +74,9 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_k
         multiply_adds=multiply_adds(rows), operators_per_step=sum(operators.values()),
         host_syncs_per_step=count_waits(operators), peak_memory_bytes=allocated,
         reserved_memory_bytes=reserved, matmul_flops_per_s=matmul, copy_bytes_per_s=copy,
-        floor_s=floor_s(step_multiply_adds(rows), num_bytes, most_images, matmul, copy),
+        floor_s=floor_s(step_multiply_adds([row.multiply_adds for row in rows]), num_bytes, most_images, matmul, copy),
         layers=[msgspec.convert(asdict(row), Layer) for row in rows], labels=labels, warnings=warnings,
     )
-
-
-def step_multiply_adds(rows: Sequence[LayerRow]) -> int:
-    """Of one image's training step: backward costs twice the forward, but nobody needs the gradient of the images."""
-    first = next((row.multiply_adds for row in rows if row.multiply_adds), 0)
-    return 3 * multiply_adds(list(rows)) - first
 
 
 def floor_s(num_multiply_adds: int, num_bytes: int, num_images: int, matmul: float, copy: float) -> float:

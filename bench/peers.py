@@ -45,7 +45,7 @@ class System(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = side_runs.parser("peers", __doc__, rounds=ROUNDS)
+    parser = side_runs.parser("peers", __doc__, rounds=ROUNDS, blocks=False)
     parser.add_argument("--epochs", type=side_runs.positive, default=EPOCHS, metavar="N", help=f"default: {EPOCHS}")
     parser.add_argument("--images", type=side_runs.positive, metavar="N", help="train on the first N only")
     options = parser.parse_args(arguments)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with side_runs.alone(options.store) as load_warnings:
             started_at = side_runs.now()
             request = {"cell": to_dict(cell), "epochs": options.epochs, "images": num_images,
-                       "data_dir": options.data_dir}
+                       "batch_size": cell.train.global_batch_size, "data_dir": options.data_dir}
             measured = run(systems(options.threads), request, options.rounds)
             peers = Peers(environment=environment.collect(options.threads), started_at=started_at,
                           warnings=load_warnings(), cell=to_dict(cell), epochs=options.epochs,
@@ -134,11 +134,10 @@ def to_run(answers: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> 
     """The answers of one system's processes, which all began at the same time."""
     first = min(1, request["epochs"] - 1)  # the first epoch also compiles, allocates, and fills caches
     models = sum(len(answer["test_accuracies"]) for answer in answers)
-    batch_size = request["cell"]["train"]["global_batch_size"]
     return PeerRun(
         images=models * request["images"] * (request["epochs"] - first),
         train_s=max(sum(answer["epoch_s"][first:]) for answer in answers),
-        num_steps=request["epochs"] * -(-request["images"] // batch_size),
+        num_steps=request["epochs"] * -(-request["images"] // request["batch_size"]),
         test_accuracy=[accuracy for answer in answers for accuracy in answer["test_accuracies"]],
     )
 

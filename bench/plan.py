@@ -102,9 +102,7 @@ def _trainings(experiments: list[Experiment], num_seeds: int | None, gpu: bool, 
 def _timings(experiments: list[Experiment], machine: Mapping[str, Any], num_processes: int) -> Iterator[Task]:
     for experiment in experiments:
         sharing = _sharing(experiment, num_processes)
-        for cell in experiment.cells if experiment.measure else ():
-            if isinstance(cell.config.model, Baseline):  # it takes no training steps
-                continue
+        for cell in filter(experiment.times, experiment.cells):
             key_of = partial(speed_key, machine=dict(machine), num_processes=sharing)
             yield _task(experiment, cell, None, key_of)
 

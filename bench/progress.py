@@ -12,8 +12,9 @@ from tqdm import tqdm
 from bench.experiment import Cell, Experiment
 from bench.plan import Task
 from bench.record import Record, TrainRecord
-from fmnist_core.config import DATASETS, input_shape, to_dict
-from fmnist_core.models import layers, networks
+from fmnist_core.config import DATASETS, CellConfig, input_shape, to_dict
+from fmnist_core.models import layers
+from fmnist_core.models.networks import layers_of
 
 TELL_EVERY_S = 30.0
 """Where there is no terminal, the least time between two lines about a training that goes on."""
@@ -109,16 +110,9 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
         for cell in _cells(experiment, planned):
             mine = [task for task in planned if task.cell.config == cell.config]
             trained, timed = ([_state(t, latest) for t in mine if (t.seed is None) == speed] for speed in (False, True))
-            data = cell.config.data
-            plain, shape = networks.layers_of(cell.config.model), input_shape(data)
-            images = cell.config.train.epochs * (DATASETS[data.dataset].num_train - data.validation_size)
-            madds = layers.multiply_adds(plain, shape) if plain else None
             rows.append({
                 "cell": cell.label or "-",
-                "parameters": layers.num_parameters(plain, shape) if plain else None,
-                "multiply-adds": madds,
-                "images": images,
-                "teraflops": 6 * madds * images / 1e12 if madds else None,
+                **_costs(cell.config),
                 "trained": f"{trained.count('done')}/{len(trained)}" + (" failed" if "failed" in trained else ""),
                 "timed": ", ".join(timed) or "not asked for",
             })
@@ -131,12 +125,25 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
           f"{num_missing:,} without a record. Images and teraflops are of one seed.{_estimate(planned, latest)}")
 
 
+def _costs(config: CellConfig) -> dict[str, float | None]:
+    """What one seed costs; None where only building the model, or reading its data, would tell."""
+    plain, shape, num_train = layers_of(config.model), input_shape(config.data), DATASETS[config.data.dataset].num_train
+    by_layer = [row.multiply_adds for row in layers.trace(plain, shape)] if plain else []
+    images = None if num_train is None else config.train.epochs * (num_train - config.data.validation_size)
+    return {
+        "parameters": layers.num_parameters(plain, shape) if plain else None,
+        "multiply-adds": sum(by_layer) or None,
+        "images": images,
+        "teraflops": 2 * layers.step_multiply_adds(by_layer) * images / 1e12 if by_layer and images else None,
+    }
+
+
 def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
     """Time left, from the cells that have a record."""
     known: dict[Any, float] = {}
     for record in latest.values():
         if isinstance(record, TrainRecord) and record.status == "ok":
-            known[str(record.cell)] = record.wall_s
+            known[str(record.cell)] = record.wall_s / record.labels.fused_seeds
     left = [known.get(str(to_dict(task.cell.config))) for task in planned
             if task.key not in latest and task.seed is not None]
     if not left or any(seconds is None for seconds in left):

@@ -34,17 +34,17 @@ class Environment(_Part, frozen=True, kw_only=True):
     device: str = "cpu"
     """`cpu`, or the accelerator's name as its driver gives it."""
     num_devices: int = 0
-    """Accelerators visible to the launch."""
+    """Accelerators visible to the process; in cells mode its own."""
     driver: str = ""
     power_limit_w: float | None = None
     clock_mhz: float | None = None
-    """Streaming-multiprocessor clock at the start."""
+    """Of the streaming multiprocessors, once, before any work: of a GPU that mostly idled."""
     memory_bytes: int = 0
     """Of the host."""
     os: str = ""
     python: str = ""
     libraries: dict[str, str] = {}
-    """Name to version: torch, accelerate, cuda, cudnn, numpy ..."""
+    """Name to version: torch, which brings CUDA and cuDNN, accelerate, numpy ..."""
     commit: str = ""
     dirty: bool = False
     """The source tree differed from that commit."""

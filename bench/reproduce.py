@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.experiment import Cell, Experiment
-from bench.record import Record
 from bench.rows import Row
 from bench.settings import known_keys, value_of
 from fmnist_core.config import to_dict
@@ -22,7 +21,7 @@ def command(row: Row, filters: Mapping[str, Any] | None) -> str:
     """What to type in the project's folder. `filters` select the cell in its experiment, as `selections` gives them;
     without, the cell is written out as an experiment of its own."""
     seeds = max((one.seed + 1 for one in [*row.trained, *row.failed]), default=max(1, row.seeds_wanted))
-    processes = max([row.experiment.launch.num_processes, *(one.labels.num_processes for one in records_of(row))])
+    processes = max([row.experiment.launch.num_processes, *(one.labels.num_processes for one in row.records)])
     # `accelerate launch --num_processes` starts one process where there is no GPU; torchrun starts them all.
     start = f"torchrun --nproc-per-node {processes}" if processes > 1 else "accelerate launch"
     if filters is not None:
@@ -32,10 +31,6 @@ def command(row: Row, filters: Mapping[str, Any] | None) -> str:
     lines = ['question = "One cell"', f'launch.mode = "{mode}"', f"base = {_toml(to_dict(row.cell.config))}"]
     return (f"printf '%s\\n' {' '.join(map(shlex.quote, lines))} > cell.toml && "
             f"{start} bench/run.py cell.toml --seeds {seeds}")
-
-
-def records_of(row: Row) -> list[Record]:
-    return [*row.trained, *row.failed, *row.speeds]
 
 
 def selections(experiment: Experiment) -> dict[int, dict[str, Any]]:

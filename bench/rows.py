@@ -8,52 +8,18 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
-from bench.environment import speed_identity
 from bench.experiment import Cell, Experiment
 from bench.identity import Numerics, identity, newest
-from bench.record import Environment, Record, SpeedRecord, TrainRecord
+from bench.machines import Conditions, Machine
+from bench.record import Record, SpeedRecord, TrainRecord
 from bench.settings import known_keys, value_of
 from bench.side_records import SideRecord
 from fmnist_core.config import CellConfig, input_shape, quality_key, to_dict
 from fmnist_core.models import layers, networks
-
-
-class Machine(NamedTuple):
-    """What must be equal for two times to be compared. On a GPU the host's threads are none of it, and count as 0."""
-
-    device: str
-    driver: str
-    cpu: str
-    num_cpus: int
-    num_threads: int
-    torch: str
-    num_processes: int
-
-    @classmethod
-    def of(cls, record: Record) -> "Machine":
-        return cls.at(record.environment, record.labels.num_processes)
-
-    @classmethod
-    def at(cls, environment: Environment, num_processes: int = 1) -> "Machine":
-        facts = speed_identity(environment)
-        if environment.device != "cpu":
-            facts["num_threads"] = 0
-        return cls(**facts, num_processes=num_processes)
-
-    @property
-    def hardware(self) -> str:
-        """What computes: accelerator or processor."""
-        return self.cpu or "unknown CPU" if self.device == "cpu" else self.device
-
-    def __str__(self) -> str:
-        accelerator = "" if self.device == "cpu" else f"{self.device} (driver {self.driver or 'unknown'}), "
-        threads = f"threads: {self.num_threads}, " if self.num_threads else ""
-        return (f"{accelerator}{self.cpu or 'unknown CPU'}, processors: {self.num_cpus}, {threads}"
-                f"processes that share a batch: {self.num_processes}, torch {self.torch or 'unknown'}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -100,19 +66,32 @@ class Row:
         return max(0, self.seeds_wanted - len(self.trained) - len(self.failed))
 
     @property
-    def _records(self) -> list[Record]:
-        return [*self.trained, *self.speeds]
+    def records(self) -> list[Record]:
+        return [*self.trained, *self.failed, *self.speeds]
+
+    @property
+    def timed_on(self) -> Sequence[Machine | None]:
+        """The machines that it has steps of; None alone where there is no such machine."""
+        return sorted({Machine.of(one) for one in self.speeds if one.status == "ok" and one.step_s}) or [None]
+
+    @property
+    def trained_in(self) -> Conditions | None:
+        """The conditions of its finished seeds, shared where any of them was; None where they differ otherwise."""
+        found = {Conditions.of(record) for record in self.trained}
+        if len({conditions._replace(shared=False) for conditions in found}) != 1:
+            return None
+        return max(found)
 
     @property
     def num_parameters(self) -> int:
         """As its records say, or in closed form; 0 where neither knows."""
-        known = next((r.num_parameters for r in self._records if r.num_parameters), 0)
+        known = next((r.num_parameters for r in self.records if r.num_parameters), 0)
         return known or self._in_closed_form(layers.num_parameters)
 
     @property
     def multiply_adds(self) -> int:
         """Of one image's forward pass; likewise."""
-        known = next((r.multiply_adds for r in self._records if r.multiply_adds), 0)
+        known = next((r.multiply_adds for r in self.records if r.multiply_adds), 0)
         return known or self._in_closed_form(layers.multiply_adds)
 
     def _in_closed_form(self, count: Callable[[list[layers.Layer], layers.Shape], int]) -> int:
@@ -229,16 +208,6 @@ def current(group: Sequence[TrainRecord]) -> list[TrainRecord]:
 def memory_formats(formats: Iterable[str]) -> set[str]:
     """The different ones. `any`, of tensors that lie the same way in both, goes with either."""
     return ({one or "unknown" for one in formats} - {"any"}) or {"any"}
-
-
-def machines(records: Iterable[Record]) -> list[Machine]:
-    return sorted({Machine.of(record) for record in records})
-
-
-def machine_names(records: Iterable[Record], sides: Iterable[SideRecord]) -> dict[Machine, str]:
-    """M1, M2 ... of all machines that anything was measured on: the names in RESULTS.md and in the explorer."""
-    known = {*machines(records), *(Machine.at(side.environment) for side in sides)}
-    return {machine: f"M{i}" for i, machine in enumerate(sorted(known), start=1)}
 
 
 def _grouped(records: Iterable[Record]) -> tuple[dict[bytes, list[TrainRecord]], dict[bytes, list[SpeedRecord]]]:

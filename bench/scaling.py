@@ -48,7 +48,7 @@ class Plan(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = side_runs.parser("scaling", __doc__, rounds=ROUNDS).parse_args(arguments)
+    options = side_runs.parser("scaling", __doc__, rounds=ROUNDS, threads=False).parse_args(arguments)
     try:
         cell = side_runs.cell_of(options)
         plans = plan(cell, options.dataset, environment.num_replicas())

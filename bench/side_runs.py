@@ -1,4 +1,4 @@
-"""What `calibrate`, `compare`, `ledger` and `peers` have in common: which cell, where, alone. No torch."""
+"""What `calibrate`, `compare`, `ledger`, `peers` and `scaling` share: which cell, where, alone. No torch."""
 
 import argparse
 import contextlib
@@ -22,8 +22,9 @@ BLOCK_S = 1.5
 DEFAULT_EXPERIMENT, DEFAULT_STORE = "final", "runs"
 
 
-def parser(name: str, description: str | None, *, rounds: int) -> argparse.ArgumentParser:
-    """The options that all of them have."""
+def parser(name: str, description: str | None, *, rounds: int, threads: bool = True,
+           blocks: bool = True) -> argparse.ArgumentParser:
+    """The options that they have; `threads` and `blocks`: whether those of threads and of a block's seconds too."""
     new = StrictParser(f"python -m bench.{name}", description)
     new.add_argument("--experiment", default=DEFAULT_EXPERIMENT, metavar="NAME",
                      help=f"the first cell of this experiment is timed; default: {DEFAULT_EXPERIMENT}")
@@ -32,10 +33,12 @@ def parser(name: str, description: str | None, *, rounds: int) -> argparse.Argum
     new.add_argument("--store", default=DEFAULT_STORE, metavar="DIR",
                      help=f"folder of the records; default: {DEFAULT_STORE}")
     new.add_argument("--rounds", type=positive, default=rounds, metavar="N", help=f"in turns; default: {rounds}")
-    new.add_argument("--threads", type=positive, default=environment.num_cpus(), metavar="N",
-                     help="of a process; default: one per processor")
-    new.add_argument("--block-s", type=up_to(3600), default=BLOCK_S, metavar="S",
-                     help=f"seconds of training steps in a block; default: {BLOCK_S:g}")
+    if threads:
+        new.add_argument("--threads", type=positive, default=environment.num_cpus(), metavar="N",
+                         help="of a process; default: one per processor")
+    if blocks:
+        new.add_argument("--block-s", type=up_to(3600), default=BLOCK_S, metavar="S",
+                         help=f"seconds of training steps in a block; default: {BLOCK_S:g}")
     return new
 
 

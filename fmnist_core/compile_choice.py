@@ -30,7 +30,7 @@ def time_modes(cell: CellConfig, dataset: Dataset) -> dict[Mode, float]:
         trainings["default"] = Training(with_compile(cell, "default"), 0, dataset)
         seconds_per_step(trainings["default"])  # compiles
     except Exception:  # what is missing shows itself in many ways
-        del trainings["default"]
+        trainings.pop("default", None)
     rounds = [{mode: seconds_per_step(training) for mode, training in trainings.items()} for _ in range(ROUNDS)]
     timings = {mode: min(seconds[mode] for seconds in rounds) for mode in trainings}
     device, num_processes = trainings["no"].device, trainings["no"].num_processes

@@ -11,7 +11,8 @@ class DatasetFacts(NamedTuple):
     channels: int
     size: int
     """Height and width in pixels."""
-    num_train: int
+    num_train: int | None
+    """None: known only when they are read."""
     classes: tuple[str, ...] = tuple("0123456789")
     """Their names, in the order of the labels."""
 
@@ -27,7 +28,7 @@ DATASETS = {
     "kmnist": DatasetFacts(1, 28, 60_000, _KANA),
     "emnist-digits": DatasetFacts(1, 28, 240_000),
     "cifar10": DatasetFacts(3, 32, 50_000, _THINGS),
-    "idx": DatasetFacts(1, 28, 60_000, tuple(f"class {label}" for label in range(NUM_CLASSES))),
+    "idx": DatasetFacts(1, 28, None, tuple(f"class {label}" for label in range(NUM_CLASSES))),
 }
 """Ten classes each. `synthetic` needs no files; `idx` is a folder of four IDX files of your own."""
 

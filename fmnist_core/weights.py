@@ -66,6 +66,7 @@ def load(path: str | Path) -> Trained:
         input_shape = msgspec.json.decode(about["input_shape"], type=tuple[int, int, int])
         model = build(cell.model, input_shape)
         model.load_state_dict(tensors)
+        mean, std = float(about["mean"]), float(about["std"])
     except (OSError, SafetensorError, KeyError, RuntimeError, msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"weights {path}: {error}") from error
-    return Trained(model.eval(), cell, input_shape, float(about["mean"]), float(about["std"]))
+    return Trained(model.eval(), cell, input_shape, mean, std)

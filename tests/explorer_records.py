@@ -21,13 +21,13 @@ NUM_OTHERS = 400
 
 
 def train(config: CellConfig, seed: int, test: float | None, *, environment: Environment = CPU, shared: bool = False,
-          **fields: Any) -> TrainRecord:
+          fused_seeds: int = 1, **fields: Any) -> TrainRecord:
     curve = [] if test is None else [test / 2, test]
     epochs = Epochs(test_accuracy=curve, validation_accuracy=curve, train_subset_accuracy=curve, test_loss=curve,
                     train_s=[1.0 for _ in curve])
     return TrainRecord(experiment="grid", quality_key=quality_key(config, seed), seed=seed, cell=to_dict(config),
                        epochs=epochs, num_parameters=123_456_789, environment=environment,
-                       labels=Labels(precision="float32", machine_shared=shared), **fields)
+                       labels=Labels(precision="float32", machine_shared=shared, fused_seeds=fused_seeds), **fields)
 
 
 def speed(config: CellConfig, step_s: list[float], environment: Environment = CPU, **fields: Any) -> SpeedRecord:

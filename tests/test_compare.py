@@ -201,7 +201,9 @@ def test_the_exit_code_tells_a_loss(tmp_path, capsys, b, code):
 def test_what_cannot_be_compared_is_wrong_input(tmp_path, capsys):
     a, b = write(tmp_path / "a", [timing(depth=1)]), write(tmp_path / "b", [timing(depth=2)])
     for sides, said in [([a, b], "no cell in common"), ([a, "no-such-thing"], "'no-such-thing' is neither"),
-                        (["HEAD", a], "compare records with records")]:
+                        (["HEAD", a], "compare records with records"),
+                        ([a, b, "--rounds", "3"], "--rounds has no effect on a comparison of records"),
+                        (["HEAD", "HEAD", "--allow", "torch"], "--allow has no effect on a comparison of revisions")]:
         assert compare.main([*sides, "--store", str(tmp_path)]) == 2
         assert said in capsys.readouterr().err
     (tmp_path / "broken.jsonl").write_text("{}\n")
@@ -227,7 +229,7 @@ def test_a_file_is_read_as_its_folder_is(tmp_path):
     (["--allow", "trch"], "argument --allow: 'trch': unknown; did you mean 'torch'?; allowed: activation_memory"),
 ])
 def test_a_wrong_option_is_refused_before_any_work(capsys, monkeypatch, options, said):
-    monkeypatch.setattr(compare, "_compare", lambda options: pytest.fail("work was done"))
+    monkeypatch.setattr(compare, "_compare", lambda *_: pytest.fail("work was done"))
     with pytest.raises(SystemExit) as stopped:
         compare.main(["a", "b", *options])
     assert stopped.value.code == 2

@@ -47,6 +47,15 @@ def test_without_a_compiler_it_is_eager(monkeypatch):
     assert (training.cell.execution.compile, training.compile_timings_s) == ("no", {"no": 1.0})
 
 
+def test_a_compiler_that_runs_out_of_memory_leaves_the_eager_one(monkeypatch):
+    def exhausted(*args, **options):
+        raise torch.OutOfMemoryError("of 80 GiB")
+
+    monkeypatch.setattr(torch, "compile", exhausted)
+    training = Training(cell("auto"), 0, small_dataset())
+    assert (training.cell.execution.compile, list(training.compile_timings_s)) == ("no", ["no"])
+
+
 def test_what_is_learnt_does_not_change(monkeypatch):
     """The steps of the timing are another model's: seeds, order and parameters are those of a plain run."""
     monkeypatch.setattr(compile_choice, "with_compile", lambda cell, mode, original=compile_choice.with_compile:

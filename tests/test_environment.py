@@ -4,12 +4,12 @@ import subprocess
 
 import pytest
 
-from bench import environment
+from bench import environment, launch
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    caches = (environment._gpus, environment._commit, environment._libraries, environment._cpu)
+    caches = (environment._all_gpus, environment._commit, environment._libraries, environment._cpu)
     for cache in caches:
         cache.cache_clear()
     yield
@@ -20,7 +20,7 @@ def fresh():
 @pytest.fixture
 def two_gpus(monkeypatch):
     """A driver that answers as nvidia-smi does."""
-    answer = "NVIDIA H200, 580.159.03, 700.00, 345\nNVIDIA H200, 580.159.03, [N/A], 345\n"
+    answer = "NVIDIA H200, 580.159.03, 700.00, 345\nNVIDIA H100, 580.159.03, [N/A], 345\n"
     monkeypatch.setattr(environment.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     run = lambda command, **options: subprocess.CompletedProcess(command, 0, answer, "")
     monkeypatch.setattr(environment.subprocess, "run", run)
@@ -51,6 +51,14 @@ def test_only_visible_gpus_count(two_gpus, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     found = environment.collect()
     assert (found.num_devices, found.power_limit_w) == (1, None)
+
+
+def test_in_cells_mode_a_record_names_its_own_gpu(two_gpus, monkeypatch):
+    """The launch has looked at all of them before each process takes one."""
+    assert environment.collect().device == "NVIDIA H200"
+    launch.stand_alone(launch.World(num_processes=2, rank=1, local_num_processes=2, local_rank=1))
+    found = environment.collect()
+    assert (found.device, found.num_devices) == ("NVIDIA H100", 1)
 
 
 @pytest.mark.parametrize(("name", "value"), [("ACCELERATE_USE_CPU", "true"), ("CUDA_VISIBLE_DEVICES", ""),

@@ -61,6 +61,17 @@ def test_with_one_machine_times_need_not_name_it() -> None:
     assert next(one for one in content["columns"] if one["key"] == "train_s")["marks"] == ["‡", *[""] * 5]
 
 
+def test_a_training_time_of_several_seeds_says_so() -> None:
+    one, two = (GRID.cells[i].config for i in (0, 1))
+    records = [train(one, seed, 0.5, fused_seeds=2) for seed in range(2)] + [train(two, 0, 0.5),
+                                                                            train(two, 1, 0.5, fused_seeds=2)]
+    content = explorer.content(records, [GRID])
+    [marks] = [each["marks"] for each in content["columns"] if each["key"] == "train_s"]
+    assert marks[:3] == [" for 2 seeds", "", ""]
+    assert column(content, "train_s")[:3] == [2.0, None, None]
+    assert column(content, "train_machine")[1:3] == ["several", None]
+
+
 def test_failures_are_told_with_their_reason() -> None:
     content = explorer.content(small_store(), [GRID])
     assert column(content, "status") == ["ok", "ok", "diverged", "oom", "waiting", "waiting", "waiting"]

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import pytest
 
 from bench import experiment, frame
@@ -52,6 +53,15 @@ def test_training_times_of_two_machines_have_no_median():
     assert table["seeds"].tolist() == [2, 0]
     assert table["train_s"].isna().all()
     assert table["train_machine"].tolist() == ["", ""]
+
+
+def test_the_seconds_of_seeds_in_one_module_are_told_apart():
+    together = msgspec.structs.replace(trained(MADE, K2).labels, fused_seeds=16)
+    table = frame.rows([*(trained(MADE, K2, seed, labels=together) for seed in range(2)), trained(MADE, K3),
+                        trained(MADE, K3, 1, labels=together)], [MADE])
+    assert table["train_s"].tolist() == [12.0, pytest.approx(math.nan, nan_ok=True)]
+    assert table["train_fused_seeds"].tolist() == [16, pytest.approx(math.nan, nan_ok=True)]
+    assert table["train_machine"].tolist() == [table["train_machine"][0], ""]
 
 
 def test_load_reads_a_store(tmp_path):

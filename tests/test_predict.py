@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from fmnist_core import predict, weights
@@ -54,7 +55,11 @@ def test_damaged_or_foreign_weights_are_refused(trained, tmp_path):
     _, path = trained
     (tmp_path / "cut").write_bytes(path.read_bytes()[:-100])
     save_file({"a": torch.zeros(1)}, tmp_path / "foreign")
-    for name in ("cut", "foreign", "missing"):
+    for name, mean in (("without", {}), ("mistaken", {"mean": "zero"})):
+        with safe_open(path, "pt") as file:
+            about = {key: value for key, value in file.metadata().items() if key != "mean"}
+            save_file({key: file.get_tensor(key) for key in file.keys()}, tmp_path / name, about | mean)  # noqa: SIM118
+    for name in ("cut", "foreign", "missing", "without", "mistaken"):
         with pytest.raises(ValueError, match=f"weights .*{name}"):
             weights.load(tmp_path / name)
     with pytest.raises(ValueError, match=r"^weights .*: a folder, not a \.safetensors file$"):

@@ -62,6 +62,24 @@ def test_the_plan_tells_what_is_done_and_the_time_left(planned, capsys):
     assert "About 3 min of one process are left" in printed  # two trainings of 90 s
 
 
+def test_the_time_left_is_that_of_seeds_and_not_of_modules(planned, capsys):
+    """Seeds that were trained together have the seconds of all of them."""
+    experiments, plan = planned
+    latest = {task.key: trained(task, 0.9, labels=Labels(fused_seeds=3)) for task in plan if task.seed == 0}
+    progress.show_plan(experiments, plan, latest)
+    assert "About 60 s of one process are left" in capsys.readouterr().out  # two trainings of 90 s / 3
+
+
+def test_how_many_images_data_of_ones_own_has_shows_when_they_are_read(planned, capsys):
+    experiments, plan = planned
+    config = plan[0].cell.config
+    data = replace(config.data, dataset="idx", validation_size=70_000)
+    cell = replace(plan[0].cell, config=replace(config, data=data))
+    progress.show_plan([replace(experiments[0], cells=[cell])], [plan[0]._replace(cell=cell)], {})
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(cell.label)]
+    assert line.split()[-6:-3] == ["-", "-", "0/1"]  # images, teraflops, trained; timed: not asked for
+
+
 def test_the_summary_has_mean_spread_and_speed(planned, capsys, tmp_path):
     experiments, plan = planned
     latest = {task.key: trained(task, (0.90 if task.cell.label == "depth 1" else 0.8) + 0.01 * task.seed)

@@ -18,8 +18,9 @@ from bench.evidence import (
 )
 from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
 from bench.identity import Numerics
+from bench.machines import Machine
 from bench.record import SpeedRecord
-from bench.rows import Machine, Row, comparable, memory_formats, one_per_cell
+from bench.rows import Row, comparable, memory_formats, one_per_cell
 from bench.side_records import Pairs, record_ratio
 
 

@@ -5,10 +5,11 @@ from dataclasses import replace
 
 from bench import outcomes, stats
 from bench.formatting import NOTHING, code, escape, estimate, folded, p_value, percent, plural, points, table
+from bench.machines import Machine
 from bench.pages.cited import row_of, waiting
 from bench.pages.goals import FAST, RESULT, is_undisturbed
 from bench.pages.tables import training_time
-from bench.rows import Machine, Results, Row
+from bench.rows import Results, Row
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, by_cell
 
 WHOLE = "the recipe"

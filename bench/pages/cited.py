@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 from bench import outcomes
 from bench.formatting import NOTHING, count, escape, estimate, folded, percent, plural, table
+from bench.machines import Machine
 from bench.pages.tables import training_time
-from bench.rows import Machine, Results, Row
+from bench.rows import Results, Row
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, CitedSystem
 
 HOW_TO_READ = (

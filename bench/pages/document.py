@@ -8,11 +8,12 @@ from bench.claims import Judged, by_experiment, judge, parts_table, summary_tabl
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
 from bench.judges import noise_of_machines
+from bench.machines import Machine, machine_names
 from bench.pages import beyond, cited, figures, final_network, glossary, goals, overview, pareto, readme, reported
 from bench.pages.sections import figures as figures_of
 from bench.pages.sections import section
 from bench.record import Record
-from bench.rows import Machine, Results, Row, collect, machine_names
+from bench.rows import Results, Row, collect
 from bench.side_records import SideRecord
 from fmnist_core.config import class_names
 

@@ -11,9 +11,9 @@ from bench import frame, stats
 from bench.dotted import as_text
 from bench.formatting import NOISY, SHARED
 from bench.identity import Numerics
+from bench.machines import Machine
 from bench.record import Record
-from bench.reproduce import records_of
-from bench.rows import Machine, Row
+from bench.rows import Row
 from bench.settings import every_setting
 from fmnist_core.config import CellConfig, CitedModel, CustomModel, KernelDepthCNN, Network1, Network2
 
@@ -75,7 +75,7 @@ TIMES = (
     Figure("train_s", "training time (s)", "train_s", shown=True, clock="train_machine"),
 )
 SEVERAL = "several"
-"""In the place of the machine that trained: the seeds differ in it, and have no training time in common."""
+"""In the place of the machine that trained: seeds of several, or as one module and alone, have no time in common."""
 STEP_TIMES = ("images_per_s", "step_ms", "times_limit")
 """The figures that noisy steps make noisy."""
 MAX_TEXT = 2_000
@@ -86,7 +86,7 @@ ZERO_IS_UNKNOWN = ("num_parameters", "multiply_adds")
 def columns(lines: Sequence[Line], entries: Sequence[Mapping[str, Any]],
             names: Mapping[Machine, str]) -> list[dict[str, Any]]:
     """`entries` are the lines of `bench.frame.rows`, in the same order; `names`: of the machines, as in RESULTS.md."""
-    used = {Machine.of(record) for line in lines for record in records_of(line.row)}
+    used = {Machine.of(record) for line in lines for record in line.row.records}
     names = {machine: name for machine, name in names.items() if machine in used}
     return [*_head(lines), *_figures(RESULTS, entries), *_machines(lines, names), *_times(lines, entries, names),
             *_about(lines), *_circumstances(lines, entries), *_settings(lines)]
@@ -137,7 +137,8 @@ def _machines(lines: Sequence[Line], names: Mapping[Machine, str]) -> Iterator[d
         "the machine that the throughput, steps, latency and memory come from"))
     texts = {machine: f"{name}: {machine}" for machine, name in names.items()}
     yield _text("train_machine", "trained on", [_trained_on(line.row, texts) for line in lines], meaning=(
-        f"the machine that the training time comes from; {SEVERAL}: the seeds differ in it and have none in common"))
+        f"the machine that the training time comes from; {SEVERAL}: the seeds differ in it, or in how many were "
+        "trained as one module, and have none in common"))
 
 
 def _times(
@@ -155,7 +156,9 @@ def _times(
 
 def _training_marks(row: Row, entry: Mapping[str, Any], names: Mapping[Machine, str]) -> str:
     where = _trained_on(row, names) if len(names) > 1 else ""
-    return (SHARED if entry["train_s_shared"] is True else "") + (f" on {where}" if where else "")
+    conditions = row.trained_in
+    together = f" for {conditions.fused_seeds} seeds" if conditions and conditions.fused_seeds > 1 else ""
+    return (SHARED if entry["train_s_shared"] is True else "") + together + (f" on {where}" if where else "")
 
 
 def _timing_marks(entry: Mapping[str, Any], key: str) -> str:
@@ -203,12 +206,12 @@ def _status_and_reason(record: Record) -> str:
 
 def _status(line: Line) -> str:
     row = line.row
-    failed = {str(one.status) for one in records_of(row)} - {"ok"}
+    failed = {str(one.status) for one in row.records} - {"ok"}
     if failed:
         return ", ".join(sorted(failed))
     if not row.trained and not row.speeds:
         return "waiting"
-    return "incomplete" if row.num_missing or (row.experiment.measure and not line.machine) else "ok"
+    return "incomplete" if row.num_missing or (row.experiment.times(row.cell) and not line.machine) else "ok"
 
 
 def _timing(entry: Mapping[str, Any]) -> str:
@@ -220,12 +223,13 @@ def _timing(entry: Mapping[str, Any]) -> str:
 
 def _trained_on(row: Row, names: Mapping[Machine, str]) -> str:
     """Of the finished seeds, whose median is the training time."""
-    found = {Machine.of(record) for record in row.trained}
-    return SEVERAL if len(found) > 1 else names[found.pop()] if found else ""
+    if not row.trained:
+        return ""
+    return names[row.trained_in.machine] if row.trained_in else SEVERAL
 
 
 def _device(machine: Machine | None) -> str:
-    return "" if machine is None else machine.cpu if machine.device == "cpu" else machine.device
+    return "" if machine is None else machine.hardware
 
 
 def _model(config: CellConfig) -> str:
@@ -249,5 +253,5 @@ def _depth(config: CellConfig) -> int | None:
 
 
 def _precision(row: Row) -> str:
-    observed = [Numerics.of(one) for one in records_of(row) if one.status == "ok"]
+    observed = [Numerics.of(one) for one in row.records if one.status == "ok"]
     return str(observed[0]) if observed else ""

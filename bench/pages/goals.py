@@ -13,10 +13,11 @@ import msgspec
 
 from bench import outcomes, stats
 from bench.formatting import NOTHING, code, escape, estimate, percent, plural, significant, table
+from bench.machines import Machine
 from bench.pages.tables import training_time
 from bench.pages.targets import first_epoch_surplus_s
 from bench.record import TrainRecord
-from bench.rows import Machine, Results, Row
+from bench.rows import Results, Row
 
 RESULT = "the recipe, all 60,000 images"
 """Label of the cell that is the result."""
@@ -70,9 +71,10 @@ def _result_of(results: Results, goal: Goal) -> tuple[Row | None, str]:
         return next((row for row in rows if row.cell.label == RESULT), None), "waiting"
     chosen = choose(rows, goal.accuracy)
     if chosen is None:
-        shared = all(record.labels.machine_shared for row in rows for record in row.trained)
-        undisturbed = "waiting for undisturbed times" if rows else "waiting"
-        return None, undisturbed if shared else "none reaches it on validation"
+        if not rows:
+            return None, "waiting"
+        reached = any(_is_reached(row, goal.accuracy) for row in rows)
+        return None, "waiting for undisturbed times" if reached else "none reaches it on validation"
     twin = twin_of(chosen, results.of(goal.experiment))
     return (twin, "") if twin.trained else (None, f"{code(goal.experiment)}, {escape(twin.label)}: waiting")
 
@@ -107,9 +109,13 @@ def choose(rows: Sequence[Row], goal: float) -> Row | None:
     machines = Counter(Machine.of(record) for row in rows for record in row.trained if is_undisturbed(record))
     machine = max(machines, key=lambda one: (machines[one], one), default=None)
     seconds = {row: _undisturbed_s(row, machine) for row in rows}
-    good = [row for row in rows if seconds[row] and (values := row.values(outcomes.validation_last))
-            and stats.summarize(values).mean >= goal]
+    good = [row for row in rows if seconds[row] and _is_reached(row, goal)]
     return min(good, key=lambda row: stats.summarize(seconds[row]).mean, default=None)
+
+
+def _is_reached(row: Row, goal: float) -> bool:
+    values = row.values(outcomes.validation_last)
+    return bool(values) and stats.summarize(values).mean >= goal
 
 
 def is_undisturbed(record: TrainRecord) -> bool:

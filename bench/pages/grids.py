@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from bench import outcomes, stats
 from bench.formatting import plural, significant
+from bench.machines import Machine, machines
 from bench.pages.drawing import (
     COLOURS,
     LINES,
@@ -26,7 +27,7 @@ from bench.pages.drawing import (
 )
 from bench.pages.pareto import front
 from bench.record import SpeedRecord
-from bench.rows import Machine, Results, Row, machines
+from bench.rows import Results, Row
 
 At = tuple[int, int]
 """Kernel size and depth."""
@@ -290,5 +291,5 @@ def _both_machines(grid: Grid, machine: Machine | None) -> str:
 def _machine_title(machine: Machine | None) -> str:
     if machine is None:
         return "no timings yet"
-    name = machine.cpu if machine.device == "cpu" else machine.device
+    name = machine.hardware
     return f"{name}, {plural(machine.num_threads, 'thread')}" if machine.device == "cpu" else name

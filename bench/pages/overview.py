@@ -9,10 +9,11 @@ import msgspec
 
 from bench.experiment import Cell, Experiment, Launch, Seeds
 from bench.formatting import NOTHING, anchor, code, count, escape, plural, table
+from bench.machines import Machine
 from bench.pages import scaling_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Record, SpeedRecord, TrainRecord
-from bench.rows import Machine, Results, one_per_cell
+from bench.rows import Results, one_per_cell
 from bench.settings import every_setting, label_of
 from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord
 from fmnist_core.config import CellConfig, DataConfig
@@ -111,7 +112,7 @@ def experiments_table(results: Results, shown: Sequence[Experiment]) -> str:
                   sum(len(row.failed) for row in rows)]
         link = f"[{escape(one.title)}](#{anchor(one.title)})"
         body.append([code(one.name), link, count(len(cells)), *map(str, totals),
-                     f"{timed} of {len(cells)}" if one.measure else NOTHING])
+                     f"{timed} of {to_time}" if (to_time := sum(map(one.times, one.cells))) else NOTHING])
     return table(["experiment", "title", "cells", "seeds done", "seeds waiting", "seeds failed", "cells timed"], body,
                  text_columns=2)
 

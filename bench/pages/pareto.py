@@ -10,8 +10,10 @@ from matplotlib.figure import Figure
 
 from bench import outcomes, stats
 from bench.formatting import plural
+from bench.machines import Machine
 from bench.pages.drawing import SMALL, WIDTH, coverage, label_points, legend_below, number_axis, seeds_of, title_of
-from bench.rows import Machine, Results, Row
+from bench.record import TrainRecord
+from bench.rows import Results, Row
 from fmnist_core.config import Baseline, CitedModel, KernelDepthCNN, Network1, Network2, quality_key
 from fmnist_core.model_config import Config
 
@@ -28,8 +30,8 @@ HOW_TO_READ = (
     "Mean test accuracy at the last epoch of every cell with records, on 50,000 or all 60,000 training images; hollow: "
     "one seed so far where more are asked for, which may be luck. Multiply-adds are those of all views that a "
     "prediction takes the mean of. Training times are of the machine and threads that trained most cells; k nearest "
-    "neighbours, which only store the images, have none. The dotted line joins what nothing cheaper beats, the hollow "
-    "left out: it is read off the test set, and chooses nothing.")
+    "neighbours, which only store the images, and seeds trained as one module have none. The dotted line joins what "
+    "nothing cheaper beats, the hollow left out: it is read off the test set, and chooses nothing.")
 LEAST = 0.70
 """Accuracies below are left out, so that the others can be told apart; the title says how many."""
 FIRST_LOOK = "quick"
@@ -43,7 +45,7 @@ class Point(NamedTuple):
     num_parameters: float
     multiply_adds: float
     seconds: float | None
-    """Of training; None on another machine than the one that trained most."""
+    """Of training one seed; None on another machine than the one that trained most."""
     may_be_luck: bool
     """One seed alone, where several are asked for."""
 
@@ -104,8 +106,8 @@ def _num_cells(results: Results) -> int:
 
 
 def _main_machine(rows: Sequence[Row]) -> Machine | None:
-    """The one that trained most cells."""
-    counts = Counter(machine for row in rows for machine in {Machine.of(record) for record in row.trained})
+    """The one that trained most cells, seed by seed."""
+    counts = Counter(machine for row in rows for machine in {Machine.of(record) for record in _alone(row)})
     return max(counts, key=lambda machine: (counts[machine], machine), default=None)
 
 
@@ -121,7 +123,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 def _point(row: Row, machine: Machine | None, is_reports: bool) -> Point:
     config = row.cell.config
     stores_only = isinstance(config.model, Baseline) and config.model.estimator == "k_nearest_neighbors"
-    seconds = [total for record in row.trained if Machine.of(record) == machine and not stores_only
+    seconds = [total for record in _alone(row) if Machine.of(record) == machine and not stores_only
                and (total := outcomes.train_s(record)) is not None]
     accuracies = row.values(outcomes.test_last)
     return Point(kind="the report's" if is_reports else kind_of(config.model),
@@ -130,6 +132,11 @@ def _point(row: Row, machine: Machine | None, is_reports: bool) -> Point:
                  multiply_adds=row.multiply_adds * NUM_VIEWS[config.data.test_views],
                  seconds=stats.summarize(seconds).median if seconds else None,
                  may_be_luck=len(accuracies) < min(2, row.seeds_wanted))
+
+
+def _alone(row: Row) -> list[TrainRecord]:
+    """What was trained as a part of a module of several seeds has no time of its own."""
+    return [record for record in row.trained if record.labels.fused_seeds <= 1]
 
 
 def kind_of(model: Config) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from bench.experiment import Cell, Experiment
 from bench.formatting import code, escape, estimate, folded, plural, table
 from bench.identity import Numerics
+from bench.machines import Machine
 from bench.pages.answers import answer, speed_answer
 from bench.pages.figures import DRAWINGS, FOLDER
 from bench.pages.layer_tables import in_closed_form, layer_table
@@ -19,7 +20,7 @@ from bench.pages.tables import (
 )
 from bench.pages.targets import targets_table
 from bench.record import SpeedRecord
-from bench.rows import Machine, Row, comparable, one_per_cell
+from bench.rows import Row, comparable, one_per_cell
 from bench.side_records import Pairs
 
 WITH_LAYERS = ("network1_printed", "network2_printed", "table_1_1", "table_1_2")
@@ -100,8 +101,9 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
             timed = True
             parts.append(f"**Speed on {name}** ({labels_text(speeds)})\n\n{speed_table(cells, machine)}")
             parts.append(_warnings(cells, machine))
-    if not timed and rows[0].experiment.measure:
-        parts.append(f"**Speed**: waiting, none of {plural(len(cells), 'cell')} is timed.")
+    to_time = [row for row in cells if row.experiment.times(row.cell)]
+    if to_time and not timed:
+        parts.append(f"**Speed**: waiting, none of {plural(len(to_time), 'cell')} is timed.")
     return parts
 
 

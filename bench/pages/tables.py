@@ -22,8 +22,9 @@ from bench.formatting import (
     without_empty_columns,
 )
 from bench.identity import Numerics
+from bench.machines import Conditions, Machine
 from bench.record import SpeedRecord
-from bench.rows import Machine, Row, memory_formats
+from bench.rows import Row, memory_formats
 from bench.settings import known_keys
 from fmnist_core.model_config import Baseline
 
@@ -175,10 +176,10 @@ def _main_settings(row: Row) -> Sequence[str]:
 
 def training_time(row: Row, names: Mapping[Machine, str]) -> str:
     """Median over seeds, for each machine, alone or shared, and number of seeds as one module; named by `names`."""
-    conditions = lambda record: (Machine.of(record), record.labels.machine_shared, record.labels.fused_seeds)
     texts = []
-    for machine, shared, fused in sorted(set(map(conditions, row.trained))):
-        records = [record for record in row.trained if conditions(record) == (machine, shared, fused)]
+    for conditions in sorted(set(map(Conditions.of, row.trained))):
+        machine, shared, fused = conditions
+        records = [record for record in row.trained if Conditions.of(record) == conditions]
         seconds = [total for record in records if (total := outcomes.train_s(record)) is not None]
         if seconds:
             together = f" for {fused} seeds" if fused > 1 else ""

@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from bench import stats
 from bench.formatting import NOTHING, SHARED, escape, percent, significant, table
+from bench.machines import Conditions, Machine
 from bench.record import TrainRecord
-from bench.rows import Machine, Row
+from bench.rows import Row
 
 BY_TEST = "¶"
 """Marks a target that was judged by the last epoch's test accuracy."""
@@ -21,19 +22,6 @@ BY_TEST = "¶"
 class Reached(NamedTuple):
     epochs: int
     train_s: float
-
-
-class Conditions(NamedTuple):
-    """What must be equal for two training times to be averaged."""
-
-    machine: Machine
-    shared: bool
-    fused_seeds: int
-    """Trained as one module: the seconds are those of all of them together."""
-
-    @classmethod
-    def of(cls, record: TrainRecord) -> "Conditions":
-        return cls(Machine.of(record), record.labels.machine_shared, record.labels.fused_seeds)
 
 
 def time_to(record: TrainRecord, target: float) -> Reached | None:

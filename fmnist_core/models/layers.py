@@ -4,7 +4,7 @@ Shapes leave the batch out: (C, H, W) before `Flatten`, (F,) after it. Multiply-
 fused multiply-add, of convolutions and Linear layers alone (the convention of fvcore and of the field).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -146,3 +146,12 @@ def num_parameters(layers: Iterable[Layer], input_shape: Shape) -> int:
 def multiply_adds(layers: Iterable[Layer], input_shape: Shape) -> int:
     """Multiply-adds of one image's forward pass, in closed form."""
     return sum(row.multiply_adds for row in trace(layers, input_shape))
+
+
+def step_multiply_adds(by_layer: Sequence[int]) -> int:
+    """Of one image's training step, from those of its forward pass, layer by layer in the order of execution.
+
+    Backward costs twice as much as forward, but nobody needs the gradient of the images.
+    """
+    first = next(filter(None, by_layer), 0)
+    return 3 * sum(by_layer) - first
