@@ -133,19 +133,15 @@ def host_clock(clock: Clock) -> Clock:
 
 
 def _time_replays(training: Training, clock: Clock, num_steps: int, batches: Sequence[Tensor]) -> list[float]:
-    """One replay may take several steps: each then counts for its share."""
     assert training.replay is not None
-    marks, sizes = [clock.mark()], list[int]()
-    while sum(sizes) < num_steps:
-        start = training.step_in_epoch
-        training.replay.advance(training, batches)
+    marks = [clock.mark()]
+    for _ in range(num_steps):
+        training.replay.advance(training, batches)  # which every revision with captured steps has
         marks.append(clock.mark())
-        sizes.append(training.step_in_epoch - start)
         if training.step_in_epoch == len(batches):
             training.step_in_epoch = 0
     training.step_in_epoch = 0
-    samples = zip(clock.seconds_between(marks), sizes, strict=True)
-    return [seconds / size for seconds, size in samples for _ in range(size)]
+    return clock.seconds_between(marks)
 
 
 def _repeat(work: Callable[[], Any], clock: Clock, training: Training, repeats: int) -> list[float]:

@@ -3,12 +3,10 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import torch
-from torch import Tensor
 
 from bench.block import use_threads
 from bench.workers import READY
@@ -63,19 +61,10 @@ class Pace:
         while done < number:
             if training.step_in_epoch >= len(self.batches):
                 training.step_in_epoch = 0
-            before = training.step_in_epoch
-            _advance(training, self.batches)
-            done += training.step_in_epoch - before
+            training.advance(self.batches)
+            done += 1
         synchronize(training.device)
         return (time.perf_counter() - start) / done
-
-
-def _advance(training: Training | FusedTraining, batches: Sequence[Tensor]) -> None:
-    if training.replay is not None:
-        training.replay.advance(training, batches)
-    else:
-        training.step_on(batches[training.step_in_epoch])
-        training.step_in_epoch += 1
 
 
 def main(request: str) -> None:

@@ -1,6 +1,6 @@
-"""Whole-step capture: training steps, from index to optimizer, replayed as one CUDA graph.
+"""Whole-step capture: a training step, from index to optimizer, replayed as one CUDA graph.
 
-K steps of a replay, N images of a batch (with fused seeds the index of a batch is (N, R)), S steps of the run.
+N images of a batch (with fused seeds the index of a batch is (N, R)), S steps of the run.
 
 A replay launches kernels and nothing else: whatever Python decided while the step was captured is frozen. So all that
 changes from step to step lies in tensors whose address stays: index, learning rate and progress, copied in before a
@@ -24,12 +24,10 @@ from fmnist_core.optimizers import Adam, set_learning_rate
 
 WARMUP_RUNS = 3
 """Before capture, on a side stream, as PyTorch's notes on CUDA graphs ask: libraries choose and allocate here."""
-STEPS_PER_REPLAY = 1
-"""Steps of one graph. More save launches between steps; `on_step` is then called once a replay."""
 
 
 class Steps(Protocol):
-    """What a replay needs of a `Training` or a `FusedTraining`."""
+    """What a replay needs of a training, as `fmnist_core.steps` has it."""
 
     model: nn.Module
     optimizer: Any
@@ -100,10 +98,10 @@ def check(cell: CellConfig, device: torch.device, num_processes: int) -> None:
 class Replay:
     """The graphs of one training, captured when their batch size first comes up."""
 
-    def __init__(self, optimizer: Any, rates_S: Tensor, *, steps_per_replay: int = STEPS_PER_REPLAY,
+    def __init__(self, optimizer: Any, rates_S: Tensor,
                  graph_type: Callable[[torch.device], Graph] = CudaGraph) -> None:
         """`rates_S`: the learning rate of every step of the run, float32, on the training's device."""
-        self.rates_S, self.steps_per_replay, self._graph_type = rates_S, steps_per_replay, graph_type
+        self.rates_S, self._graph_type = rates_S, graph_type
         fractions_S = torch.arange(len(rates_S), dtype=torch.float64) / len(rates_S)
         self.progress_S = fractions_S.to(rates_S)
         """For a loss that changes with the progress of training."""
@@ -115,51 +113,43 @@ class Replay:
             has_kernels(rates_S)  # is found out and remembered here, off the clock of training
 
     def advance(self, training: Steps, batches: Sequence[Tensor]) -> None:
-        """Take the next of `batches`, the indices of an epoch, or the next K where as many of one size are left."""
-        start = training.step_in_epoch
-        block = batches[start : start + self.steps_per_replay]
-        if len(block) < self.steps_per_replay or len(block[-1]) != len(block[0]):
-            block = block[:1]
-        steps = slice(training.step, training.step + len(block))
-        rates_K, progress_K = self.rates_S[steps], self.progress_S[steps]
-        shape = (len(block), *block[0].shape)
+        """Take the next of `batches`, the indices of an epoch."""
+        index_N = batches[training.step_in_epoch]
+        rate, progress = self.rates_S[training.step], self.progress_S[training.step]
+        shape = tuple(index_N.shape)
         if shape not in self.graphs:
-            self.graphs[shape] = StepGraph(training, torch.stack(list(block)), rates_K, progress_K, self._graph_type)
-        losses_K = self.graphs[shape](block, rates_K, progress_K)
-        training.losses[start : start + len(block)] = losses_K * len(block[0])
-        training.step_in_epoch += len(block)
+            self.graphs[shape] = StepGraph(training, index_N, rate, progress, self._graph_type)
+        training.losses[training.step_in_epoch] = self.graphs[shape](index_N, rate, progress) * len(index_N)
+        training.step_in_epoch += 1
 
 
 class StepGraph:
-    """K steps of one batch size, captured."""
+    """A step of one batch size, captured."""
 
-    def __init__(self, training: Steps, index_KN: Tensor, rates_K: Tensor, progress_K: Tensor,
+    def __init__(self, training: Steps, index_N: Tensor, rate: Tensor, progress: Tensor,
                  graph_type: Callable[[torch.device], Graph]) -> None:
-        self._index_KN, self._rates_K, self._progress_K = index_KN.clone(), rates_K.clone(), progress_K.clone()
+        self._index_N, self._rate, self._progress = index_N.clone(), rate.clone(), progress.clone()
         self._graph = graph_type(training.device)
-        work = lambda: self._take_steps(training)
+        work = lambda: self._take_step(training)
         with _restored(training):
             self._graph.warm_up(work)
             self._graph.capture(work)
 
-    def __call__(self, block: Sequence[Tensor], rates_K: Tensor, progress_K: Tensor) -> Tensor:
-        """The losses of K steps on these indices: a tensor that the next call overwrites."""
-        torch.stack(list(block), out=self._index_KN)
-        self._rates_K.copy_(rates_K)
-        self._progress_K.copy_(progress_K)
+    def __call__(self, index_N: Tensor, rate: Tensor, progress: Tensor) -> Tensor:
+        """The loss of a step on this index: a tensor that the next call overwrites."""
+        self._index_N.copy_(index_N)
+        self._rate.copy_(rate)
+        self._progress.copy_(progress)
         self._graph.replay()
-        return self._losses_K
+        return self._loss
 
-    def _take_steps(self, training: Steps) -> None:
-        losses, each = [], (self._index_KN.unbind(), self._rates_K.unbind(), self._progress_K.unbind())
+    def _take_step(self, training: Steps) -> None:
+        set_learning_rate(training.optimizer, self._rate)
+        training.progress = self._progress
         try:
-            for index_N, rate, progress in zip(*each, strict=True):  # views: read from the buffers at each replay
-                set_learning_rate(training.optimizer, rate)
-                training.progress = progress
-                losses.append(training.step_on(index_N))
+            self._loss = training.step_on(self._index_N)  # kept, so that its memory stays this graph's output
         finally:
             training.progress = None
-        self._losses_K = torch.stack(losses)  # kept, so that its memory stays this graph's output
 
 
 @contextlib.contextmanager

@@ -26,15 +26,15 @@ from fmnist_core.fused_tuning import tune
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
-from fmnist_core.optimizers import optimizer_for, set_learning_rate
-from fmnist_core.schedule import learning_rate
+from fmnist_core.optimizers import optimizer_for
 from fmnist_core.seeds import stream
+from fmnist_core.steps import Steps
 from fmnist_core.train import Diverged, accelerator_for, be_deterministic
 
 OnFusedStep = Callable[["FusedTraining"], None]
 
 
-class FusedTraining:
+class FusedTraining(Steps):
     """The models of several seeds, their optimizer, and where they are in the run: all at the same step."""
 
     def __init__(self, cell: CellConfig, seeds: Sequence[int], dataset: Dataset,
@@ -68,9 +68,9 @@ class FusedTraining:
         self.losses = torch.zeros(self.steps_per_epoch, num, device=self.device)
         self.bad = torch.zeros(num, dtype=torch.bool, device=self.device)
         self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
-        self.progress: Tensor | None = None
+        self.progress = None
         self.flip_start_TR = self._flip_start()
-        self.replay = capture.Replay(self.optimizer, self._rates()) if self.captured else None
+        self.replay = capture.Replay(self.optimizer, self.rates()) if self.captured else None
         self.histories = [History() for _ in self.seeds]
         self.diverged: dict[int, Diverged] = {}
         """By replica."""
@@ -78,11 +78,6 @@ class FusedTraining:
         """Replicas that have neither diverged nor stopped early."""
         self.test_logits_NK: list[Tensor | None] = [None] * num
         """Of each replica after its last epoch, on the CPU."""
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken."""
-        return self.epoch * self.steps_per_epoch + self.step_in_epoch
 
     @property
     def history(self) -> History:
@@ -113,16 +108,9 @@ class FusedTraining:
         images_NRCHW, labels_NR = self.batch(index_NR)
         return fused_step(self, images_NRCHW, labels_NR)
 
-    def set_learning_rate(self) -> None:
-        set_learning_rate(self.optimizer, learning_rate(self.step, self.num_steps, self.cell.train))
-
     def _permutation(self, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(stream(seed, "order", self.epoch))
         return torch.randperm(len(self.dataset.train), generator=generator)
-
-    def _rates(self) -> Tensor:
-        rates = [learning_rate(step, self.num_steps, self.cell.train) for step in range(self.num_steps)]
-        return torch.tensor(rates, dtype=torch.float32, device=self.device)
 
     def _flip_start(self) -> Tensor | None:
         if self.cell.data.flip != "alternating":
@@ -187,13 +175,7 @@ def fused_epoch(training: FusedTraining, on_step: OnFusedStep | None = None) -> 
     training.odd_epoch.fill_(bool(training.epoch % 2))
     batches = training.order().split(training.batch_size)
     while training.step_in_epoch < len(batches):
-        if training.replay is not None:
-            training.replay.advance(training, batches)
-        else:
-            index_NR = batches[training.step_in_epoch]
-            training.set_learning_rate()
-            training.losses[training.step_in_epoch] = training.step_on(index_NR) * len(index_NR)
-            training.step_in_epoch += 1
+        training.advance(batches)
         if on_step is not None:
             on_step(training)
     mean_losses = (training.losses.sum(0) / len(training.dataset.train)).tolist()

@@ -29,9 +29,9 @@ from fmnist_core.heap import keep_freed_memory
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
-from fmnist_core.optimizers import optimizer_for, set_learning_rate
-from fmnist_core.schedule import learning_rate
+from fmnist_core.optimizers import optimizer_for
 from fmnist_core.seeds import stream
+from fmnist_core.steps import Steps
 from fmnist_core.sync_norm import synchronize_batch_norm
 
 OnStep = Callable[["Training"], None]
@@ -65,7 +65,7 @@ def _remember_missing(module: str) -> None:
         sys.modules[module] = None  # type: ignore[assignment]  # how Python itself notes that there is none
 
 
-class Training:
+class Training(Steps):
     """A model, its optimizer, and where they are in the run."""
 
     def __init__(self, cell: CellConfig, seed: int, dataset: Dataset, accelerator: Accelerator | None = None) -> None:
@@ -121,14 +121,8 @@ class Training:
         self.flip_start_N = self._flip_start()
         self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
         """For captured steps, which see a tensor change but no Python number."""
-        self.progress: Tensor | None = None
-        """The fraction of the run before the step that is being captured."""
-        self.replay = capture.Replay(self.optimizer, self._rates()) if self.captured else None
-
-    @property
-    def step(self) -> int:
-        """Optimizer steps taken."""
-        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+        self.progress = None
+        self.replay = capture.Replay(self.optimizer, self.rates()) if self.captured else None
 
     def order(self) -> Tensor:
         """The permutation of the training set for this epoch: the same in every process and on every device."""
@@ -152,20 +146,12 @@ class Training:
         images_NCHW, labels_N = self.batch(index_N)
         return train_step(self, images_NCHW, labels_N, len(index_N))
 
-    def set_learning_rate(self) -> None:
-        set_learning_rate(self.optimizer, learning_rate(self.step, self.num_steps, self.cell.train))
-
     def _choose_compile(self, cell: CellConfig, dataset: Dataset) -> CellConfig:
         from fmnist_core import compile_choice  # it trains, and so imports this module
 
         timings = compile_choice.time_modes(cell, dataset)
         self.compile_timings_s = {str(mode): seconds for mode, seconds in timings.items()}
         return compile_choice.with_compile(cell, min(timings, key=lambda mode: timings[mode]))
-
-    def _rates(self) -> Tensor:
-        """The learning rate of every step."""
-        rates = [learning_rate(step, self.num_steps, self.cell.train) for step in range(self.num_steps)]
-        return torch.tensor(rates, dtype=torch.float32, device=self.device)
 
     def _flip_start(self) -> Tensor | None:
         if self.cell.data.flip != "alternating":
@@ -213,13 +199,7 @@ def train_epoch(training: Training, on_step: OnStep | None = None) -> float:
     training.odd_epoch.fill_(bool(training.epoch % 2))
     batches = training.order().split(training.batch_size)
     while training.step_in_epoch < len(batches):
-        if training.replay is not None:
-            training.replay.advance(training, batches)
-        else:
-            index_N = batches[training.step_in_epoch]
-            training.set_learning_rate()
-            training.losses[training.step_in_epoch] = training.step_on(index_N) * len(index_N)
-            training.step_in_epoch += 1
+        training.advance(batches)
         if on_step is not None:
             on_step(training)
     losses = training.accelerator.reduce(training.losses, "mean")  # each process holds its weighted part

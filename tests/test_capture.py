@@ -71,9 +71,8 @@ def dataset(config: DataConfig) -> Dataset:
     return replace(small_dataset(42, 10, 10), config=config)
 
 
-def captured(training: Any, *, steps_per_replay: int = 1) -> Any:
-    training.replay = Replay(training.optimizer, training._rates(), steps_per_replay=steps_per_replay,
-                             graph_type=FakeGraph)
+def captured(training: Any) -> Any:
+    training.replay = Replay(training.optimizer, training.rates(), FakeGraph)
     return training
 
 
@@ -123,10 +122,9 @@ def test_the_stand_in_refuses_to_wait_for_the_host() -> None:
     {"optimizer": "adam", "ema": 0.9},
     {"optimizer": "muon", "momentum": 0.5, "nesterov": True, "other_learning_rate": 2 * EXACT_RATE, "ema": 0.9},
 ], ids=str)
-@pytest.mark.parametrize("steps_per_replay", [1, 3, 5])
-def test_captured_equals_eager_to_the_bit(settings: dict[str, Any], steps_per_replay: int) -> None:
+def test_captured_equals_eager_to_the_bit(settings: dict[str, Any]) -> None:
     cell = cell_of(**settings)
-    eager, replayed = make(cell), captured(make(cell), steps_per_replay=steps_per_replay)
+    eager, replayed = make(cell), captured(make(cell))
     fit(eager)
     fit(replayed)
     assert_same_run(replayed, eager)
@@ -137,20 +135,18 @@ def test_captured_equals_eager_to_the_bit(settings: dict[str, Any], steps_per_re
     {"schedule": "cosine", "optimizer": "sgd"},
     {"gradient_clip_norm": 0.1, "optimizer": "sgd", "learning_rate": 0.1},
 ], ids=str)
-@pytest.mark.parametrize("steps_per_replay", [1, 2])
-def test_rates_and_clipping_stay_alive(settings: dict[str, Any], steps_per_replay: int) -> None:
+def test_rates_and_clipping_stay_alive(settings: dict[str, Any]) -> None:
     """Not to the bit: a captured step reads its rate in float32."""
     cell = cell_of(Network1(dropout=0.0), **settings)
-    eager, replayed = make(cell), captured(make(cell), steps_per_replay=steps_per_replay)
+    eager, replayed = make(cell), captured(make(cell))
     fit(eager)
     fit(replayed)
     assert_same_run(replayed, eager, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("steps_per_replay", [1, 2])
-def test_a_loss_that_changes_with_progress_stays_alive(steps_per_replay: int) -> None:
+def test_a_loss_that_changes_with_progress_stays_alive() -> None:
     """A number would be frozen at 0, where this loss has no gradient."""
-    eager, replayed = make(cell_of()), captured(make(cell_of()), steps_per_replay=steps_per_replay)
+    eager, replayed = make(cell_of()), captured(make(cell_of()))
     for training in (eager, replayed):
         training.own_loss = lambda output, labels, progress: objective.loss(output, labels, TrainConfig()) * progress
     fit(eager)
@@ -177,13 +173,11 @@ def test_alternating_flips_change_sides_every_epoch() -> None:
 
 
 def test_every_batch_size_is_a_graph_of_its_own() -> None:
-    training = captured(make(cell_of()), steps_per_replay=3)
-    train_epoch(training)
-    assert sorted(training.replay.graphs) == [(1, 2), (1, 10), (3, 10)]
-    assert [training.replay.graphs[shape]._graph.num_replays for shape in ((1, 2), (1, 10), (3, 10))] == [1, 1, 1]
-    train_epoch(training)
-    assert len(training.replay.graphs) == 3
-    assert all(graph._graph.num_replays == 2 for graph in training.replay.graphs.values())
+    training = captured(make(cell_of()))
+    for num_epochs in (1, 2):
+        train_epoch(training)
+        assert {shape: graph._graph.num_replays for shape, graph in training.replay.graphs.items()} == {
+            (10,): 4 * num_epochs, (2,): num_epochs}
 
 
 def test_capture_in_the_middle_of_a_run_keeps_what_was_learnt() -> None:
@@ -202,7 +196,7 @@ def test_capturing_leaves_no_trace() -> None:
     training.model.train()
     before = {name: value.clone() for name, value in training.model.state_dict().items()}
     random_state = torch.get_rng_state()
-    StepGraph(training, training.order()[:10].unsqueeze(0), training._rates()[:1], torch.zeros(1), FakeGraph)
+    StepGraph(training, training.order()[:10], training.rates()[0], torch.zeros(()), FakeGraph)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(value, before[name]) for name, value in training.model.state_dict().items())
     state = [value for each in training.optimizer.state.values() for value in each.values()]
@@ -220,7 +214,7 @@ def test_randomness_is_fresh_at_each_replay() -> None:
         losses = []
         for _ in range(4):
             training.step_in_epoch = 0
-            training.replay.advance(training, [index_N])
+            training.advance([index_N])
             losses.append(float(training.losses[0]))
         assert len(set(losses)) == num_different
 
@@ -241,23 +235,22 @@ def test_a_loss_that_is_not_finite_holds_the_parameters() -> None:
     training = captured(make(cell_of()))
     training.model.train()
     batches = training.order().split(10)
-    training.replay.advance(training, batches)
+    training.advance(batches)
     before = [parameter.clone() for parameter in training.model.parameters()]
     last = list(training.model.parameters())[-1]
     with torch.no_grad():
         last[0] = torch.inf
-    training.replay.advance(training, batches)
+    training.advance(batches)
     assert not training.losses[1].isfinite()
     for old, new in zip(before[:-1], list(training.model.parameters())[:-1], strict=True):
         assert torch.equal(old, new)
 
 
-@pytest.mark.parametrize("steps_per_replay", [1, 2])
-def test_fused_seeds_are_captured_alike(steps_per_replay: int) -> None:
+def test_fused_seeds_are_captured_alike() -> None:
     cell = cell_of(data=DataConfig(flip="alternating"), gradient_clip_norm=1.0)
     cell = CellConfig(model=cell.model, data=cell.data, train=cell.train, execution=ExecutionConfig(deterministic=True))
     eager, replayed = (FusedTraining(cell, (0, 1, 2), dataset(cell.data)) for _ in range(2))
-    captured(replayed, steps_per_replay=steps_per_replay)
+    captured(replayed)
     fused_fit(eager)
     fused_fit(replayed)
     assert torch.equal(eager.network.parameters_RP, replayed.network.parameters_RP)

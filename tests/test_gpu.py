@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from fmnist_core import adam_kernel, fused_conv, optimizers
-from fmnist_core.capture import Replay
 from fmnist_core.clock import CudaClock
 from fmnist_core.config import (
     CellConfig,
@@ -131,7 +130,7 @@ def test_captured_equals_eager(model: ModelConfig, precision: Any, memory_format
     replayed = Training(cell_of(model, capture=True, **settings), 0, dataset())
     tolerance = 2e-3 if precision == "no" else 2e-2
     torch.testing.assert_close(losses_of_steps(replayed), losses_of_steps(eager), rtol=tolerance, atol=0.0)
-    assert sorted(replayed.replay.graphs) == [(1, 50), (1, 90)]  # type: ignore[union-attr]
+    assert sorted(replayed.replay.graphs) == [(50,), (90,)]  # type: ignore[union-attr]
     assert observe(replayed).captured
     assert not observe(eager).captured
 
@@ -158,20 +157,17 @@ def test_captured_equals_eager_for_every_way_of_training(settings: dict[str, Any
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("steps_per_replay", [1, 3])
-def test_captured_equals_eager_where_the_loss_changes_with_progress(steps_per_replay: int) -> None:
+def test_captured_equals_eager_where_the_loss_changes_with_progress() -> None:
     """The coarse heads' weights change in the middle of the first epoch and of the second."""
     settings: dict[str, Any] = {"model": CitedModel(system="hcnn_vgg16"), "optimizer": "sgd"}
     eager = losses_of_steps(Training(cell_of(**settings), 0, dataset()))  # before the other seeds the dropout anew
     replayed = Training(cell_of(capture=True, **settings), 0, dataset())
-    replayed.replay = Replay(replayed.optimizer, replayed._rates(), steps_per_replay=steps_per_replay)
     torch.testing.assert_close(losses_of_steps(replayed), eager, rtol=1e-5, atol=0.0)
 
 
 @pytest.mark.parametrize("fused_seeds", [False, True])
-@pytest.mark.parametrize("steps_per_replay", [1, 3])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_captured_steps_by_adams_kernel(optimizer: str, steps_per_replay: int, fused_seeds: bool,
+def test_captured_steps_by_adams_kernel(optimizer: str, fused_seeds: bool,
                                         monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tensor by the kernel, and none: the losses of ten steps, and what the optimizers know after them."""
     cell = cell_of(Network1(dropout=0.0), capture=True, optimizer=optimizer, weight_decay=0.1, schedule="one_cycle")
@@ -181,7 +177,6 @@ def test_captured_steps_by_adams_kernel(optimizer: str, steps_per_replay: int, f
     for large in (1, 2**62):
         monkeypatch.setattr(optimizers, "LARGE", large)
         training = FusedTraining(cell, SEEDS, dataset()) if fused_seeds else Training(cell, 0, dataset())
-        training.replay = Replay(training.optimizer, training._rates(), steps_per_replay=steps_per_replay)
         losses.append(losses_of_steps(training))
         assert bool(sizes) is (large == 1)
         sizes.clear()
@@ -192,15 +187,6 @@ def test_captured_steps_by_adams_kernel(optimizer: str, steps_per_replay: int, f
         for name in ("exp_avg", "exp_avg_sq"):
             difference = (one[name] - two[name]).norm() / two[name].norm()
             assert difference < 0.05, name
-
-
-@pytest.mark.parametrize("steps_per_replay", [2, 4])
-def test_several_steps_in_one_graph(steps_per_replay: int) -> None:
-    settings: dict[str, Any] = {"optimizer": "sgd", "schedule": "cosine"}
-    eager = Training(cell_of(**settings), 0, dataset())
-    replayed = Training(cell_of(capture=True, **settings), 0, dataset())
-    replayed.replay = Replay(replayed.optimizer, replayed._rates(), steps_per_replay=steps_per_replay)
-    torch.testing.assert_close(losses_of_steps(replayed), losses_of_steps(eager), rtol=2e-3, atol=0.0)
 
 
 @pytest.mark.filterwarnings("ignore")  # what the compiler has to say
@@ -233,7 +219,7 @@ def losses_of_one_batch(training: Any) -> list[Any]:
     batches, losses = training.order().split(90), []
     for _ in range(5):
         training.step_in_epoch = 0
-        training.replay.advance(training, batches)
+        training.advance(batches)
         losses.append((training.losses[0] / 90).tolist())
     return losses
 
@@ -350,13 +336,8 @@ def test_no_step_waits_for_the_device(settings: dict[str, Any], capture: bool, f
     (fused_epoch if fused_seeds else train_epoch)(training)  # what is captured is captured here
     batches = training.order().split(90)
     with waiting_is_an_error():
-        for index_N in batches:
-            if capture:
-                training.replay.advance(training, batches)
-            else:
-                training.set_learning_rate()
-                training.losses[training.step_in_epoch] = training.step_on(index_N) * len(index_N)
-                training.step_in_epoch += 1
+        for _ in batches:
+            training.advance(batches)
 
 
 # Speed
@@ -369,15 +350,9 @@ def images_per_s(training: Training | FusedTraining, num_steps: int = 48) -> flo
     training.model.train()
 
     def block() -> None:
-        taken = 0
-        while taken < num_steps:
+        for _ in range(num_steps):
             training.step_in_epoch = 0
-            if training.replay is None:
-                training.step_on(batches[0])
-                training.step_in_epoch = 1
-            else:
-                training.replay.advance(training, batches)
-            taken += training.step_in_epoch
+            training.advance(batches)
 
     block()
     marks = [clock.mark()]
@@ -397,11 +372,6 @@ def test_speed(capsys: pytest.CaptureFixture[str]) -> None:
                 cell = cell_of(FINAL.model, capture=capture, precision=precision, memory_format=memory_format)
                 name = f"{precision}, {memory_format}, {'captured' if capture else 'eager'}"
                 results[name] = images_per_s(Training(cell, 0, data))
-                if capture:
-                    for steps in (4, 16):
-                        training = Training(cell, 0, data)
-                        training.replay = Replay(training.optimizer, training._rates(), steps_per_replay=steps)
-                        results[f"{name}, {steps} steps a replay"] = images_per_s(training)
         for num_replicas in (1, 2, 4, 8, 16, 32, 64):
             for capture in (False, True):
                 cell = cell_of(FINAL.model, capture=capture, precision=precision)

@@ -194,18 +194,18 @@ def test_recompiles_are_counted(quick, monkeypatch):
 
 
 class FakeReplay:
-    """Takes two steps at once where two are left."""
+    """Takes a step."""
 
     def advance(self, training, batches):
-        training.step_in_epoch = min(training.step_in_epoch + 2, len(batches))
+        training.step_in_epoch += 1
 
 
-def test_a_replay_of_several_steps_is_shared_among_them():
+def test_replays_are_timed_whole_over_full_batches():
     training = Training(cell(30), 0, small_dataset(num_train=100))
     training.replay = FakeReplay()
-    batch_s, step_s = block.time_steps(training, FakeClock(0.006), 6)
+    batch_s, step_s = block.time_steps(training, FakeClock(0.006), 7)
     assert batch_s == []
-    assert step_s == pytest.approx([0.003, 0.003, 0.006] * 2)  # three full batches an epoch
+    assert step_s == pytest.approx([0.006] * 7)  # three full batches an epoch
     assert training.step_in_epoch == 0
 
 

@@ -1,0 +1,66 @@
+"""Where a training stands in its run and how it takes its next step: what one seed and fused seeds have in common.
+
+N images of a batch (with fused seeds the index of a batch is (N, R)), S steps of the run.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fmnist_core.average import Average
+from fmnist_core.capture import Replay
+from fmnist_core.config import CellConfig
+from fmnist_core.optimizers import set_learning_rate
+from fmnist_core.schedule import learning_rate
+
+
+class Steps:
+    """The base of `Training` and `FusedTraining`, which say what a step is."""
+
+    cell: CellConfig
+    model: Any
+    """As Accelerate prepared it, compiled where the cell asks for it."""
+    optimizer: Any
+    device: torch.device
+    average: Average | None
+    steps_per_epoch: int
+    num_steps: int
+    epoch: int
+    step_in_epoch: int
+    losses: Tensor
+    """Of the epoch's steps so far: the loss times the images of the batch."""
+    bad: Tensor
+    """Whether a loss was not finite."""
+    progress: Tensor | None
+    """The fraction of the run before the step that is being captured."""
+    replay: Replay | None
+    """What takes the steps, where they are captured."""
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken."""
+        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+
+    def step_on(self, index_N: Tensor) -> Tensor:
+        """One step, from index to optimizer; its loss."""
+        raise NotImplementedError
+
+    def advance(self, batches: Sequence[Tensor]) -> None:
+        """Take the next of `batches`, the indices of an epoch."""
+        if self.replay is not None:
+            self.replay.advance(self, batches)
+            return
+        index_N = batches[self.step_in_epoch]
+        self.set_learning_rate()
+        self.losses[self.step_in_epoch] = self.step_on(index_N) * len(index_N)
+        self.step_in_epoch += 1
+
+    def set_learning_rate(self) -> None:
+        set_learning_rate(self.optimizer, learning_rate(self.step, self.num_steps, self.cell.train))
+
+    def rates(self) -> Tensor:
+        """The learning rate of every step (S,), on the device."""
+        rates = [learning_rate(step, self.num_steps, self.cell.train) for step in range(self.num_steps)]
+        return torch.tensor(rates, dtype=torch.float32, device=self.device)
