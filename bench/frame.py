@@ -13,11 +13,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench import experiment, outcomes, stats
+from bench import experiment, outcomes, stats, unlisted
 from bench.dotted import flatten
 from bench.experiment import Experiment
 from bench.machines import Machine
-from bench.pages import overview
 from bench.record import Record, SpeedRecord
 from bench.rows import Row, collect
 from bench.store import read
@@ -90,7 +89,7 @@ def load(folder: str | Path, experiments: Sequence[str] | None = None) -> pd.Dat
 
 def with_others(records: Sequence[Record], experiments: Sequence[Experiment]) -> list[Experiment]:
     """The experiments, and after them the cells of records that none of them has."""
-    return [*experiments, *overview.unlisted(collect(records, experiments), most=None)]
+    return [*experiments, *unlisted.experiments(collect(records, experiments), most=None)]
 
 
 def rows(records: Iterable[Record], experiments: Sequence[Experiment]) -> pd.DataFrame:

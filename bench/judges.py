@@ -24,7 +24,7 @@ from bench.evidence import (
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
 from bench.identity import Numerics
 from bench.machines import Machine, machines
-from bench.outcomes import Outcome, test_last, validation_last, validation_loss_rise
+from bench.outcomes import LEARNT, Outcome, test_last, validation_last, validation_loss_rise
 from bench.record import SpeedRecord
 from bench.rows import Results, Row, memory_formats
 from bench.side_records import Calibration, Pairs, record_ratio
@@ -35,8 +35,6 @@ MINIMUM_SLOWDOWN = 0.05
 """Step times that differ by less are never called slower."""
 NEGLIGIBLE = 0.003
 """A factor whose largest difference is surely below 0.3 points is said not to affect accuracy."""
-LEARNT = 0.5
-"""Validation accuracy above which a network is said to have learnt at all: only then can it over-fit."""
 
 
 class Finding(NamedTuple):

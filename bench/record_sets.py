@@ -17,7 +17,7 @@ from bench.environment import speed_identity
 from bench.formatting import estimate, points, ratio_text, significant
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.rows import current
-from bench.settings import known_keys, value_of
+from bench.settings import every_setting, varied
 from bench.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
 from fmnist_core.config import CellConfig, ExecutionConfig
 
@@ -183,9 +183,8 @@ def _identity(record: Record) -> str:
 def _names(identities: Sequence[str]) -> dict[str, str]:
     """Each cell by the settings in which the cells differ; by its model where they differ in none."""
     settings = [_settings(identity) for identity in identities]
-    keys = list(dict.fromkeys(key for each in settings for key in each))
-    varied = [key for key in keys if len({repr(each.get(key)) for each in settings}) > 1] or ["model.name"]
-    return {identity: ", ".join(f"{key.rpartition('.')[2]} {each[key]}" for key in varied if key in each)
+    keys = varied(settings) or ["model.name"]
+    return {identity: ", ".join(f"{key.rpartition('.')[2]} {each[key]}" for key in keys if key in each)
             for identity, each in zip(identities, settings, strict=True)}
 
 
@@ -196,7 +195,7 @@ def _settings(identity: str) -> dict[str, Any]:
         cell = msgspec.convert({section: content[section] for section in IDENTITY}, CellConfig)
     except msgspec.ValidationError:
         return flatten(content)
-    return {key: value_of(cell, key) for key in known_keys(cell)}
+    return every_setting(cell)
 
 
 def _numerics(record: TrainRecord) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The settings of a cell, each by its dotted key. No torch."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.decoding import tag_of
@@ -34,6 +35,12 @@ def known_keys(cell: CellConfig) -> list[str]:
 def every_setting(cell: CellConfig) -> dict[str, Any]:
     """Defaults too, by dotted key; the options of a model one by one."""
     return flatten({key: value_of(cell, key) for key in known_keys(cell)})
+
+
+def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The keys in which they differ, in their order."""
+    keys = dict.fromkeys(itertools.chain.from_iterable(settings))
+    return [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
 
 
 def label_of(settings: Mapping[str, Any]) -> str:

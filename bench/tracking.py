@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.plan import Task
-from bench.settings import known_keys, value_of
+from bench.settings import every_setting
 from fmnist_core.nearest import nearest
 from fmnist_core.schedule import learning_rate
 
@@ -70,10 +70,8 @@ def values(training: Any) -> dict[str, float]:
 
 def hyperparameters(task: Task) -> dict[str, bool | int | float | str]:
     """The whole configuration of the task's cell, by dotted key, and the seed."""
-    config = task.cell.config
-    settings = {key: value_of(config, key) for key in known_keys(config)}
     plain = {key: value if isinstance(value, bool | int | float | str) else str(value)
-             for key, value in settings.items()}
+             for key, value in every_setting(task.cell.config).items()}
     return {**plain, "experiment": task.experiment, "label": task.cell.label, "seed": task.seed or 0}
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import explorer
-from bench.pages import overview
+from bench import explorer, unlisted
 from fmnist_core.config import CellConfig, CustomModel
 from tests.explorer_records import GPU, GRID, HOSTILE, other, small_store, speed, train
 
@@ -113,8 +112,8 @@ def test_networks_of_ones_own_are_named_by_their_options() -> None:
 
 
 def test_all_cells_without_an_experiment_have_lines() -> None:
-    many = [train(other(i), 0, 0.5) for i in range(overview.MAX_UNLISTED + 1)]
-    assert len(explorer.content(many, [])["times"]) == overview.MAX_UNLISTED + 1
+    many = [train(other(i), 0, 0.5) for i in range(unlisted.MAX_SHOWN + 1)]
+    assert len(explorer.content(many, [])["times"]) == unlisted.MAX_SHOWN + 1
 
 
 class Scripts(HTMLParser):

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from bench import stats
 from bench.claims import readings
-from bench.outcomes import validation_last
+from bench.outcomes import LEARNT, validation_last
 from bench.pages.drawing import (
     COLOURS,
     LINES,
@@ -34,8 +34,6 @@ CLASSES = DATASETS["fashion-mnist"].classes
 LOWEST_SHOWN, HIGHEST_LOSS = 60.0, 3.0
 """Accuracy in per cent at which the axis of the trials begins, loss at which it ends: some trials only guess (2.3)."""
 COLUMNS = 3
-LEARNT = 0.3
-"""Validation accuracy, of which guessing gets 0.1: what ends lower has not learned."""
 Series = Callable[[Epochs], Sequence[float]]
 
 LOSSES: dict[str, Series] = {

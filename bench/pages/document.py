@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bench import outcomes, stats
+from bench import outcomes, stats, unlisted
 from bench.claims import Judged, by_experiment, judge, parts_table, summary_table
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
@@ -51,7 +51,7 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
     place = {name: i for i, name in enumerate(FIRST)}
     ordered = sorted(experiments, key=lambda one: (one.name == "quick", place.get(one.name, len(FIRST)), one.name))
     results = collect(records, ordered, sides)
-    others = collect([record for group in results.others.values() for record in group], overview.unlisted(results))
+    others = collect([record for group in results.others.values() for record in group], unlisted.experiments(results))
     names = machine_names([*results.records, *others.records], sides)
     drawn = figures.draw(results)
     judged = judge(results)
@@ -65,8 +65,8 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
         *_other_chapters(results, drawn, names),
     ]
     chapters = [one for one in chapters if not own or not one.about or done & set(one.about)]
-    unlisted = _unlisted(others, names)
-    chapters = [*unlisted, *chapters] if own else [*chapters, *unlisted]
+    without = _unlisted(others, names)
+    chapters = [*without, *chapters] if own else [*chapters, *without]
     chapters.append(_Chapter("Glossary", "The fields of the records, as `bench/record.py` defines them.\n\n"
                              + folded("All fields", glossary.render())))
     parts = ["# Results", overview.introduction(results, others, names, own), _contents(chapters),

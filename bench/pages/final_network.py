@@ -7,7 +7,6 @@ from bench import outcomes, stats
 from bench.claims import readings
 from bench.evidence import ALPHA
 from bench.formatting import NOTHING, escape, estimate, folded, percent, plural, points, table
-from bench.judges import LEARNT
 from bench.pages.curves import CLASSES, mean_confusion
 from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.rows import Results, Row
@@ -57,7 +56,8 @@ def overfitting(results: Results) -> str:
 
 def _stopping_answer(results: Results) -> str:
     learnt = {row.trained[0].quality_key: row for name in OVERFITTING_EXPERIMENTS for row in results.of(name)
-              if (accuracies := row.values(outcomes.validation_last)) and stats.summarize(accuracies).mean > LEARNT}
+              if (accuracies := row.values(outcomes.validation_last))
+              and stats.summarize(accuracies).mean > outcomes.LEARNT}
     gains = [values for row in learnt.values() if len(values := row.values(outcomes.gain_by_stopping)) > 1]
     intervals = [stats.mean_interval(values, 1 - ALPHA / len(gains)) for values in gains]
     if not intervals:

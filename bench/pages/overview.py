@@ -1,25 +1,16 @@
 """The opening of RESULTS.md: what was measured, on what, how to read it, and what is missing. No torch."""
 
-import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import msgspec
-
-from bench.experiment import Cell, Experiment, Launch, Seeds
+from bench.experiment import Experiment
 from bench.formatting import NOTHING, anchor, code, count, escape, plural, table
 from bench.machines import Machine
 from bench.pages import scaling_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Record, SpeedRecord, TrainRecord
 from bench.rows import Results, one_per_cell
-from bench.settings import every_setting, label_of
 from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord
-from fmnist_core.config import CellConfig, DataConfig
-
-MAX_UNLISTED = 100
-"""Cells shown of records that belong to no experiment; the others are counted."""
 
 HOW_TO_READ = """\
 - **Accuracies** are in per cent: mean ± standard deviation over seeds [95 % Student interval of the mean]. A cell with
@@ -134,36 +125,6 @@ def beside(sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
     return "\n\n".join(parts)
 
 
-def unlisted(results: Results, most: int | None = MAX_UNLISTED) -> list[Experiment]:
-    """Records of no experiment, as experiments of their own: one per data set and name that ran them.
-
-    Nobody asks for seeds of theirs. At most so many cells of each; None: all.
-    """
-    made = []
-    for dataset, group in results.others.items():
-        where = "" if dataset == DataConfig().dataset else f" ({dataset})"
-        for name in sorted({record.experiment for record in group}):
-            readable = [config for record in group if record.experiment == name and (config := _readable(record.cell))]
-            cells = _labelled(list({_canonical(config): config for config in readable}.values()))
-            if cells:
-                num_more = 0 if most is None else len(cells) - most
-                more = f"; {num_more} more are not shown" if num_more > 0 else ""
-                made.append(Experiment(
-                    name=f"{name}, other cells{where}", title=f"{name}, {dataset}: other cells{more}", question="",
-                    seeds=Seeds(cpu=0, cuda=0), launch=Launch(), measure=False, cells=cells[:most]))
-    return made
-
-
-def _labelled(configs: Sequence[CellConfig]) -> list[Cell]:
-    """Cells labelled by the settings in which they differ."""
-    settings = [every_setting(config) for config in configs]
-    keys = dict.fromkeys(itertools.chain.from_iterable(settings))
-    varied = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
-    label = lambda one: label_of({key: one[key] for key in varied if key in one})
-    return [Cell(config=config, label=label(one) or one.get("model.factory") or one["model.name"])
-            for config, one in zip(configs, settings, strict=True)]
-
-
 def _counts(results: Results, others: Results) -> str:
     trains = sum(isinstance(record, TrainRecord) for record in results.records)
     speeds = sum(isinstance(record, SpeedRecord) for record in results.records)
@@ -196,14 +157,3 @@ def _versions(records: Sequence[Record]) -> str:
     lines += [f"- Libraries: {escape(', '.join(libraries))}"] if libraries else []
     lines += [f"- Measured: {escape(days[0])} to {escape(days[-1])}"] if days else []
     return "\n".join(lines)
-
-
-def _readable(content: Any) -> CellConfig | None:
-    try:
-        return msgspec.convert(content, CellConfig)
-    except ValueError:
-        return None
-
-
-def _canonical(content: Any) -> bytes:
-    return msgspec.json.encode(content, order="sorted")
