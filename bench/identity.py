@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bench.record import Record, key_of
+from bench.lines import key_of
+from bench.record import Record
 
 
 class Numerics(NamedTuple):

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple, Optional
 from msgspec.structs import replace
 
 from bench.experiment import Cell, Experiment
-from bench.record import Head, Record
+from bench.lines import Head
+from bench.record import Record
 from fmnist_core.config import Baseline, CellConfig, quality_key, speed_key
 
 Known = Record | Head

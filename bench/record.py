@@ -6,17 +6,12 @@ machine. Records hold raw samples in base units; medians, intervals and rounding
 
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
 SCHEMA_VERSION = 3
 
 Status = Literal["ok", "oom", "diverged", "timeout", "error"]
 PositiveInt = Annotated[int, Meta(ge=1)]
-
-
-class SchemaError(ValueError):
-    """A stored line that this version cannot read."""
 
 
 class _Part(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -29,6 +24,7 @@ class Environment(_Part, frozen=True, kw_only=True):
     host: str = ""
     """Digest of the machine's name and processor: equal on one machine, names nobody."""
     cpu: str = ""
+    """Name of the processor, with its family and model."""
     num_cpus: int = 0
     """Processors that this process may use."""
     device: str = "cpu"
@@ -36,16 +32,21 @@ class Environment(_Part, frozen=True, kw_only=True):
     num_devices: int = 0
     """Accelerators visible to the process; in cells mode its own."""
     driver: str = ""
+    """Version of the accelerator's driver."""
     power_limit_w: float | None = None
+    """Of the accelerator."""
     clock_mhz: float | None = None
     """Of the streaming multiprocessors, once, before any work: of a GPU that mostly idled."""
     memory_bytes: int = 0
     """Of the host."""
     os: str = ""
+    """Name and version of the operating system."""
     python: str = ""
+    """Its version."""
     libraries: dict[str, str] = {}
     """Name to version: torch, which brings CUDA and cuDNN, accelerate, numpy ..."""
     commit: str = ""
+    """Of the source tree; empty outside a checkout."""
     dirty: bool = False
     """The source tree differed from that commit."""
     num_threads: int = 0
@@ -60,19 +61,25 @@ class Labels(_Part, frozen=True, kw_only=True):
     precision: str = ""
     """Data type that a convolution or Linear layer really computed in, e.g. `float32`, `bfloat16`."""
     matmul_tf32: bool = False
+    """Whether CUDA's matrix products of float32 may round their factors to TF32."""
     cudnn_tf32: bool = False
+    """Whether cuDNN's convolutions of float32 may."""
     tf32_before_prepare: bool = False
     """Either TF32 flag, before Accelerate prepared the model; a difference means that Accelerate changed it."""
     weight_memory_format: str = ""
     """Of the convolution weights: `channels_last`, `contiguous`, `mixed`, or `any` where strides cannot differ."""
     activation_memory_format: str = ""
+    """Likewise, of what the convolutions give."""
     compiled: bool = False
+    """`torch.compile` compiled the model."""
     compile_timings_s: dict[str, float] = {}
     """Of `execution.compile = "auto"`: seconds of a step, eager (`no`) and compiled, by which it was chosen."""
     captured: bool = False
     """Replayed as a CUDA graph."""
     graph_breaks: int = 0
+    """Places where `torch.compile` fell back to Python."""
     recompiles: int = 0
+    """How often it compiled again, for other shapes."""
     fused_seeds: int = 1
     """Seeds trained as one module, this one among them."""
     num_processes: int = 1
@@ -92,10 +99,13 @@ class Epochs(_Part, frozen=True, kw_only=True):
     train_subset_loss: list[float] = []
     """On the first 10,000 training images, in evaluation mode."""
     train_subset_accuracy: list[float] = []
+    """On the same."""
     validation_loss: list[float] = []
     """Empty where nothing was held out."""
     validation_accuracy: list[float] = []
+    """Likewise."""
     test_loss: list[float] = []
+    """Over all test images."""
     test_accuracy: list[float] = []
     """No choice is made by it; the best of these is shown as `best on test`, never as the result."""
     train_s: list[float] = []
@@ -117,29 +127,39 @@ class TrainRecord(_Part, tag_field="kind", tag="train", frozen=True, kw_only=Tru
     """What one seed of one cell learnt."""
 
     schema: PositiveInt = SCHEMA_VERSION
+    """Version of this schema that the record was written in."""
     experiment: str
     """The one that ran it first; others with the same cell share the record."""
     quality_key: str
+    """Digest of model, data, training and seed: what decides accuracy."""
     seed: int
+    """It decides initialisation, order, dropout and augmentation; not the split."""
     cell: dict[str, Any]
     """The configuration, values that equal their default left out."""
     status: Status = "ok"
+    """`ok`, or how the training failed."""
     reason: str = ""
     """Why the status is not `ok`."""
     epochs: Epochs = Epochs()
+    """What was measured after each epoch."""
     test: TestDetail = TestDetail()
+    """The mistakes of the last epoch."""
     num_parameters: int = 0
     """Trainable ones."""
     multiply_adds: int = 0
     """Of one image's forward pass."""
     num_train: int = 0
+    """Distinct images trained on."""
     num_validation: int = 0
+    """Distinct images held out."""
     num_test: int = 0
-    """Distinct images trained on, held out, and evaluated at the end."""
+    """Distinct images evaluated at the end."""
     extra: dict[str, float] = {}
     """Figures that only some systems have, e.g. accuracy by another decision rule."""
     labels: Labels = Labels()
+    """How it was computed."""
     environment: Environment = Environment()
+    """On what."""
     started_at: str = ""
     """UTC, ISO 8601."""
     wall_s: float = 0.0
@@ -148,6 +168,7 @@ class TrainRecord(_Part, tag_field="kind", tag="train", frozen=True, kw_only=Tru
 
 class Inference(_Part, frozen=True, kw_only=True):
     batch_size: int
+    """Images of a pass."""
     batch_s: list[float]
     """Seconds for one forward pass of the batch in evaluation mode, one entry per pass."""
 
@@ -156,25 +177,40 @@ class Layer(_Part, frozen=True, kw_only=True):
     """One row of a model summary. Shapes leave the batch out."""
 
     name: str
+    """Path of the module in the model."""
     kind: str
+    """Its class."""
     in_shape: list[int]
+    """Of what it is given."""
     out_shape: list[int]
+    """Of what it gives."""
     kernel_size: int | None = None
+    """Of convolutions and pools; none where its sides differ."""
     stride: int | None = None
+    """Likewise."""
     padding: str = ""
+    """Pixels on every side, of a padding layer (left, right, top, bottom); empty where there is none."""
     num_parameters: int = 0
+    """Trainable ones."""
     multiply_adds: int = 0
+    """Of one image's forward pass."""
 
 
 class SpeedRecord(_Part, tag_field="kind", tag="speed", frozen=True, kw_only=True):
     """How fast one cell runs on one machine, alone on it unless `labels.machine_shared`."""
 
     schema: PositiveInt = SCHEMA_VERSION
+    """Version of this schema that the record was written in."""
     experiment: str
+    """The one that measured it first."""
     speed_key: str
+    """Digest of model, data, training, execution and machine: what decides speed."""
     cell: dict[str, Any]
+    """The configuration, values that equal their default left out."""
     status: Status = "ok"
+    """`ok`, or how the measurement failed."""
     reason: str = ""
+    """Why the status is not `ok`."""
     first_step_s: float = 0.0
     """The first training step: compilation, autotuning and allocation included."""
     step_s: list[float] = []
@@ -186,11 +222,15 @@ class SpeedRecord(_Part, tag_field="kind", tag="speed", frozen=True, kw_only=Tru
     evaluate_s: list[float] = []
     """One entry per evaluation of the whole test set."""
     inference: list[Inference] = []
+    """Forward passes, by batch size."""
     images_per_step: int = 0
     """Over all processes."""
     images_per_evaluation: int = 0
+    """Images of the whole test set."""
     num_parameters: int = 0
+    """Trainable ones."""
     multiply_adds: int = 0
+    """Of one image's forward pass."""
     operators_per_step: int = 0
     """Operator calls that the dispatcher saw in one training step."""
     host_syncs_per_step: int = 0
@@ -208,90 +248,15 @@ class SpeedRecord(_Part, tag_field="kind", tag="speed", frozen=True, kw_only=Tru
     floor_s: float = 0.0
     """The least time of a step that those ceilings allow: `bench.measure.floor_s`."""
     layers: list[Layer] = []
+    """The model, layer by layer."""
     labels: Labels = Labels()
+    """How it was computed."""
     environment: Environment = Environment()
+    """On what."""
     started_at: str = ""
+    """UTC, ISO 8601."""
     warnings: list[str] = []
+    """What speaks against the measurement, e.g. other processes."""
 
 
 Record = TrainRecord | SpeedRecord
-
-
-class TrainHead(Struct, tag_field="kind", tag="train", frozen=True, kw_only=True):
-    """Of a TrainRecord, what decides whether it is to be made again."""
-
-    schema: PositiveInt
-    quality_key: str
-    status: Status = "ok"
-
-
-class SpeedHead(Struct, tag_field="kind", tag="speed", frozen=True, kw_only=True):
-    schema: PositiveInt
-    speed_key: str
-    status: Status = "ok"
-
-
-Head = TrainHead | SpeedHead
-_HEAD = msgspec.json.Decoder(Head)
-
-
-def encode(record: Record) -> bytes:
-    """One line, newline included. Defaults are left out, except the schema's version."""
-    line = msgspec.to_builtins(record)
-    return msgspec.json.encode({"kind": line.pop("kind"), "schema": record.schema, **line}) + b"\n"
-
-
-def decode(line: bytes | str) -> Record:
-    """Raises SchemaError: not JSON, an unknown field, or a newer schema than this version reads."""
-    try:
-        content = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SchemaError(f"not a record: {error}") from error
-    if not isinstance(content, dict):
-        raise SchemaError(f"not a record: {type(content).__name__}")
-    schema = content.get("schema")
-    if not isinstance(schema, int) or schema < 1:
-        raise SchemaError(f"not a record: schema = {schema!r}")
-    if schema > SCHEMA_VERSION:
-        raise SchemaError(f"schema {schema} is newer than {SCHEMA_VERSION}, the newest that this version reads")
-    for upgrade in UPGRADES[schema - 1 :]:
-        content = upgrade(content)
-    try:
-        record: Record = msgspec.convert(content, Record)
-    except msgspec.ValidationError as error:
-        raise SchemaError(f"not a record: {error}") from error
-    return record
-
-
-def _forget_growth_since_start(content: dict[str, Any]) -> dict[str, Any]:
-    """In schema 1 a CPU's peak was the growth since the process began: of many cells the largest alone showed any."""
-    environment = content.get("environment")
-    on_cpu = not isinstance(environment, dict) or environment.get("device", "cpu") == "cpu"
-    forgotten = {"peak_memory_bytes"} if content.get("kind") == "speed" and on_cpu else set()
-    return {**{key: value for key, value in content.items() if key not in forgotten}, "schema": 2}
-
-
-UPGRADES: list[Any] = [_forget_growth_since_start, lambda content: {**content, "schema": 3}]
-"""`UPGRADES[n - 1]` turns the content of a schema n line into schema n + 1."""
-
-
-def decode_head(line: bytes | str) -> Head:
-    """As `decode`, in a quarter of its time: of the rest of the line nothing is asked but that it is JSON.
-
-    No upgrade has changed these fields.
-    """
-    try:
-        head: Head = _HEAD.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _head_of(decode(line))  # or its error
-    return head if head.schema <= SCHEMA_VERSION else _head_of(decode(line))
-
-
-def _head_of(record: Record) -> Head:
-    if isinstance(record, TrainRecord):
-        return TrainHead(schema=record.schema, quality_key=record.quality_key, status=record.status)
-    return SpeedHead(schema=record.schema, speed_key=record.speed_key, status=record.status)
-
-
-def key_of(record: Record | Head) -> str:
-    return record.speed_key if isinstance(record, SpeedRecord | SpeedHead) else record.quality_key

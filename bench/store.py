@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import IO, Generic, TypeVar
 
 from bench.identity import newest
-from bench.record import Head, Record, SchemaError, decode, decode_head, encode, key_of
+from bench.lines import Head, SchemaError, decode, decode_head, encode, key_of
+from bench.record import Record
 
 _FILE_NAME = re.compile(r"\w[\w .+-]{0,99}", re.ASCII)
 """Experiments that may name a file: no separator, nothing hidden, and short enough for every file system."""

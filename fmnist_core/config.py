@@ -49,11 +49,13 @@ MemoryFormat = Literal["contiguous", "channels_last"]
 
 class TrainConfig(Config, frozen=True, kw_only=True):
     epochs: Count = 10
+    """Passes over all training images."""
     global_batch_size: Count = 128
     """Images per optimizer step over all processes. A last, smaller batch is trained too."""
     gradient_accumulation: Count = 1
     """Parts into which each process cuts its batch; the step is the same but for rounding and batch norm."""
     optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "muon"] = "adam"
+    """PyTorch's, with its defaults but for the keys below; `muon` (Jordan 2024) is `fmnist_core.optimizers.Muon`."""
     learning_rate: Positive = 1e-3
     """The peak, where the schedule has one. Of `muon`: of the convolutions."""
     other_learning_rate: Positive = 1e-3
@@ -61,14 +63,17 @@ class TrainConfig(Config, frozen=True, kw_only=True):
     momentum: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     """Of `sgd`, `rmsprop` and `muon`."""
     nesterov: bool = False
+    """Nesterov's form of the momentum of `sgd` and `muon`."""
     weight_decay: NonNegative = 0.0
     """Coupled (L2) for adam, sgd and rmsprop; decoupled for adamw and muon."""
     schedule: Literal["constant", "cosine", "one_cycle", "step"] = "constant"
+    """Of the learning rate, step by step. `cosine`: from the peak to 0; `one_cycle`: up, then down to 0, in lines."""
     warmup: Annotated[float, Meta(ge=0.0, le=0.9)] = 0.3
     """Of `one_cycle`: fraction of all steps that rise linearly to the peak."""
     steps: tuple[tuple[Fraction, Positive], ...] = ()
     """Of `step`: from this fraction of all optimizer steps on, the learning rate is so many times the peak."""
     loss: Literal["cross_entropy", "mse", "squared_hinge"] = "cross_entropy"
+    """Mean over the batch; `mse` of the logits against one-hot labels, `squared_hinge` against labels of 1 and -1."""
     label_smoothing: Annotated[float, Meta(ge=0.0, lt=1.0)] = 0.0
     """Of `cross_entropy`."""
     gradient_clip_norm: NonNegative = 0.0
@@ -94,6 +99,7 @@ class ExecutionConfig(Config, frozen=True, kw_only=True):
     """How the same training is carried out: decides speed, not what is learnt."""
 
     memory_format: MemoryFormat = "channels_last"
+    """Order of the maps and of the convolutions' weights in memory."""
     compile: Literal["no", "auto", "default", "reduce-overhead", "max-autotune"] = "no"
     """`torch.compile` mode; `auto`: `no` or `default`, by timing steps of both before the run."""
     capture: bool = False
@@ -106,9 +112,13 @@ class CellConfig(Config, frozen=True, kw_only=True):
     """One point of a grid. Together with a seed: one training."""
 
     model: ModelConfig
+    """The network, chosen by `model.name`."""
     data: DataConfig = DataConfig()
+    """Its images."""
     train: TrainConfig = TrainConfig()
+    """What it learns them by."""
     execution: ExecutionConfig = ExecutionConfig()
+    """What the machine does for it."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

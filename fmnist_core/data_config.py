@@ -45,6 +45,7 @@ class DataConfig(Config, frozen=True, kw_only=True):
     validation_size: Natural = 10_000
     """Images of the training set that are held out for validation; 0 trains on all of them."""
     split_seed: Natural = 0
+    """Of the draw of the validation images; the same for all seeds of a cell."""
     input_size: Annotated[int, Meta(ge=8, le=256)] = 28
     """Height and width in pixels; other than the dataset's own: bilinear resizing, once, before training."""
     normalize: bool = False

@@ -35,16 +35,24 @@ class Evaluation:
 
 @dataclass
 class History:
-    """One entry per finished epoch."""
+    """One entry per finished epoch. Losses are means over images, accuracies fractions."""
 
     train_loss: list[float] = field(default_factory=list)
+    """In training mode, as the steps saw it."""
     train_subset_loss: list[float] = field(default_factory=list)
+    """This and what follows: in evaluation mode, after the epoch. Of the first 10,000 training images."""
     train_subset_accuracy: list[float] = field(default_factory=list)
+    """Of the same."""
     validation_loss: list[float] = field(default_factory=list)
+    """Empty where nothing is held out."""
     validation_accuracy: list[float] = field(default_factory=list)
+    """Likewise."""
     test_loss: list[float] = field(default_factory=list)
+    """Of all test images."""
     test_accuracy: list[float] = field(default_factory=list)
+    """Of the same."""
     train_s: list[float] = field(default_factory=list)
+    """Seconds of training, without evaluation."""
 
 
 def evaluate(training: Training, split: Split, *, limit: int | None = None, keep_logits: bool = False,

@@ -35,9 +35,11 @@ class Network1(Config, tag_field="name", tag="network1", frozen=True, kw_only=Tr
     """The report's first network: conv - pool - conv (- pool) - Linear layers. Defaults as printed there."""
 
     conv1_channels: Count = 8
+    """Output channels of the first convolution."""
     conv1_kernel_size: KernelSize = 5
     conv1_stride: Stride = 1
     conv2_channels: Count = 12
+    """Output channels of the second one."""
     conv2_kernel_size: KernelSize = 5
     conv2_stride: Stride = 1
     num_pools: Annotated[int, Meta(ge=1, le=2)] = 2
@@ -45,32 +47,40 @@ class Network1(Config, tag_field="name", tag="network1", frozen=True, kw_only=Tr
     fc_sizes: tuple[Count, ...] = (120, 60, 40)
     """Outputs of the hidden Linear layers; the last Linear, to the classes, is implied."""
     dropout: Probability = 0.25
+    """Probability, at the place that `dropout_after` says."""
     dropout_after: Natural = 1
     """Dropout follows the activation of this hidden Linear layer, counted from 1; 0: the flattened maps."""
     conv_dropout: Probability = 0.0
     """Dropout after each convolution block."""
     batch_norm: bool = False
+    """After each convolution."""
     activation: Activation = "relu"
+    """After each convolution and hidden Linear layer."""
 
 
 class Network2(Config, tag_field="name", tag="network2", frozen=True, kw_only=True):
     """The report's second network: twice conv - BatchNorm - ReLU - pool, then Linear layers. Defaults as printed."""
 
     conv1_channels: Count = 4
+    """Output channels of the first convolution."""
     conv1_kernel_size: KernelSize = 3
     conv1_stride: Stride = 1
     conv2_channels: Count = 16
+    """Output channels of the second one."""
     conv2_kernel_size: KernelSize = 5
     conv2_stride: Stride = 1
     fc_sizes: tuple[Count, ...] = (392,)
     """Outputs of the hidden Linear layers; the last Linear, to the classes, is implied."""
     dropout: Probability = 0.25
+    """Probability, at the place that `dropout_after` says."""
     dropout_after: Natural = 1
     """Dropout follows this hidden Linear layer (and its activation), counted from 1; 0: the flattened maps."""
     conv_dropout: Probability = 0.0
     """Dropout after each convolution block."""
     batch_norm: bool = True
+    """After each convolution."""
     activation: Activation = "relu"
+    """After each convolution."""
     fc_activation: Activation | Literal["none"] = "relu"
     """Between the Linear layers. The report prints neither reading beyond doubt: both are run."""
 
@@ -83,16 +93,21 @@ class KernelDepthCNN(Config, tag_field="name", tag="cnn", frozen=True, kw_only=T
     """
 
     kernel_size: KernelSize = 3
+    """Of every convolution."""
     depth: Annotated[int, Meta(ge=1, le=8)] = 2
+    """Convolutions."""
     width: Count = 16
     """Output channels of every convolution."""
     num_pools: Annotated[int, Meta(ge=0, le=4)] = 2
     """The first `num_pools` convolutions are followed by a 2x2 max-pool."""
     fc_sizes: tuple[Count, ...] = ()
+    """Outputs of hidden Linear layers; none by default."""
     dropout: Probability = 0.0
     """Before the last Linear layer."""
     batch_norm: bool = True
+    """After each convolution."""
     activation: Activation = "relu"
+    """After each convolution and hidden Linear layer."""
 
 
 class StagedCNN(Config, tag_field="name", tag="staged", frozen=True, kw_only=True):
@@ -103,7 +118,9 @@ class StagedCNN(Config, tag_field="name", tag="staged", frozen=True, kw_only=Tru
     """
 
     stem_channels: Count = 16
+    """Output channels of the stem."""
     kernel_size: KernelSize = 3
+    """Of every convolution."""
     widths: Annotated[tuple[Count, ...], Meta(min_length=1, max_length=4)] = (32, 48, 48)
     """Output channels of the convolutions of each stage."""
     depth: Annotated[int, Meta(ge=1, le=8)] = 2
@@ -113,6 +130,7 @@ class StagedCNN(Config, tag_field="name", tag="staged", frozen=True, kw_only=Tru
     batch_norm: bool = True
     """After each convolution."""
     activation: Activation = "relu"
+    """After each convolution."""
 
 
 class CitedModel(Config, tag_field="name", tag="cited", frozen=True, kw_only=True):

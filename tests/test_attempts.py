@@ -11,7 +11,7 @@ import pytest
 from bench import experiment, launch, run, trial
 from bench.attempts import MAX_DEATHS, Attempt, Report, blame
 from bench.launch import Stopped
-from bench.record import decode
+from bench.lines import decode
 from bench.store import StoreError
 from fmnist_core.config import quality_key
 from fmnist_core.files import Arrays

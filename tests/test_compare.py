@@ -11,7 +11,8 @@ import pytest
 
 from bench import compare, record_sets, revisions
 from bench.block import main as time_block
-from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord, encode
+from bench.lines import encode
+from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord
 from bench.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, pairs_to_find, save
 from fmnist_core import data
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, quality_key, speed_key, to_dict

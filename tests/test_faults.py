@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import record, store
+from bench import store
+from bench.lines import decode, encode, key_of
 from bench.record import TrainRecord
 from bench.store import Store, StoreError
 
@@ -29,7 +30,7 @@ def made(number, length=0):
 def stored(folder):
     """How often each key is in the files; every whole line must be readable."""
     lines = [line for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines(keepends=True)]
-    return Counter(record.key_of(record.decode(line)) for line in lines if line.endswith(b"\n"))
+    return Counter(key_of(decode(line)) for line in lines if line.endswith(b"\n"))
 
 
 def once(*numbers):
@@ -134,7 +135,7 @@ def test_a_fault_at_any_call_loses_and_doubles_nothing(tmp_path, survived, numbe
 
 
 def test_a_kill_after_any_byte_loses_only_the_record_in_flight(tmp_path, survived):
-    line = record.encode(made(2))
+    line = encode(made(2))
     for length in range(len(line) + 1):
         folder = tmp_path / str(length)
         folder.mkdir()

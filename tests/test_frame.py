@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from bench import experiment, frame
-from bench.record import encode
+from bench.lines import encode
 from tests.made import GPU, ONE_FACTOR, complete, experiment_of, failed, timed, trained
 
 MADE = experiment_of()

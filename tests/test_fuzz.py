@@ -15,7 +15,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bench import experiment, record, run
+from bench import experiment, run
+from bench.lines import encode
 from bench.record import SpeedRecord, TrainRecord
 from bench.store import Store, StoreError
 from fmnist_core import config
@@ -179,9 +180,9 @@ def test_options_of_the_command(folder, survived, options):
     assert not (folder / "none").exists()
 
 
-lines = [record.encode(TrainRecord(experiment="quick", quality_key="0" * 16, seed=0, cell={"model": {"name": "cnn"}},
+lines = [encode(TrainRecord(experiment="quick", quality_key="0" * 16, seed=0, cell={"model": {"name": "cnn"}},
                                    wall_s=1.5, reason="é")),
-         record.encode(SpeedRecord(experiment="quick", speed_key="1" * 16, cell={}, step_s=[0.25, 1e-9]))]
+         encode(SpeedRecord(experiment="quick", speed_key="1" * 16, cell={}, step_s=[0.25, 1e-9]))]
 json_parts = st.sampled_from([*map(str.encode, PARTS), b"null", b"\xff", b"\\ud800", b'"schema":2', b"{" * 2000])
 broken_lines = mangled(lines, json_parts | st.binary(max_size=4))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import record
+from bench.lines import decode, key_of
 from bench.store import Store
 
 pytestmark = pytest.mark.faults
@@ -27,7 +27,7 @@ PRETENDED, REAL = ["-m", "tests.pretend_sweep"], [str(ROOT / "bench" / "run.py")
 def stored(folder):
     """How often each key is in the files; every whole line must be readable."""
     lines = [line for path in folder.glob("*.jsonl") for line in path.read_bytes().splitlines(keepends=True)]
-    return Counter(record.key_of(record.decode(line)) for line in lines if line.endswith(b"\n"))
+    return Counter(key_of(decode(line)) for line in lines if line.endswith(b"\n"))
 
 
 def experiment_of(folder, num_cells):

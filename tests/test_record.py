@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import record
-from bench.record import Environment, Epochs, Inference, Labels, Layer, SpeedRecord, TrainRecord, decode, encode
+from bench import lines, record
+from bench.lines import UPGRADES, SchemaError, decode, encode, key_of
+from bench.record import Environment, Epochs, Inference, Labels, Layer, SpeedRecord, TrainRecord
 
 TRAIN = TrainRecord(experiment="quick", quality_key="0" * 16, seed=3, cell={"model": {"name": "cnn"}})
 SPEED = SpeedRecord(experiment="quick", speed_key="f" * 16, cell={"model": {"name": "cnn"}})
@@ -79,8 +80,8 @@ def test_a_line_holds_its_kind_and_schema_first_and_no_defaults():
 
 
 def test_the_key_is_the_one_of_its_kind():
-    assert record.key_of(TRAIN) == "0" * 16
-    assert record.key_of(SPEED) == "f" * 16
+    assert key_of(TRAIN) == "0" * 16
+    assert key_of(SPEED) == "f" * 16
 
 
 @pytest.mark.parametrize(
@@ -111,7 +112,7 @@ def test_the_key_is_the_one_of_its_kind():
     ],
 )
 def test_what_is_no_record_is_refused(line, message):
-    with pytest.raises(record.SchemaError, match=message):
+    with pytest.raises(SchemaError, match=message):
         decode(line)
 
 
@@ -122,18 +123,18 @@ def test_older_lines_are_upgraded_step_by_step(monkeypatch):
     def add_seed(content):
         return {**content, "seed": 7, "schema": 3}
 
-    monkeypatch.setattr(record, "UPGRADES", [rename, add_seed])
-    monkeypatch.setattr(record, "SCHEMA_VERSION", 3)
+    monkeypatch.setattr(lines, "UPGRADES", [rename, add_seed])
+    monkeypatch.setattr(lines, "SCHEMA_VERSION", 3)
     oldest = decode(b'{"kind":"train","schema":1,"experiment":"quick","key":"00","cell":{}}')
     assert (oldest.quality_key, oldest.seed) == ("00", 7)
     assert decode(b'{"kind":"train","schema":2,"experiment":"quick","quality_key":"01","cell":{}}').seed == 7
     assert decode(b'{"kind":"train","schema":3,"experiment":"quick","quality_key":"02","seed":5,"cell":{}}').seed == 5
-    with pytest.raises(record.SchemaError, match="schema 4 is newer than 3"):
+    with pytest.raises(SchemaError, match="schema 4 is newer than 3"):
         decode(b'{"kind":"train","schema":4}')
 
 
 def test_there_is_an_upgrade_from_every_older_schema():
-    assert len(record.UPGRADES) == record.SCHEMA_VERSION - 1
+    assert len(UPGRADES) == record.SCHEMA_VERSION - 1
 
 
 def test_records_cannot_be_changed():

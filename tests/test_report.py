@@ -9,8 +9,9 @@ import pytest
 
 from bench import experiment, frame, report
 from bench.formatting import escape
+from bench.lines import encode
 from bench.pages import pictures, readme
-from bench.record import Inference, Labels, TrainRecord, encode
+from bench.record import Inference, Labels, TrainRecord
 from bench.rows import collect, comparable
 from bench.side_records import Calibration, Pairs
 from bench.store import Store, read

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from bench import tracking
-from bench.record import Epochs, TrainRecord, decode
+from bench.lines import decode
+from bench.record import Epochs, TrainRecord
 from bench.store import Store, StoreError
 
 ROOT = Path(__file__).resolve().parent.parent

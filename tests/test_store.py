@@ -10,7 +10,7 @@ import threading
 import msgspec
 import pytest
 
-from bench import record
+from bench.lines import decode, encode, key_of
 from bench.record import SpeedRecord, TrainRecord
 from bench.store import Store, StoreError
 
@@ -62,9 +62,9 @@ def test_heads_say_what_their_records_say(tmp_path):
     writer.append(trained(status="oom"))
     writer.append(SpeedRecord(experiment="quick", speed_key=OTHER_KEY, cell={"a": 1}))
     with (tmp_path / "quick.jsonl").open("ab") as file:  # of an older schema, which is upgraded
-        file.write(record.encode(trained("0" * 16, status="timeout")).replace(b'"schema":2', b'"schema":1'))
+        file.write(encode(trained("0" * 16, status="timeout")).replace(b'"schema":2', b'"schema":1'))
     first = reader.heads()[KEY]
-    said = {key: (head.status, record.key_of(head)) for key, head in reader.heads().items()}
+    said = {key: (head.status, key_of(head)) for key, head in reader.heads().items()}
     assert said == {key: (each.status, key) for key, each in Store(tmp_path).latest().items()}
     assert set(said) == {KEY, OTHER_KEY, "0" * 16}
     assert reader.heads()[KEY] is first  # `run` tells a new record from an old one by identity
@@ -83,7 +83,7 @@ def test_the_newest_record_of_a_key_wins_in_whatever_order_the_files_are_read(tm
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["b.jsonl"]
 
 
-@pytest.mark.parametrize("torn", [b"{", record.encode(trained(OTHER_KEY))[:-1], b"x" * 200_000, b"\0" * 70_000])
+@pytest.mark.parametrize("torn", [b"{", encode(trained(OTHER_KEY))[:-1], b"x" * 200_000, b"\0" * 70_000])
 def test_a_torn_last_line_is_passed_over_and_then_cut_off(tmp_path, torn):
     Store(tmp_path).append(trained())
     with (tmp_path / "quick.jsonl").open("ab") as file:
@@ -92,13 +92,13 @@ def test_a_torn_last_line_is_passed_over_and_then_cut_off(tmp_path, torn):
     assert set(reader.latest()) == {KEY}
     Store(tmp_path).append(trained(OTHER_KEY))
     assert set(reader.latest()) == set(Store(tmp_path).latest()) == {KEY, OTHER_KEY}
-    assert (tmp_path / "quick.jsonl").read_bytes() == record.encode(trained()) + record.encode(trained(OTHER_KEY))
+    assert (tmp_path / "quick.jsonl").read_bytes() == encode(trained()) + encode(trained(OTHER_KEY))
 
 
 def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path):
     (tmp_path / "quick.jsonl").write_bytes(b"{" * 65536)
     Store(tmp_path).append(trained())
-    assert (tmp_path / "quick.jsonl").read_bytes() == record.encode(trained())
+    assert (tmp_path / "quick.jsonl").read_bytes() == encode(trained())
 
 
 def test_only_files_of_records_are_read(tmp_path):
@@ -122,7 +122,7 @@ def test_only_files_of_records_are_read(tmp_path):
     ],
 )
 def test_an_unreadable_line_is_named(tmp_path, line, message):
-    (tmp_path / "quick.jsonl").write_bytes(record.encode(trained()) + record.encode(trained(OTHER_KEY)) + line)
+    (tmp_path / "quick.jsonl").write_bytes(encode(trained()) + encode(trained(OTHER_KEY)) + line)
     for read in (Store(tmp_path).latest, Store(tmp_path).heads):
         with pytest.raises(StoreError, match=rf"quick\.jsonl, line 3: .*{message}"):
             read()
@@ -188,7 +188,7 @@ def test_checking_writes_nothing_into_the_files_of_records(tmp_path):
     store.append(trained())
     Store(store.folder).check_writable(["quick"])
     assert sorted(path.name for path in store.folder.iterdir()) == [".claims", "quick.jsonl"]
-    assert (store.folder / "quick.jsonl").read_bytes() == record.encode(trained())
+    assert (store.folder / "quick.jsonl").read_bytes() == encode(trained())
 
 
 # Locks
@@ -302,6 +302,6 @@ for i in range(100):
             writer.stdin.flush()
         assert [writer.wait(60) for writer in writers] == [0, 0]
     lines = (tmp_path / "quick.jsonl").read_bytes().splitlines(keepends=True)
-    records = [record.decode(line) for line in lines]
-    assert sorted(map(record.key_of, records)) == [f"{n}{i:015}" for n in (1, 2) for i in range(100)]
+    records = [decode(line) for line in lines]
+    assert sorted(map(key_of, records)) == [f"{n}{i:015}" for n in (1, 2) for i in range(100)]
     assert all(each.reason == "x" * (each.seed * 97 % 5000) for each in records)

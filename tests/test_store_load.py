@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import experiment, plan, record
+from bench import experiment, plan
+from bench.lines import encode
 from bench.record import Epochs, TrainRecord
 from bench.report import render
 from bench.store import Store
@@ -33,7 +34,7 @@ def num_open_files() -> int:
 
 
 def write_many(folder, number):
-    template = record.encode(trained())
+    template = encode(trained())
     folder.mkdir()
     (folder / "quick.jsonl").write_bytes(b"".join(template.replace(KEY.encode(), b"%016x" % i) for i in range(number)))
     return folder

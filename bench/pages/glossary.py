@@ -17,7 +17,6 @@ class Field(NamedTuple):
     name: str
     type: str
     meaning: str
-    """Empty where the name and type say it."""
 
 
 def fields(name: str) -> list[Field]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from bench import experiment, plan, record
+from bench import experiment, plan
+from bench.lines import encode
 from bench.record import Epochs, TestDetail, TrainRecord
 from bench.report import render
 from bench.store import Store
@@ -55,7 +56,7 @@ def test_list_starts_at_once(benchmark: Any) -> None:
 
 
 def test_resume(benchmark: Any, planned: list[plan.Task], records: list[TrainRecord], tmp_path: Path) -> None:
-    (tmp_path / "quick.jsonl").write_bytes(b"".join(record.encode(each) for each in records[1:]))
+    (tmp_path / "quick.jsonl").write_bytes(b"".join(encode(each) for each in records[1:]))
 
     def resume() -> None:
         assert plan.missing(planned, Store(tmp_path).heads(), {}) == planned[:1]
