@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from bench.decoding import convert
 from bench.dotted import as_typed, flatten, merge, nest
+from bench.own_source import source_of
 from bench.settings import known_keys, label_of, value_of
 from fmnist_core.config import Baseline, CellConfig, CitedModel, input_shape
 from fmnist_core.models import networks
@@ -253,6 +254,11 @@ def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any]) -> Cel
 def _with_custom_model(settings: dict[str, Any]) -> dict[str, Any]:
     """`model.name = "package.module:factory"` is short for a custom model."""
     model = settings.get("model")
+    if isinstance(model, dict) and model.get("name") == "custom" and isinstance(factory := model.get("factory"), str):
+        source = source_of(factory)
+        if model.get("source", source) != source:
+            raise ValueError(f"model.source = '{model['source']}': the file of {factory} has changed, it is '{source}'")
+        return {**settings, "model": {**model, "source": source}}
     if isinstance(model, dict) and isinstance(name := model.get("name"), str) and ":" in name:
         options = {key: value for key, value in model.items() if key != "name"}
         for key, value in options.items():
@@ -262,7 +268,7 @@ def _with_custom_model(settings: dict[str, Any]) -> dict[str, Any]:
                                  f"key of the model; write model.{argument}")
             if not isinstance(value, bool | int | float | str):
                 raise ValueError(f"model.{key} = {value!r}: expected a number, a string, true or false")
-        return {**settings, "model": {"name": "custom", "factory": name, "options": options}}
+        return {**settings, "model": {"name": "custom", "factory": name, "options": options, "source": source_of(name)}}
     return settings
 
 

@@ -33,8 +33,9 @@ def known_keys(cell: CellConfig) -> list[str]:
 
 
 def every_setting(cell: CellConfig) -> dict[str, Any]:
-    """Defaults too, by dotted key; the options of a model one by one."""
-    return flatten({key: value_of(cell, key) for key in known_keys(cell)})
+    """Defaults too, by dotted key; the options of a model one by one, and the digest of one's own."""
+    source = {"model.source": cell.model.source} if isinstance(cell.model, CustomModel) and cell.model.source else {}
+    return flatten({key: value_of(cell, key) for key in known_keys(cell)}) | source
 
 
 def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -5,6 +5,7 @@ N images of a batch, K classes. Every evaluation of the project is this one, or 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -53,6 +54,15 @@ class History:
     """Of the same."""
     train_s: list[float] = field(default_factory=list)
     """Seconds of training, without evaluation."""
+
+    def divergence(self) -> str:
+        """The loss of the last epoch's evaluation that is not finite, in words; empty where all are. The losses of the
+        steps may be finite where the last steps went too far."""
+        for images, losses in (("training", self.train_subset_loss), ("validation", self.validation_loss),
+                               ("test", self.test_loss)):
+            if losses and not math.isfinite(losses[-1]):
+                return f"the loss on the {images} images was {losses[-1]} after epoch {len(losses)}"
+        return ""
 
 
 def evaluate(training: Training, split: Split, *, limit: int | None = None, keep_logits: bool = False,

@@ -202,6 +202,10 @@ def fused_fit(training: FusedTraining, *, on_step: OnFusedStep | None = None,
         for replica in training.running:
             training.histories[replica].train_s.append(train_s)
             training.histories[replica].train_loss.append(mean_losses[replica])
+        for replica in list(training.running):
+            if reason := training.histories[replica].divergence():
+                training.running.remove(replica)
+                training.diverged[replica] = Diverged(reason)
         if on_epoch is not None and training.running:
             on_epoch(training)
         training.running = [r for r in training.running if not _has_stalled(training.histories[r], patience)]

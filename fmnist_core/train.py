@@ -226,6 +226,8 @@ def fit(training: Training, *, on_step: OnStep | None = None, on_epoch: OnStep |
         history.train_s.append(time.perf_counter() - training.epoch_began)  # the mean loss has waited for the device
         history.train_loss.append(mean_loss)
         evaluate_epoch(training)
+        if reason := history.divergence():
+            raise Diverged(reason)
         if on_epoch is not None:
             on_epoch(training)
         accuracies = history.validation_accuracy

@@ -52,6 +52,17 @@ class Trained(msgspec.Struct, frozen=True):
             return views.logits(self.model, images_NCHW, self.cell.data.test_views).softmax(1)
 
 
+def _fill(model: nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Raises ValueError, of one line, where the model has other tensors."""
+    wanted = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    if wanted != given:
+        name = min(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+        raise ValueError(f"the code of its network has changed: '{name}' is of shape {given.get(name, 'none')} in the "
+                         f"file, and of shape {wanted.get(name, 'none')} in the network")
+    model.load_state_dict(tensors)
+
+
 def load(path: str | Path) -> Trained:
     """Raises ValueError for a file that is not one of ours or is damaged."""
     if Path(path).is_dir():
@@ -65,7 +76,7 @@ def load(path: str | Path) -> Trained:
         cell = msgspec.json.decode(about["cell"], type=CellConfig)
         input_shape = msgspec.json.decode(about["input_shape"], type=tuple[int, int, int])
         model = build(cell.model, input_shape)
-        model.load_state_dict(tensors)
+        _fill(model, tensors)
         mean, std = float(about["mean"]), float(about["std"])
     except (OSError, SafetensorError, KeyError, RuntimeError, msgspec.MsgspecError, ValueError) as error:
         raise ValueError(f"weights {path}: {error}") from error

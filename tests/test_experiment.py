@@ -1,5 +1,6 @@
 """Experiments: what a TOML file means, and what is said about a wrong one."""
 
+import hashlib
 import tomllib
 
 import msgspec
@@ -8,8 +9,17 @@ import pytest
 from bench import experiment
 from bench.dotted import as_written, flatten
 from bench.experiment import load, parse, select
-from bench.settings import known_keys, value_of
-from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, Network1, Network2, TrainConfig, to_dict
+from bench.settings import every_setting, known_keys, value_of
+from fmnist_core.config import (
+    CellConfig,
+    DataConfig,
+    KernelDepthCNN,
+    Network1,
+    Network2,
+    TrainConfig,
+    quality_key,
+    to_dict,
+)
 
 CNN = {"model": {"name": "cnn"}}
 
@@ -88,6 +98,33 @@ def test_without_a_grid_the_base_is_the_one_cell():
 def test_a_network_of_ones_own_is_named_by_its_factory():
     (cell,) = cells_of('base.model = { name = "my.nets:tiny", width = 3 }')
     assert (cell.config.model.factory, cell.config.model.options) == ("my.nets:tiny", {"width": 3})
+
+
+def test_an_edited_network_of_ones_own_is_another_one(tmp_path, monkeypatch):
+    """Its records say which code they are of; nothing of it is run to find that out."""
+    (tmp_path / "mine").mkdir()
+    file, name = tmp_path / "mine" / "nets.py", "mine.nets:make"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    own = {"question": "?", "base": {"model": {"name": name, "width": 3}}}
+    assert parse(own, name="e").cells[0].config.model.source == ""  # it is not there: building it will say so
+    configs = []
+    for content in ("raise SystemExit", "raise SystemExit  # twice", "raise SystemExit"):
+        file.write_text(content)
+        configs.append(parse(own, name="e").cells[0].config)
+    first, second, again = (quality_key(config, 0) for config in configs)
+    assert first == again != second
+    assert every_setting(configs[0])["model.source"] == configs[0].model.source == hashlib.sha256(
+        b"raise SystemExit").hexdigest()[:16]
+    written = {"question": "?", "base": {"model": to_dict(configs[0].model)}}
+    assert parse(written, name="e").cells[0].config == configs[0]
+    file.write_text("other")
+    with pytest.raises(ValueError, match=f"model.source = '{configs[0].model.source}': the file of {name} has changed"):
+        parse(written, name="e")
+
+
+def test_a_network_of_this_project_has_a_version_instead():
+    own = {"question": "?", "base": {"model": {"name": "fmnist_core.models.wide_resnet:wide_resnet"}}}
+    assert parse(own, name="e").cells[0].config.model.source == ""
 
 
 def test_an_argument_of_ones_own_network_goes_by_its_name_everywhere():

@@ -251,8 +251,10 @@ def test_a_diverging_replica_harms_no_other(optimizer: str) -> None:
     assert training.test_logits_NK[1] is None
 
 
-def test_divergence_is_told_as_a_training_alone_tells_it() -> None:
-    cell = cell_of(Network1(dropout=0.0), optimizer="sgd", learning_rate=1e6, epochs=3)
+@pytest.mark.parametrize("settings", [{"learning_rate": 1e6, "epochs": 3},
+                                      {"learning_rate": 1e30, "epochs": 1, "global_batch_size": 500}])
+def test_divergence_is_told_as_a_training_alone_tells_it(settings: dict[str, Any]) -> None:
+    cell = cell_of(Network1(dropout=0.0), optimizer="sgd", **settings)
     outcomes = fused_fit(make(cell))
     for seed, outcome in zip(SEEDS, outcomes, strict=True):
         with pytest.raises(Diverged) as told:

@@ -59,6 +59,12 @@ def test_damaged_or_foreign_weights_are_refused(trained, tmp_path):
         with safe_open(path, "pt") as file:
             about = {key: value for key, value in file.metadata().items() if key != "mean"}
             save_file({key: file.get_tensor(key) for key in file.keys()}, tmp_path / name, about | mean)  # noqa: SIM118
+    with safe_open(path, "pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        save_file({**tensors, "added": torch.zeros(2)}, tmp_path / "changed", file.metadata())
+    with pytest.raises(ValueError, match=r"changed: the code of its network has changed: 'added' is of shape \(2,\) in "
+                                         "the file, and of shape none in the network$"):
+        weights.load(tmp_path / "changed")
     for name in ("cut", "foreign", "missing", "without", "mistaken"):
         with pytest.raises(ValueError, match=f"weights .*{name}"):
             weights.load(tmp_path / name)

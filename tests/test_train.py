@@ -261,6 +261,13 @@ def test_a_loss_that_is_not_finite_stops_before_it_spreads(optimizer):
         assert torch.equal(parameter, good[name]), name
 
 
+def test_a_network_that_is_not_finite_in_evaluation_has_diverged():
+    """Its last step went too far, and no step came after it to show that."""
+    training = Training(cell(optimizer="sgd", learning_rate=1e30, epochs=1, global_batch_size=230), 0, small_dataset())
+    with pytest.raises(Diverged, match=r"the loss on the training images was (nan|inf) after epoch 1"):
+        fit(training)
+
+
 def test_early_stopping_counts_epochs_without_a_better_validation_accuracy(monkeypatch):
     dataset = small_dataset()
     training = Training(cell(epochs=9, early_stopping_patience=2), 0, dataset)
