@@ -10,7 +10,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from bench import environment, side_runs
+from bench import command, environment, side_runs
 from bench.interleave import interleave
 from bench.side_records import METRICS, PAIRS, Calibration, Metric, Pairs, save
 from fmnist_core.config import CellConfig, to_dict
@@ -57,4 +57,4 @@ def _two_subjects(cell: CellConfig, options: argparse.Namespace) -> tuple[Block,
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.leave(main)

@@ -6,7 +6,7 @@
 import sys
 from collections.abc import Sequence
 
-from bench import experiment
+from bench import command, experiment
 from bench.pages import goals
 from bench.rows import collect
 from bench.store import StoreError, read
@@ -39,4 +39,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.leave(main)

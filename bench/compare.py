@@ -13,11 +13,12 @@ import argparse
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import geometric_mean
 
-from bench import environment, record_sets, revisions, side_runs, stats, store
-from bench.formatting import ratio_text, significant, table
+from bench import cells, command, environment, record_sets, revisions, side_runs, stats, store
+from bench.formatting import plural, ratio_text, significant, table
 from bench.record import Environment, Record
-from bench.record_sets import Finding, Question, Sets, milliseconds
+from bench.record_sets import Finding, Sets
 from bench.sample_size import MAX_NEEDED
 from bench.side_records import (
     PAIRS,
@@ -33,6 +34,8 @@ from bench.side_records import (
 from fmnist_core.config import to_dict
 from fmnist_core.nearest import nearest
 
+LEGEND = ("B against A: of times A over B, so that above 1 B is faster; of accuracies B less A; in brackets the 95 % "
+          "interval.")
 ACCURACY_THRESHOLD = 0.001
 """A change below 0.1 points does not count."""
 OF_RECORDS = "allow", "accuracy_threshold"
@@ -51,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return side_runs.WRONG_INPUT
     headers = ["cell", "metric", "A", "B", "B against A", "B is"]
     print(table(headers, findings, text_columns=2))
+    print(f"\n{LEGEND}")
     return side_runs.SLOWER if any(finding.verdict in ("slower", "worse") for finding in findings) else side_runs.OK
 
 
@@ -102,10 +106,20 @@ def _compare_records(options: argparse.Namespace) -> list[Finding]:
         print("Left out, of another version of the training code or of a configuration that can no longer be read: "
               f"{sets.stale_a} trainings of A, {sets.stale_b} of B.\n")
     if sets.only_a or sets.only_b:
-        print(f"Only in A: {sets.only_a} cells; only in B: {sets.only_b}.\n")
+        print(f"Only in A: {plural(len(sets.only_a), 'cell')}; only in B: {len(sets.only_b)}.\n")
     if not sets.findings and not sets.refused and not sets.failed:
-        raise ValueError(f"{options.a} and {options.b} have no cell in common")
+        raise ValueError(f"{options.a} and {options.b} have no cell in common{_nearest(sets)}")
     return sets.findings
+
+
+def _nearest(sets: Sets) -> str:
+    """What the two cells most alike differ in, and how to compare them all the same."""
+    differences = cells.nearest_settings(sets.only_a, sets.only_b)
+    if not differences:
+        return "" if sets.only_a and sets.only_b else ": one of them has none"
+    told = ", ".join(f"{key}: {how}" for key, how in differences.items())
+    allow = " ".join(f"--allow {key}" for key in differences)
+    return f"; the most alike differ in {told}; to compare such cells: {allow}"
 
 
 def read(path: str) -> list[Record]:
@@ -128,13 +142,11 @@ def _compare_revisions(options: argparse.Namespace, commits: list[str]) -> list[
 
 def judge_revisions(what: str, metrics: Mapping[Metric, Pairs], threshold: float) -> list[Finding]:
     """Each pair is one block of A and one of B, taken next to each other."""
-    questions = []
-    for metric, pairs in metrics.items():
-        ratio = stats.paired_ratio(pairs.a_s, pairs.b_s)
-        a, b = (milliseconds(stats.summarize(seconds).median) for seconds in (pairs.a_s, pairs.b_s))
-        questions.append(Question(what, metric.replace("_", " "), a, b, ratio, ratio_text(ratio), ("faster", "slower"),
-                                  threshold, f"the same within {100 * threshold:g} %"))
-    return record_sets.judge(questions)
+    a, b = ({metric: geometric_mean(getattr(pairs, side)) for metric, pairs in metrics.items()}
+            for side in ("a_s", "b_s"))
+    ratios = {metric: stats.paired_ratio(pairs.a_s, pairs.b_s) for metric, pairs in metrics.items()}
+    return record_sets.judge([record_sets.speed_question(what, metric, a, b, ratio, ratio_text(ratio), threshold)
+                              for metric, ratio in ratios.items()])
 
 
 def _say_resolvable(pairs: Pairs, calibration: Calibration | None, threshold: float) -> None:
@@ -171,16 +183,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--accuracy-threshold", type=side_runs.up_to(1), default=ACCURACY_THRESHOLD, metavar="X",
                         help=f"least change of an accuracy that counts, as a fraction; default: {ACCURACY_THRESHOLD}")
     parser.add_argument("--allow", action="append", type=_fact, default=[], metavar="NAME",
-                        help="records: a fact that may differ all the same, e.g. torch")
+                        help="records: a fact or a setting that may differ all the same, e.g. torch, train.ema")
     return parser
 
 
 def _fact(text: str) -> str:
     known = record_sets.names_of_facts()
-    if text not in known:
+    if text not in known and not cells.is_setting(text):
         raise argparse.ArgumentTypeError(f"{text!r}: unknown{nearest(text, known)}; allowed: {', '.join(known)}")
     return text
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.leave(main)

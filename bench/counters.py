@@ -6,7 +6,6 @@
 The test suite compares them with the committed file: more is a regression, less is news to be committed.
 """
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +14,7 @@ import msgspec
 import torch
 from msgspec import Struct
 
-from bench import experiment
+from bench import command, experiment
 from bench.memory import peak_step_bytes, step_bytes
 from bench.strict_parser import StrictParser
 from fmnist_core.config import CellConfig, DataConfig, TrainConfig, to_dict
@@ -196,4 +195,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.leave(main)

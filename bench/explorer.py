@@ -18,6 +18,7 @@ from typing import Any
 
 from bench import experiment as experiments_
 from bench import frame
+from bench.command import leave
 from bench.dotted import as_text, as_written, flatten
 from bench.experiment import Experiment
 from bench.machines import machine_names
@@ -165,4 +166,4 @@ def _digest(code: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

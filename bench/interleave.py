@@ -1,7 +1,10 @@
 """Several things measured in turns, so that what drifts (clocks, heat, other load) strikes them alike. No torch."""
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import TypeVar
+
+from tqdm import tqdm
 
 Measured = TypeVar("Measured")
 
@@ -10,10 +13,10 @@ def interleave(subjects: Mapping[str, Callable[[], Measured]], rounds: int) -> d
     """`rounds` measurements of each; the i-th entries of two lists were taken next to each other.
 
     Every second round runs backwards (A B C, C B A, ...), so that over an even number of rounds a steady drift favours
-    none of them.
+    none of them. A terminal shows how many are left.
     """
     results: dict[str, list[Measured]] = {name: [] for name in subjects}
-    for i in range(rounds):
-        for name in subjects if i % 2 == 0 else reversed(list(subjects)):
-            results[name].append(subjects[name]())
+    turns = [name for i in range(rounds) for name in (subjects if i % 2 == 0 else reversed(list(subjects)))]
+    for name in tqdm(turns, unit="block", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty()):
+        results[name].append(subjects[name]())
     return results

@@ -11,7 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import environment, side_runs
+from bench import command, environment, side_runs
 from bench.formatting import table
 from bench.pages.side_tables import headers_and_rows
 from bench.side_records import Ledger, LedgerLine, load, save
@@ -67,4 +67,4 @@ def _print_stored(folder: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.leave(main)

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bench import environment, side_runs, workers
+from bench import command, environment, side_runs, workers
 from bench.interleave import interleave
 from bench.side_records import Peer, PeerRun, Peers, save
 from bench.workers import Worker, WorkerFailed
@@ -190,4 +190,4 @@ def _check(cell: CellConfig, options: argparse.Namespace) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.leave(main)

@@ -6,7 +6,6 @@
 The page is made of `PROMISES` and of the record of some runs; a test holds it to both.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from bench import attempts, launch
+from bench import attempts, command, launch
 from bench.formatting import code, count, escape, table
 from bench.record import Environment
 from bench.strict_parser import StrictParser
@@ -227,4 +226,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.leave(main)

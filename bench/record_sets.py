@@ -6,24 +6,20 @@ the arithmetic was the same, speeds where machine and everything observed were; 
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from bench import outcomes, stats
-from bench.dotted import flatten
+from bench import cells, outcomes, stats
 from bench.environment import speed_identity
 from bench.formatting import estimate, points, ratio_text, significant
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.rows import current
-from bench.settings import every_setting, varied
 from bench.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
-from fmnist_core.config import CellConfig, ExecutionConfig
+from fmnist_core.config import ExecutionConfig
 
 NO_CALIBRATION = "not resolved: this machine has no calibration, see python -m bench.calibrate"
-IDENTITY = ("model", "data", "train")
-"""Sections of a configuration that decide what is learnt."""
 ACCURACY = "test accuracy (%)"
 
 Kind = TypeVar("Kind", TrainRecord, SpeedRecord)
@@ -63,26 +59,30 @@ class Sets(NamedTuple):
     refused: list[str]
     failed: list[str]
     """What failed in one set of a cell that the other has, too."""
-    only_a: int
-    only_b: int
+    only_a: list[str]
+    """Cells that the other set has not, as JSON."""
+    only_b: list[str]
     stale_a: int
     """Trainings left out: of another version of the training code, or of a configuration that can no longer be read."""
     stale_b: int
 
 
 def compare(
-    a: Iterable[Record], b: Iterable[Record], *, calibration_for: Callable[[Environment], Calibration | None],
+    a: Sequence[Record], b: Sequence[Record], *, calibration_for: Callable[[Environment], Calibration | None],
     threshold: float, accuracy_threshold: float, allowed: Collection[str] = (),
 ) -> Sets:
     """`threshold`: the least change that counts of a speed, relative; `accuracy_threshold`: of a mean accuracy.
 
-    `allowed`: facts that may differ all the same, by the names that the refusals give.
+    `allowed`: facts that may differ all the same, by the names that the refusals give, and settings by their keys.
+    Raises ValueError for a set in which cells differ only in those.
     """
-    trains_a, speeds_a, failures_a, stale_a = _grouped(a)
-    trains_b, speeds_b, failures_b, stale_b = _grouped(b)
+    settings = [name for name in allowed if cells.is_setting(name)]
+    cells.check_settings(settings, [*a, *b])
+    trains_a, speeds_a, failures_a, stale_a = _grouped(a, settings)
+    trains_b, speeds_b, failures_b, stale_b = _grouped(b, settings)
     identities_a = dict.fromkeys([*trains_a, *speeds_a, *failures_a])
     identities_b = dict.fromkeys([*trains_b, *speeds_b, *failures_b])
-    names = _names([identity for identity in identities_a if identity in identities_b])
+    names = cells.names([identity for identity in identities_a if identity in identities_b])
     accuracies: list[Question] = []
     speeds: list[Question] = []
     refused: list[str] = []
@@ -102,7 +102,8 @@ def compare(
             else:
                 speeds += _speeds(name, one[-1], other[-1], calibration_for(other[-1].environment), threshold)
     return Sets([*judge(accuracies), *judge(speeds)], refused, failed,
-                only_a=len(identities_a.keys() - identities_b), only_b=len(identities_b.keys() - identities_a),
+                only_a=[each for each in identities_a if each not in identities_b],
+                only_b=[each for each in identities_b if each not in identities_a],
                 stale_a=stale_a, stale_b=stale_b)
 
 
@@ -151,19 +152,29 @@ def medians(record: SpeedRecord) -> dict[Metric, float]:
 
 
 def _grouped(
-    records: Iterable[Record]
+    records: Sequence[Record], without: Collection[str]
 ) -> tuple[dict[str, list[TrainRecord]], dict[str, list[SpeedRecord]], dict[str, list[Record]], int]:
-    """Trainings, timings and failures by cell; how many trainings were left out, as no seeds of a cell of today."""
+    """Trainings, timings and failures by cell; how many trainings were left out, as no seeds of a cell of today.
+
+    `without`: settings that do not tell cells apart.
+    """
+    whole: dict[str, str] = {}
+    for record in records:
+        identity = cells.identity(record, without)
+        if whole.setdefault(identity, cells.identity(record)) != cells.identity(record):
+            raise ValueError(f"--allow {' and '.join(without)}: cells of one set differ in nothing else, and would be "
+                             "taken for one")
     trains: dict[str, list[TrainRecord]] = defaultdict(list)
     speeds: dict[str, list[SpeedRecord]] = defaultdict(list)
     failures: dict[str, list[Record]] = defaultdict(list)
     for record in records:
+        identity = cells.identity(record, without)
         if record.status != "ok":
-            failures[_identity(record)].append(record)
+            failures[identity].append(record)
         elif isinstance(record, TrainRecord):
-            trains[_identity(record)].append(record)
+            trains[identity].append(record)
         else:
-            speeds[_identity(record)].append(record)
+            speeds[identity].append(record)
     up_to_date = {identity: kept for identity, group in trains.items() if (kept := current(group))}
     num_stale = sum(map(len, trains.values())) - sum(map(len, up_to_date.values()))
     return defaultdict(list, up_to_date), speeds, failures, num_stale
@@ -172,30 +183,6 @@ def _grouped(
 def _failure(record: Record) -> str:
     what = f"seed {record.seed}" if isinstance(record, TrainRecord) else "the timing"
     return f"{what} failed, {record.status}" + (f": {record.reason.splitlines()[0]}" if record.reason else "")
-
-
-def _identity(record: Record) -> str:
-    """What decides accuracy but the seed, as canonical JSON."""
-    content = {section: record.cell.get(section, {}) for section in IDENTITY}
-    return msgspec.json.encode({**content, "num_processes": record.labels.num_processes}, order="sorted").decode()
-
-
-def _names(identities: Sequence[str]) -> dict[str, str]:
-    """Each cell by the settings in which the cells differ; by its model where they differ in none."""
-    settings = [_settings(identity) for identity in identities]
-    keys = varied(settings) or ["model.name"]
-    return {identity: ", ".join(f"{key.rpartition('.')[2]} {each[key]}" for key in keys if key in each)
-            for identity, each in zip(identities, settings, strict=True)}
-
-
-def _settings(identity: str) -> dict[str, Any]:
-    """All values by dotted key, defaults too; of a configuration that can no longer be read, those that it states."""
-    content = msgspec.json.decode(identity)
-    try:
-        cell = msgspec.convert({section: content[section] for section in IDENTITY}, CellConfig)
-    except msgspec.ValidationError:
-        return flatten(content)
-    return every_setting(cell)
 
 
 def _numerics(record: TrainRecord) -> dict[str, Any]:
@@ -260,8 +247,17 @@ def _speeds(
             result = record_ratio(of_a[metric], of_b[metric], calibration.metrics[metric])
             resolved = 100 * resolvable_unpaired(calibration.metrics[metric])
             detail = f"{ratio_text(result)}, resolvable: {significant(resolved, 2)} %"
-        yield Question(name, metric.replace("_", " "), milliseconds(of_a[metric]), milliseconds(of_b[metric]), result,
-                       detail, ("faster", "slower"), minimum, f"the same within {100 * minimum:g} %")
+        yield speed_question(name, metric, of_a, of_b, result, detail, minimum)
+
+
+def speed_question(name: str, metric: Metric, a: Mapping[Metric, float], b: Mapping[Metric, float],
+                   result: stats.Ratio | None, change: str, threshold: float) -> Question:
+    """`a`, `b`: seconds by metric. Batches are a part of every step: by that their change is judged."""
+    minimum, of_what = threshold, ""
+    if metric == "batch" and a.get("train_step"):
+        minimum, of_what = threshold * (a["batch"] + a["train_step"]) / a["batch"], " of a step"
+    return Question(name, metric.replace("_", " "), milliseconds(a[metric]), milliseconds(b[metric]), result, change,
+                    ("faster", "slower"), minimum, f"the same within {100 * threshold:g} %{of_what}")
 
 
 def milliseconds(seconds: float) -> str:

@@ -15,8 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bench import command, explorer
 from bench import experiment as experiments_
-from bench import explorer
 from bench.pages import figures, readme
 from bench.pages.document import Document, render
 from bench.side_records import load_every
@@ -127,4 +127,4 @@ def _known_figures(folder: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.leave(main)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bench import environment, experiment, side_runs, workers
+from bench import command, environment, experiment, side_runs, workers
 from bench.interleave import interleave
 from bench.side_records import Axis, Point, Reduction, Scaling, save
 from bench.workers import Worker, WorkerFailed
@@ -176,4 +176,4 @@ def _free_port() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command.leave(main)

@@ -66,7 +66,7 @@ def test_what_failed_in_one_set_is_said_and_is_no_cell_of_the_other_alone():
     all_bad = [msgspec.structs.replace(each, status="oom", epochs=Epochs()) for each in good]
     found = sets(all_bad, good)
     assert [line.rpartition(": A: ")[2] for line in found.failed] == [f"seed {seed} failed, oom" for seed in range(3)]
-    assert (found.only_a, found.only_b, found.findings, found.refused) == (0, 0, [], [])
+    assert (found.only_a, found.only_b, found.findings, found.refused) == ([], [], [], [])
 
 
 # Speeds
@@ -158,7 +158,7 @@ def test_trainings_of_another_version_are_left_out_and_counted(monkeypatch):
     unreadable = msgspec.structs.replace(new[0], cell={"model": {"name": "no longer there"}})
     found = sets([*old, *new], [*new, unreadable])
     assert [finding.a for finding in found.findings] == [finding.b for finding in found.findings]
-    assert (found.stale_a, found.stale_b, found.only_a, found.only_b) == (2, 1, 0, 0)
+    assert (found.stale_a, found.stale_b, found.only_a, found.only_b) == (2, 1, [], [])
 
 
 def test_holm_over_many_cells_keeps_chance_from_speaking():
@@ -173,7 +173,7 @@ def test_holm_over_many_cells_keeps_chance_from_speaking():
 def test_cells_are_named_by_what_differs():
     found = sets([timing(depth=1), timing(depth=3)], [timing(depth=3), timing(depth=1), timing(depth=4)])
     assert list(dict.fromkeys(finding.what for finding in found.findings)) == ["depth 1", "depth 3"]
-    assert (found.only_a, found.only_b) == (0, 1)
+    assert (len(found.only_a), len(found.only_b)) == (0, 1)
 
 
 def test_failed_records_are_no_measurements():
@@ -197,6 +197,23 @@ def test_the_exit_code_tells_a_loss(tmp_path, capsys, b, code):
     assert compare.main([a, b, "--store", str(tmp_path)]) == code
     assert compare.main([f"{a}/e.jsonl", f"{b}/e.jsonl", "--store", str(tmp_path)]) == code
     assert ("worse" in capsys.readouterr().out) == bool(code)
+
+
+def test_sets_that_differ_in_a_setting_are_compared_when_that_is_allowed(tmp_path, capsys):
+    """Two arms, each in a store of its own."""
+    a = write(tmp_path / "a", trainings([0.90, 0.901, 0.899]))
+    b = write(tmp_path / "b", trainings([0.80, 0.801, 0.802], 3))
+    store = ["--store", str(tmp_path)]
+    assert compare.main([a, b, *store]) == 2
+    assert capsys.readouterr().err.endswith("no cell in common; the most alike differ in model.depth: 2 against 3; to "
+                                            "compare such cells: --allow model.depth\n")
+    assert compare.main([a, b, "--allow", "model.depth", *store]) == 1
+    assert "-9.90 [-10.1" in capsys.readouterr().out
+    assert compare.main([a, b, "--allow", "model.dept", *store]) == 2
+    assert "--allow model.dept: no cell has this setting; did you mean 'model.depth'?" in capsys.readouterr().err
+    both = write(tmp_path / "c", [*trainings([0.90, 0.901]), *trainings([0.90, 0.901], 3)])
+    assert compare.main([a, both, "--allow", "model.depth", *store]) == 2
+    assert "--allow model.depth: cells of one set differ in nothing else" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_wrong_input(tmp_path, capsys):
