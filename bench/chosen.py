@@ -10,7 +10,7 @@ from bench import command, experiment
 from bench.pages import goals
 from bench.rows import collect
 from bench.store import StoreError, read
-from bench.strict_parser import StrictParser
+from bench.strict_parser import StrictParser, folder
 
 OK, NONE, WRONG_INPUT = 0, 1, 2
 
@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = StrictParser("python -m bench.chosen", __doc__)
     parser.add_argument("experiment", choices=sorted(goals.FAST))
     parser.add_argument("goal", type=float, help="validation accuracy, a fraction")
-    parser.add_argument("--store", default="runs", metavar="DIR", help="folder of the records; default: runs")
+    parser.add_argument("--store", type=folder, default="runs", metavar="DIR",
+                        help="folder of the records; default: runs")
     asked = parser.parse_args(arguments)
     if not 0 < asked.goal < 1:
         parser.error(f"argument goal: {asked.goal:g}: expected a fraction between 0 and 1, e.g. 0.94")

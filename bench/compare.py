@@ -123,8 +123,12 @@ def _nearest(sets: Sets) -> str:
 
 
 def read(path: str) -> list[Record]:
-    """The records of a folder or of one of its .jsonl files that count. Raises StoreError."""
-    return store.read(path) if Path(path).is_dir() else store.read_file(path)
+    """The records of a folder or of one of its .jsonl files that count. Raises ValueError where there are none."""
+    records = store.read(path) if Path(path).is_dir() else store.read_file(path)
+    if not records:
+        hint = "; it is a checkout: in one, name two of its revisions" if (Path(path) / ".git").exists() else ""
+        raise ValueError(f"{path} holds no records{hint}")
+    return records
 
 
 def _compare_revisions(options: argparse.Namespace, commits: list[str]) -> list[Finding]:

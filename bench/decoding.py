@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, ModelConfig, TrainConfig
-from fmnist_core.nearest import nearest, nearest_key
+from fmnist_core.nearest import nearest, nearest_or_all
 
 SECTIONS: dict[str, type[Struct]] = {"data": DataConfig, "train": TrainConfig, "execution": ExecutionConfig}
 """Of a cell; the fourth, `model`, is one of several structs."""
@@ -27,7 +27,9 @@ def _explain(error: msgspec.ValidationError, content: Any, kind: Any, where: str
     if message.startswith("Object contains unknown field"):
         field = message.split("`")[1]
         known = [_join(where, key, each) for each in _fields_at(content, kind, key)]
-        return f"unknown key '{_join(where, key, field)}'" + nearest_key(_join(where, key, field), known)
+        model = _value_at(content, "model.name") if kind is CellConfig and key == "model" else None
+        of_model = f" of {model}" if isinstance(model, str) else ""
+        return f"unknown key '{_join(where, key, field)}'{of_model}" + nearest_or_all(_join(where, key, field), known)
     if message.startswith("Object missing required field"):
         return f"missing key '{_join(where, key, message.split('`')[1])}'"
     if not path:
@@ -73,7 +75,8 @@ def _fields_at(content: Any, kind: Any, key: str) -> list[str]:
     if kind is CellConfig:
         below = [f"{part}.{field}" for part in (*SECTIONS, "model") for field in _fields_at(content, kind, part)]
         return [*kind.__struct_fields__, *below]
-    return list(kind.__struct_fields__) if not key else []
+    part = _part(kind, key) if key else kind
+    return list(part.__struct_fields__) if part is not kind or not key else []
 
 
 def tag_of(model: type[Struct]) -> str:

@@ -2,7 +2,7 @@
 
     title = "..."                     [base]  what all cells share      [[cells]]  written out, each on top of base:
     question = "..."                  [grid]  "model.kernel_size" =       label, note, reported, and any of
-    seeds = { cpu = 3, cuda = 16 }              [2, 3]: the product,      model, data, train, execution
+    seeds = { cpu = 3, cuda = 16 }, or 3        [2, 3]: the product,      model, data, train, execution
     targets = [0.9]                             in the file's order
 """
 
@@ -25,7 +25,7 @@ from fmnist_core.config import Baseline, CellConfig, CitedModel, input_shape
 from fmnist_core.models import networks
 from fmnist_core.models.catalogue import CITED
 from fmnist_core.models.layers import trace
-from fmnist_core.nearest import nearest, nearest_key
+from fmnist_core.nearest import nearest, nearest_or_all
 
 MAX_CELLS = 100_000
 MAX_NAMED = 20
@@ -152,6 +152,8 @@ def load_all(asked: Iterable[str], overrides: Mapping[str, Any] | None = None) -
 
 def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The cells of a decoded TOML file. Raises ValueError."""
+    if type(number := content.get("seeds")) is int:
+        content = {**content, "seeds": {"cpu": number, "cuda": number}}
     file = convert(content, _File)
     overrides, changed = nest(overrides or {}), flatten(overrides or {})
     launch = overrides.pop("launch", {})
@@ -174,7 +176,7 @@ def select(chosen: Experiment, filters: Mapping[str, Any]) -> Experiment:
     known = dict.fromkeys(["label", *(key for cell in chosen.cells for key in known_keys(cell.config))])
     for key in filters:
         if key not in known:
-            raise ValueError(f"unknown key '{key}'{nearest_key(key, known)}")
+            raise ValueError(f"unknown key '{key}'{nearest_or_all(key, known)}")
     cells = [cell for cell in chosen.cells if all(shown(cell, key) == value for key, value in filters.items())]
     if not cells:
         wanted = ", ".join(f"{key}={as_typed(value)}" for key, value in filters.items())

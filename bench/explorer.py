@@ -28,7 +28,7 @@ from bench.reproduce import command, selections
 from bench.rows import Row, collect
 from bench.side_records import SideRecord, load_every
 from bench.store import read
-from bench.strict_parser import StrictParser
+from bench.strict_parser import StrictParser, folder
 from fmnist_core.config import to_dict
 
 FOLDER = Path(__file__).resolve().parent / "pages" / "explorer_page"
@@ -88,7 +88,7 @@ def content(records: Sequence[Record], experiments: Sequence[Experiment],
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0; 2 a store or experiment that cannot be read, nowhere to write, or no charting library."""
     parser = StrictParser("python -m bench.explorer", __doc__)
-    parser.add_argument("--store", default=str(experiments_.FOLDER / "results"), metavar="DIR",
+    parser.add_argument("--store", type=folder, default=str(experiments_.FOLDER / "results"), metavar="DIR",
                         help="folder of the records; default: the published ones")
     parser.add_argument("--output", default=DEFAULT_OUTPUT, metavar="FILE", help=f"the page; default: {DEFAULT_OUTPUT}")
     options = parser.parse_args(arguments)

@@ -6,17 +6,19 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from msgspec import Struct
+
 from bench import experiment, settings, tracking
-from bench.decoding import choices
+from bench.decoding import SECTIONS, choices
 from bench.dotted import as_typed
-from bench.strict_parser import StrictParser
+from bench.strict_parser import StrictParser, folder
 from fmnist_core.config import DATASETS, CellConfig
 
 DEFAULT_STORE = "runs"
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    new = StrictParser("bench/run.py", description)
+    new = StrictParser("bench/run.py", description, _as_setting)
     add = new.add_argument
     _complete(add("experiments", nargs="*", default=["quick"], metavar="EXPERIMENT",
                   help=f"a name ({', '.join(experiment.names())}) or the path of a .toml file; default: quick"),
@@ -37,11 +39,21 @@ def parser(description: str | None) -> argparse.ArgumentParser:
              "folder profiles/")
     add("--rerun", action="store_true", help="run again what already has a record")
     add("--retry-failed", action="store_true", help="run again what has failed")
-    add("--store", default=DEFAULT_STORE, metavar="DIR", help=f"folder of the records; default: {DEFAULT_STORE}")
+    add("--store", type=folder, default=DEFAULT_STORE, metavar="DIR",
+        help=f"folder of the records; default: {DEFAULT_STORE}")
     add("--data-dir", metavar="DIR", help="folder of the four IDX files")
     _complete(add("--dataset", metavar="NAME", help="short for --set data.dataset=NAME, e.g. synthetic"),
               lambda **_: list(DATASETS))
     return new
+
+
+def _as_setting(unknown: str) -> str:
+    """`--epochs`, `--batch-size`: settings of a cell are no options."""
+    name = unknown.strip("-").replace("-", "_")
+    sections: dict[str, type[Struct]] = {**SECTIONS, "launch": experiment.Launch}
+    keys = (f"{section}.{key}" for section, kind in sections.items() for key in kind.__struct_fields__
+            if key in (name, f"global_{name}"))
+    return next((f"--set {key}=VALUE" for key in keys), "")
 
 
 def answer_shell(of: argparse.ArgumentParser) -> None:

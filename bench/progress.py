@@ -1,9 +1,10 @@
 """What a running sweep shows: its plan, its progress with time left, and what was learnt. No torch."""
 
 import os
+import shlex
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -152,8 +153,11 @@ def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
 
 
 def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record],
-                 folder: Path) -> None:
-    """A row per cell: accuracy, speed, size; what failed; then where the records are and what could come next."""
+                 folder: Path, asked: Sequence[str] = ()) -> None:
+    """A row per cell: accuracy, speed, size; what failed; then where the records are and what could come next.
+
+    `asked`: the experiments as they were named, of which a report must be told the files.
+    """
     from bench import sweep_results  # brings scipy
 
     planned = list(planned)
@@ -164,8 +168,9 @@ def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], lat
             lines.append(sweep_results.Line.of(cell.label or "-", records))
         for paragraph in (experiment.title, *sweep_results.paragraphs(lines)):
             print(f"\n{paragraph}")
+    files = [name for name in asked if name.endswith(".toml")]
     print(f"\nRecords: {folder}. Tables and figures of them:\n"
-          f"  python -m bench.report --store {folder} --output {folder}/RESULTS.md")
+          f"  {shlex.join(['python', '-m', 'bench.report', '--store', str(folder), *files])}")
     if [each.name for each in experiments] == ["quick"]:
         print("The full sweep, with several seeds and more epochs, is kernel_depth in the place of quick.")
 

@@ -12,6 +12,8 @@ SCHEMA_VERSION = 3
 
 Status = Literal["ok", "oom", "diverged", "timeout", "error"]
 PositiveInt = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Fractions = list[Annotated[float, Meta(ge=0.0, le=1.0)]]
 
 
 class _Part(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -98,15 +100,15 @@ class Epochs(_Part, frozen=True, kw_only=True):
     """Mean over the epoch's steps, in training mode (with dropout and augmentation)."""
     train_subset_loss: list[float] = []
     """On the first 10,000 training images, in evaluation mode."""
-    train_subset_accuracy: list[float] = []
+    train_subset_accuracy: Fractions = []
     """On the same."""
     validation_loss: list[float] = []
     """Empty where nothing was held out."""
-    validation_accuracy: list[float] = []
+    validation_accuracy: Fractions = []
     """Likewise."""
     test_loss: list[float] = []
     """Over all test images."""
-    test_accuracy: list[float] = []
+    test_accuracy: Fractions = []
     """No choice is made by it; the best of these is shown as `best on test`, never as the result."""
     train_s: list[float] = []
     """Training alone, evaluation excluded. A duration on a shared machine, see `Labels.machine_shared`."""
@@ -132,7 +134,7 @@ class TrainRecord(_Part, tag_field="kind", tag="train", frozen=True, kw_only=Tru
     """The one that ran it first; others with the same cell share the record."""
     quality_key: str
     """Digest of model, data, training and seed: what decides accuracy."""
-    seed: int
+    seed: Natural
     """It decides initialisation, order, dropout and augmentation; not the split."""
     cell: dict[str, Any]
     """The configuration, values that equal their default left out."""

@@ -11,6 +11,7 @@ The same records give the same bytes: nothing in the files tells when or where t
 """
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from bench.pages import figures, readme
 from bench.pages.document import Document, render
 from bench.side_records import load_every
 from bench.store import read
-from bench.strict_parser import StrictParser
+from bench.strict_parser import StrictParser, folder
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED, RESULTS = experiments_.FOLDER / "results", ROOT / "RESULTS.md"
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output = _output(options)
         loaded = experiments_.load_all([*experiments_.names(), *options.experiments])
         document = render(read(options.store), loaded, load_every(options.store),
-                          own="" if _is_published(options.store) else options.store)
+                          own="" if _is_published(options.store) else _again(options))
         if not options.check:
             write(document, output)
             print(f"{output}: written, with {len(document.figures)} figures in {output.parent / figures.FOLDER}"
@@ -80,7 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     differing = stale(document, output)
     for path in differing:
-        print(f"{path}: stale; python -m bench.report writes it anew", file=sys.stderr)
+        output_too = f" --output {shlex.quote(options.output)}" if options.output else ""
+        print(f"{path}: stale; {_again(options)}{output_too} writes it anew", file=sys.stderr)
     for name in _not_drawn(document):
         print(f"{name}: not checked, it needs the data set", file=sys.stderr)
     return 1 if differing else 0
@@ -90,7 +92,7 @@ def _parser() -> StrictParser:
     parser = StrictParser("python -m bench.report", __doc__)
     parser.add_argument("experiments", nargs="*", metavar="EXPERIMENT.toml",
                         help="experiments of your own, beside those of the project")
-    parser.add_argument("--store", default=str(PUBLISHED), metavar="DIR",
+    parser.add_argument("--store", type=folder, default=str(PUBLISHED), metavar="DIR",
                         help="folder of the records; default: the published ones, experiments/results")
     parser.add_argument("--output", metavar="FILE",
                         help="a .md file; the figures go to docs/figures/ beside it; default: RESULTS.md of the "
@@ -112,6 +114,14 @@ def _output(options: argparse.Namespace) -> Path:
         raise ValueError(f"--output {output}: the results of the published records and their figures stand in that "
                          f"folder; allowed: any other, as in the default {default}")
     return output
+
+
+def _again(options: argparse.Namespace) -> str:
+    """The command that writes what is asked for, wherever to."""
+    store = [] if _is_published(options.store) else ["--store", options.store]
+    ours = experiments_.FOLDER.resolve()
+    own = [path for path in dict.fromkeys(options.experiments) if experiments_.find(path).resolve().parent != ours]
+    return shlex.join(["python", "-m", "bench.report", *store, *own])
 
 
 def _is_published(store: str) -> bool:

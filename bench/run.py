@@ -177,7 +177,7 @@ class Sweep:
         latest = self.store.latest()
         planned = due(self.planned, latest)
         if not self.quiet:
-            progress.show_summary(self.experiments, planned, latest, self.store.folder)
+            progress.show_summary(self.experiments, planned, latest, self.store.folder, self.asked.experiments)
         return OK if all(task.key in latest and latest[task.key].status == "ok" for task in planned) else FAILED
 
     @property

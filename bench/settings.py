@@ -7,7 +7,7 @@ from typing import Any
 from bench.decoding import tag_of
 from bench.dotted import as_text, flatten
 from fmnist_core.config import CellConfig, CustomModel
-from fmnist_core.nearest import nearest_key
+from fmnist_core.nearest import nearest_or_all
 
 
 def value_of(cell: CellConfig, key: str) -> Any:
@@ -19,7 +19,7 @@ def value_of(cell: CellConfig, key: str) -> Any:
         elif part == "name" and not hasattr(value, "name"):
             value = tag_of(type(value))
         elif not hasattr(value, part):
-            raise ValueError(f"unknown key '{key}'{nearest_key(key, known_keys(cell))}")
+            raise ValueError(f"unknown key '{key}'{nearest_or_all(key, known_keys(cell))}")
         else:
             value = getattr(value, part)
     return value

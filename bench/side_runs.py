@@ -13,7 +13,7 @@ from bench.load import load_warning, usage
 from bench.pages.side_tables import headers_and_rows
 from bench.side_records import SideRecord
 from bench.store import Store
-from bench.strict_parser import StrictParser
+from bench.strict_parser import StrictParser, folder
 from fmnist_core.config import Baseline, CellConfig
 
 OK, SLOWER, WRONG_INPUT = 0, 1, 2
@@ -30,7 +30,7 @@ def parser(name: str, description: str | None, *, rounds: int, threads: bool = T
                      help=f"the first cell of this experiment is timed; default: {DEFAULT_EXPERIMENT}")
     new.add_argument("--dataset", metavar="NAME", help="another data set, e.g. synthetic")
     new.add_argument("--data-dir", metavar="DIR", help="folder of the four IDX files")
-    new.add_argument("--store", default=DEFAULT_STORE, metavar="DIR",
+    new.add_argument("--store", type=folder, default=DEFAULT_STORE, metavar="DIR",
                      help=f"folder of the records; default: {DEFAULT_STORE}")
     new.add_argument("--rounds", type=positive, default=rounds, metavar="N", help=f"in turns; default: {rounds}")
     if threads:

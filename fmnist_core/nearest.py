@@ -3,10 +3,13 @@
 import difflib
 from collections.abc import Iterable
 
+CUTOFF = 0.6
+"""Least likeness, as difflib has it, by which a word is taken for another misspelt: its own default."""
+
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message: which of the known words comes nearest; empty where none is near."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=CUTOFF)
     return did_you_mean(matches[0]) if matches else ""
 
 
@@ -16,8 +19,14 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
     # The first of several counts, so those of the section asked for come first.
     keys = sorted(known, key=lambda each: each.rpartition(".")[0] != section)
     names = [each.rpartition(".")[2] for each in keys]
-    matches = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, names, n=1, cutoff=CUTOFF)
     return did_you_mean(keys[names.index(matches[0])]) if matches else ""
+
+
+def nearest_or_all(key: str, known: Iterable[str]) -> str:
+    """Where no key comes near: all that there are."""
+    known = list(known)
+    return nearest_key(key, known) or (f"; allowed: {', '.join(known)}" if known else "")
 
 
 def did_you_mean(word: str) -> str:

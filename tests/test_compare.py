@@ -220,6 +220,8 @@ def test_what_cannot_be_compared_is_wrong_input(tmp_path, capsys):
     a, b = write(tmp_path / "a", [timing(depth=1)]), write(tmp_path / "b", [timing(depth=2)])
     for sides, said in [([a, b], "no cell in common"), ([a, "no-such-thing"], "'no-such-thing' is neither"),
                         (["HEAD", a], "compare records with records"),
+                        ([str(tmp_path), a], f"{tmp_path} holds no records"),
+                        ([str(compare.revisions.ROOT), a], "; it is a checkout: in one, name two of its revisions"),
                         ([a, b, "--rounds", "3"], "--rounds has no effect on a comparison of records"),
                         (["HEAD", "HEAD", "--allow", "torch"], "--allow has no effect on a comparison of revisions")]:
         assert compare.main([*sides, "--store", str(tmp_path)]) == 2

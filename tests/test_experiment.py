@@ -100,6 +100,10 @@ def test_a_network_of_ones_own_is_named_by_its_factory():
     assert (cell.config.model.factory, cell.config.model.options) == ("my.nets:tiny", {"width": 3})
 
 
+def test_a_number_of_seeds_is_that_of_every_device():
+    assert parse({"question": "?", "seeds": 5, "base": CNN}, name="e").seeds == experiment.Seeds(cpu=5, cuda=5)
+
+
 def test_an_edited_network_of_ones_own_is_another_one(tmp_path, monkeypatch):
     """Its records say which code they are of; nothing of it is run to find that out."""
     (tmp_path / "mine").mkdir()
@@ -212,7 +216,7 @@ def test_the_value_at_an_unknown_key():
         ("seed = 3", ["unknown key 'seed'", "did you mean 'seeds'?"]),
         ("seeds = { gpu = 3 }", ["unknown key 'seeds.gpu'"]),
         ("seeds = { cpu = 0 }", ["seeds.cpu = 0", ">= 1"]),
-        ("seeds = 3", ["seeds = 3", "expected `object`"]),
+        ('seeds = "3"', ["seeds = '3'", "expected `object`"]),
         ("targets = [90]", ["targets[0] = 90", "< 1.0"]),
         ("targets = [0.9, 0.8]", ["targets = [0.9, 0.8]", "expected rising fractions, each once"]),
         ("targets = [0.9, 0.9]", ["expected rising fractions, each once"]),
@@ -230,6 +234,8 @@ def test_the_value_at_an_unknown_key():
         ("cells = [{ reported = 3 }]", ["cells[0].reported"]),
         ("base.train.epoch = 3", ["unknown key 'train.epoch'", "did you mean 'train.epochs'?"]),
         ("base.trane.epochs = 3", ["unknown key 'trane'", "did you mean 'train'?"]),
+        ("base.train.lr = 3", ["unknown key 'train.lr'; allowed: train.epochs, train.global_batch_size, "]),
+        ("seeds = { gpu = 3 }", ["unknown key 'seeds.gpu'; did you mean 'seeds.cpu'?"]),
         ("base.epochs = 3", ["unknown key 'epochs'; did you mean 'train.epochs'?"]),
         ("base = { model.name = 'cnn', width = 3 }", ["unknown key 'width'; did you mean 'model.width'?"]),
         ("base = { model = 3, width = 3 }", ["model = 3", "expected `object`"]),
@@ -240,7 +246,8 @@ def test_the_value_at_an_unknown_key():
         ('base.train.optimizer = "adm"', ["train.optimizer = 'adm'", "did you mean 'adam'?; allowed: adam, adamw"]),
         ('base.model.name = "cnnn"',
          ["model.name = 'cnnn'", "did you mean 'cnn'?; allowed: ", "network1", "package.module:factory"]),
-        ("base.model.kernel_sise = 3", ["unknown key 'model.kernel_sise'", "did you mean 'model.kernel_size'?"]),
+        ("base.model = { name = 'network2', zzz = 3 }", ["unknown key 'model.zzz' of network2; allowed: model.conv1_ch"]),
+        ("base.model.kernel_sise = 3", ["unknown key 'model.kernel_sise' of cnn", "did you mean 'model.kernel_size'?"]),
         ("base.model.kernel_size = 12", ["model.kernel_size = 12", "<= 11"]),
         ("base.model.fc_sizes = [3, 0]", ["model.fc_sizes[1] = 0", ">= 1"]),
         ("base.model = 3", ["model = 3", "expected `object`"]),

@@ -75,6 +75,18 @@ def test_an_unknown_option_is_answered_with_the_nearest(call_run, option, neares
     assert err == f"bench/run.py: error: unrecognized arguments: {option}; did you mean '{nearest}'?; see --help\n"
 
 
+@pytest.mark.parametrize(("option", "setting"), [
+    ("--epochs", "train.epochs"), ("--batch-size", "train.global_batch_size"), ("--device", "launch.device")])
+def test_a_setting_is_no_option(call_run, option, setting):
+    assert f"; did you mean '--set {setting}=VALUE'?" in call_run(option, "1")[2]
+
+
+def test_an_empty_folder_is_not_the_current_one(call_run):
+    code, out, err = call_run("--store", "")
+    assert (code, out) == (2, "")
+    assert err == "bench/run.py: error: argument --store: '': expected a folder; the current one is .; see --help\n"
+
+
 def test_an_unknown_label_is_answered_with_the_nearest(call_run):
     code, _, err = call_run("table_1_2", "--only", "label=Trail-3")
     assert code == 2

@@ -24,6 +24,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
 counts = st.integers(0, 2**53)
 samples = st.lists(numbers, max_size=4)
+accuracies = st.lists(st.floats(0.0, 1.0), max_size=4)
 shapes = st.lists(counts, max_size=3)
 tables = lambda values: st.dictionaries(texts, values, max_size=3)
 cells = tables(st.recursive(texts | counts | st.booleans() | samples, tables, max_leaves=5))
@@ -33,7 +34,7 @@ shared = {"experiment": texts, "cell": cells, "status": st.sampled_from(["ok", "
           "reason": texts, "labels": st.builds(Labels, precision=texts, captured=st.booleans()),
           "environment": environments, "started_at": texts}
 train_records = st.builds(
-    TrainRecord, quality_key=texts, seed=counts, epochs=st.builds(Epochs, train_loss=samples, test_accuracy=samples),
+    TrainRecord, quality_key=texts, seed=counts, epochs=st.builds(Epochs, train_loss=samples, test_accuracy=accuracies),
     test=st.builds(record.TestDetail, mistakes=st.lists(st.tuples(counts, counts, counts, numbers), max_size=2)),
     extra=tables(numbers), wall_s=numbers, **shared)
 speed_records = st.builds(
@@ -114,6 +115,13 @@ def test_the_key_is_the_one_of_its_kind():
 def test_what_is_no_record_is_refused(line, message):
     with pytest.raises(SchemaError, match=message):
         decode(line)
+
+
+@pytest.mark.parametrize("change", [{"epochs": {"test_accuracy": [0.5, 7.5]}}, {"seed": -5}])
+def test_what_no_training_gives_is_no_record(change):
+    line = {**msgspec.json.decode(encode(TRAIN)), **change}
+    with pytest.raises(SchemaError, match=r"not a record: Expected `(float|int)` [<>]= "):
+        decode(msgspec.json.encode(line))
 
 
 def test_older_lines_are_upgraded_step_by_step(monkeypatch):

@@ -484,7 +484,7 @@ def test_foreign_text_cannot_break_the_page():
 def test_the_order_of_records_does_not_matter_and_bytes_repeat(written, full_store):
     records = list(Store(full_store).latest().values())
     loaded = [report.experiments_.load(name) for name in report.experiments_.names()]
-    document = report.render(records[::-1], loaded, own=str(full_store))
+    document = report.render(records[::-1], loaded, own=f"python -m bench.report --store {full_store}")
     assert document.text.encode() == written.read_bytes()
     figures = {path.name: path.read_bytes() for path in (written.parent / "docs/figures").iterdir()}
     assert document.figures == figures
@@ -586,6 +586,19 @@ def test_an_experiment_named_twice_is_there_once(tmp_path):
     once = (tmp_path / "RESULTS.md").read_text()
     assert report.main(["--store", str(tmp_path), "quick", str(report.experiments_.FOLDER / "quick.toml")]) == 0
     assert (tmp_path / "RESULTS.md").read_text() == once
+
+
+def test_a_page_names_the_command_that_writes_it(tmp_path, capsys):
+    """With the experiments of one's own, whose questions and labels it shows."""
+    (tmp_path / "mine.toml").write_text(ONE_FACTOR)
+    mine = experiment_of(ONE_FACTOR, name="mine")
+    (tmp_path / "mine.jsonl").write_bytes(encode(trained(mine, mine.cells[0])))
+    arguments = ["--store", str(tmp_path), str(tmp_path / "mine.toml")]
+    assert report.main(arguments) == 0
+    assert f"To get it again: `python -m bench.report {' '.join(arguments)}`" in (tmp_path / "RESULTS.md").read_text()
+    (tmp_path / "RESULTS.md").write_text("old")
+    assert report.main([*arguments, "--check"]) == 1
+    assert f"RESULTS.md: stale; python -m bench.report {' '.join(arguments)} writes it anew" in capsys.readouterr().err
 
 
 def test_another_experiment_of_the_same_name_is_refused(tmp_path, capsys):

@@ -46,7 +46,8 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
            own: str = "") -> Document:
     """The whole of RESULTS.md and its figures: records, the experiments that they belong to, and machines' own.
 
-    `own`: the name of a store other than the published one. Then what has no records is left out, not shown as waiting.
+    `own`: the command that writes it, of a store other than the published one. Then what has no records is left out,
+    not shown as waiting.
     """
     place = {name: i for i, name in enumerate(FIRST)}
     ordered = sorted(experiments, key=lambda one: (one.name == "quick", place.get(one.name, len(FIRST)), one.name))

@@ -80,13 +80,16 @@ accelerate launch bench/run.py EXPERIMENT   # runs what is missing of an experim
 
 OF_ONES_OWN = """\
 Networks trained and timed: accuracy with its spread over seeds, speed with its spread over steps, and cost. This file
-is generated from the records in {store}; do not edit it. To get it again: `python -m bench.report --store {store}`"""
+is generated from records; do not edit it. To get it again: `{command}`"""
 
 
 def introduction(results: Results, others: Results, names: Mapping[Machine, str], own: str = "") -> str:
-    """What this is, how to get it again, where it was measured, and what is left out. `own`: of which store."""
+    """What this is, how to get it again, where it was measured, and what is left out.
+
+    `own`: the command that writes it, where the records are not the published ones.
+    """
     records = [*results.records, *others.records]
-    parts = [OF_ONES_OWN.format(store=own) if own else WHAT_THIS_IS, _counts(results, others)]
+    parts = [OF_ONES_OWN.format(command=own) if own else WHAT_THIS_IS, _counts(results, others)]
     if records:
         parts += [f"**Machines**\n\n{_machines_table(records, names)}", _versions(records)]
     return "\n\n".join(parts)

@@ -4,7 +4,9 @@ import contextlib
 import importlib
 import inspect
 import pkgutil
+import traceback
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -92,8 +94,15 @@ def _refusing(name: str, doing: str = "") -> Iterator[None]:
     except Exception as error:
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise
-        text = next(iter(str(error).splitlines()), "")
+        text = next(iter(str(error).splitlines()), "") + _place(error)
         raise _error(name, f"{doing}{type(error).__name__}{': ' if text else ''}{text}") from error
+
+
+def _place(error: Exception) -> str:
+    """Where in the user's code: the last line that is of no installed package."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
+              if "site-packages" not in frame.filename and frame.filename != __file__ and frame.filename[:1] != "<"]
+    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
 
 
 def _error(name: str, reason: str) -> OwnNetworkError:
