@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from tqdm import tqdm
 
 from bench.experiment import Cell, Experiment
+from bench.lines import key_of
 from bench.plan import Task
 from bench.record import Record, TrainRecord
 from fmnist_core.config import DATASETS, CellConfig, input_shape, to_dict
@@ -55,12 +56,13 @@ class Progress:
         if not self._is_terminal and time.monotonic() - self._told >= TELL_EVERY_S:
             self._say(f"{self._name}: {state}")
 
-    def finish(self, name: str, record: Record, num_done: int) -> None:
-        """`num_done`: tasks done before this one, those of other processes included."""
+    def finish(self, name: str, record: Record, num_done: int, weights: Path | None = None) -> None:
+        """`num_done`: tasks done before this one, by others too. `weights`: folder of those kept."""
         self._bar.n = num_done + 1
         self._bar.set_postfix_str("")
         self._bar.refresh()
-        self._say(f"[{num_done + 1}/{self._total}] {name}: {outcome(record)}{self._left(num_done + 1)}")
+        kept = "" if weights is None else _kept(weights, record)
+        self._say(f"[{num_done + 1}/{self._total}] {name}: {outcome(record)}{kept}{self._left(num_done + 1)}")
 
     def _left(self, num_done: int) -> str:
         """At the pace of this call so far; the bar says it in a terminal."""
@@ -87,6 +89,11 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _kept(folder: Path, record: Record) -> str:
+    path = folder / f"{key_of(record)}.safetensors"
+    return f"; {path}" if path.exists() else ""
 
 
 def outcome(record: Record) -> str:

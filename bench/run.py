@@ -264,7 +264,7 @@ class Sweep:
         self.store.append(record)
         self._attempt(task).finish()
         self.store.release(task.key)
-        self.bar.finish(task.name, record, len(self.planned) - len(self.left))
+        self.bar.finish(task.name, record, len(self.planned) - len(self.left), self._weights_folder())
         self.left = missing(self.left, self.store.heads(), self.outdated)
 
     def _attempt(self, task: Task) -> Attempt:

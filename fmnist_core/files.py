@@ -167,8 +167,9 @@ def _torchvision(dataset: str, root: str) -> Arrays:
     try:
         parts = [kind(root, train=train, download=True, **options) for train in (True, False)]
     except (RuntimeError, OSError) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"data.dataset = '{dataset}': torchvision can neither find it in {root} nor download it: "
-                        f"{error}") from error
+                        f"{reason}") from error
     images = [np.asarray(part.data, np.uint8) for part in parts]
     images = [each.transpose(0, 3, 1, 2) if each.ndim == 4 else each[:, None] for each in images]
     if dataset == "emnist-digits":  # its files have rows for columns

@@ -102,6 +102,7 @@ def test_a_run_from_files_to_results_and_predictions(prepared, tmp_path, capsys)
     (tmp_path / "mine.toml").write_text(EXPERIMENT.format(data=data))
     assert run.main(["mine.toml", "--data-dir", "data", "--keep-weights"]) == 0
     (record,) = Store("runs").latest().values()
+    assert f"; runs/weights/{record.quality_key}.safetensors\n" in capsys.readouterr().out
     assert (record.num_train, record.num_validation, record.num_test) == (100, 10, 40)
     assert record.epochs.test_accuracy[-1] == 1.0
 
