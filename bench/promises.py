@@ -131,9 +131,14 @@ PROMISES = (
         "A cell beyond its time limit is stopped and recorded.",
         ("test_trial.py::test_a_cell_stops_when_its_time_is_up", "test_trial.py::test_time_before_a_resume_counts")),
     Promise(
-        "A loss that is not finite stops the cell with step and value, before a fused optimizer spreads it.",
+        "A loss that is not finite stops the cell with step and value, before a fused optimizer spreads it; one of "
+        "evaluation stops it, too.",
         ("test_trial.py::test_a_failure_is_a_record_with_its_reason",
-         "test_trial.py::test_parameters_are_those_before_the_step_that_diverged")),
+         "test_trial.py::test_parameters_are_those_before_the_step_that_diverged",
+         "test_train.py::test_a_network_that_is_not_finite_in_evaluation_has_diverged")),
+    Promise(
+        "An edited network of one's own is another one: its records are never mixed with those of its earlier code.",
+        ("test_experiment.py::test_an_edited_network_of_ones_own_is_another_one",)),
     Promise(
         "Whatever an experiment, an option, a store or a data file holds: a right result, or an error that says what "
         "is wrong. Never a traceback, never a write outside the store.",
