@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         cell = side_runs.cell_of(options)
         with side_runs.alone(options.store) as load_warnings:
-            started_at = side_runs.now()
+            started_at = environment.now()
             metrics = noise(*_two_subjects(cell, options), options.rounds)
             calibration = Calibration(
                 environment=environment.collect(options.threads), started_at=started_at, warnings=load_warnings(),

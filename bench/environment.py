@@ -11,6 +11,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,11 @@ def collect(num_threads: int = 0) -> Environment:
         num_threads=num_threads or num_cpus(),
         load=round(os.getloadavg()[0], 2),
     )
+
+
+def now() -> str:
+    """UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def speed_identity(environment: Environment) -> dict[str, Any]:

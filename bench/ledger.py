@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cell = side_runs.cell_of(options)
         _check(cell, options.experiment)
         with side_runs.alone(options.store) as load_warnings:
-            started_at = side_runs.now()
+            started_at = environment.now()
             lines = _measure(cell, options)
             ledger = Ledger(environment=environment.collect(options.threads), started_at=started_at,
                             warnings=load_warnings(), cell=to_dict(cell), lines=lines)

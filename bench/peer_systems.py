@@ -1,6 +1,6 @@
 """The systems that `bench.peers` runs side by side, each in processes of its own.
 
-As a program (`python -m bench.peer_systems NAME REQUEST`): prepare, print "ready", wait for a line, train, and print
+As a program (`python -m bench.peer_systems NAME REQUEST`): prepare, print `ready`, wait for a line, train, and print
 what came of it as JSON. The request is JSON: `cell`, `epochs`, `images`, `seed`, `threads`, `data_dir`.
 """
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.peer_frameworks import Keras, Lightning
 from bench.peer_work import Peer, TorchPeer, Work, timed
+from bench.workers import READY
 from fmnist_core import fused
 from fmnist_core.config import CellConfig, ExecutionConfig
 from fmnist_core.evaluation import evaluate
@@ -125,7 +126,7 @@ def main(name: str, request: str) -> None:
     torch.set_num_threads(asked["threads"])
     cell = msgspec.convert(asked["cell"], CellConfig)
     peer = system(Work(cell, asked["images"], asked["seed"], asked["data_dir"]))
-    print("ready", flush=True)
+    print(READY, flush=True)
     sys.stdin.readline()
     epoch_s = peer.train(asked["epochs"])
     print(json.dumps({"epoch_s": epoch_s, "num_parameters": peer.num_parameters, "libraries": peer.libraries,

@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cell = side_runs.cell_of(options)
         num_images = _check(cell, options)
         with side_runs.alone(options.store) as load_warnings:
-            started_at = side_runs.now()
+            started_at = environment.now()
             request = {"cell": to_dict(cell), "epochs": options.epochs, "images": num_images,
                        "batch_size": cell.train.global_batch_size, "data_dir": options.data_dir}
             measured = run(systems(options.threads), request, options.rounds)

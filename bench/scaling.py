@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         plans = plan(cell, options.dataset, environment.num_replicas())
         request = {"threads": 1, "data_dir": options.data_dir, "block_s": options.block_s}
         with side_runs.alone(options.store) as load_warnings:
-            started_at = side_runs.now()
+            started_at = environment.now()
             points, reductions = measure(plans, request, options.rounds)
             scaling = Scaling(environment=environment.collect(1), started_at=started_at, warnings=load_warnings(),
                               cell=to_dict(cell), points=points, reductions=reductions)

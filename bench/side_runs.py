@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import math
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 
 from bench import environment, experiment
@@ -72,10 +71,6 @@ def show(record: SideRecord, path: Path) -> None:
     for warning in record.warnings:
         print(f"WARNING: {warning}")
     print(f"\nStored in {path}")
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def positive(text: str) -> int:

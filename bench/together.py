@@ -32,7 +32,7 @@ def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared
     """Train the group. A failure of all is a record of each, but for want of memory: then None, as each seed alone may
     fit. Raises Stopped on notice: nothing is kept of the group.
     """
-    started_at, start, company = trial.now(), time.perf_counter(), trial.Company(shared, on_epoch)
+    started_at, start, company = environment.now(), time.perf_counter(), trial.Company(shared, on_epoch)
     trial.set_up(group[0], num_threads)
     try:
         records = _train(group, data_dir, _watch(group, notice, start), company.after_epoch)

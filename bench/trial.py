@@ -6,7 +6,6 @@ import traceback
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from enum import IntEnum
 from pathlib import Path
 from signal import SIGTERM
@@ -59,7 +58,7 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
     Every failure becomes a record. Raises Stopped on notice, and GroupBroken where processes share the cell and one of
     them failed: then the record is made of what they reported, when they have been started again.
     """
-    started_at, watch = now(), _Watch(task, attempt, notice, on_save)
+    started_at, watch = environment.now(), _Watch(task, attempt, notice, on_save)
     set_up(task, num_threads)
     before, company = usage(), Company(shared, on_epoch)
     try:
@@ -111,7 +110,7 @@ def failed(task: Task, status: Status, reason: str, num_processes: int = 1) -> R
     """The record of a task that gave no result, found out now and here. `num_processes`: that share it."""
     about: dict[str, Any] = {"cell": to_dict(task.cell.config), "status": status, "reason": reason,
                              "labels": Labels(num_processes=num_processes),
-                             "started_at": now(), "environment": environment.collect()}
+                             "started_at": environment.now(), "environment": environment.collect()}
     if task.seed is None:
         return SpeedRecord(experiment=task.experiment, speed_key=task.key, **about)
     return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, **about)
@@ -132,10 +131,6 @@ def free_memory() -> None:
     """For the next cell: what Accelerate prepared is freed by the garbage collector alone."""
     gc.collect()
     torch.cuda.empty_cache()
-
-
-def now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep | None,
