@@ -88,6 +88,15 @@ def test_bars_stand_in_a_group_for_each_depth(drawn, name):
     assert [text for text in written if text in ("2", "3", "4", "5")][:16] == ["2", "3", "4", "5"] * 4
 
 
+@pytest.mark.parametrize(("low", "high"), [(6e4, 1e5), (6e4, 3e5), (1e3, 1e5), (1.0, 1e7)])
+def test_numbers_of_a_logarithmic_axis_have_room(low, high):
+    axes = Figure().subplots()
+    axes.set_xscale("log")
+    axes.set_xlim(low, high)
+    drawing.number_axis(axes.xaxis, logarithmic=True)
+    assert 1 <= len([place for place in axes.get_xticks() if low <= place <= high]) <= 8
+
+
 def test_the_front_is_a_staircase_that_no_cell_lies_beyond(loaded):
     results = collect(complete(), loaded)
     [axes] = grids.pareto(results).axes

@@ -50,7 +50,9 @@ def number_axis(axis: Axis, *, logarithmic: bool = False) -> None:
     """Numbers written out, never powers of ten; a logarithmic axis has its limits already."""
     if logarithmic:
         low, high = axis.get_view_interval()
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 15 * low else (1, 3) if high < 100 * low else (1,)))
+        subs = (1, 2, 5) if high < 15 * low else (1, 3) if high < 100 * low else (1,)
+        # Within a factor of 3 it would find too few places, and then take as many as a linear axis has.
+        axis.set_major_locator(LogLocator(subs=subs) if high > 3 * low else MaxNLocator(nbins=3))
         axis.set_minor_formatter(NullFormatter())
     axis.set_major_formatter(lambda value, _: number(value))
 
