@@ -7,7 +7,7 @@ import msgspec
 
 from bench.dotted import flatten
 from bench.record import Record
-from bench.settings import every_setting, varied
+from bench.settings import CODE, every_setting, varied
 from fmnist_core.config import CellConfig
 from fmnist_core.nearest import nearest_key
 
@@ -20,10 +20,12 @@ MAX_TRIED = 50
 def identity(record: Record, without: Collection[str] = ()) -> str:
     """What decides accuracy but the seed, as canonical JSON; `without` these settings."""
     content = {section: dict(record.cell.get(section, {})) for section in IDENTITY}
-    for section, _, name in (key.partition(".") for key in without):
-        content[section].pop(name, None)
-        if name in (options := content[section].get("options", {})):
-            content[section]["options"] = {key: value for key, value in options.items() if key != name}
+    for key in without:
+        section, _, name = ("model", ".", "source") if key == CODE else key.partition(".")
+        names = ("name", "factory", "source") if key == "model.name" else (name,)
+        content[section] = {each: value for each, value in content[section].items() if each not in names}
+        if key != CODE and name in (options := content[section].get("options", {})):
+            content[section]["options"] = {each: value for each, value in options.items() if each != name}
     return msgspec.json.encode({**content, "num_processes": record.labels.num_processes}, order="sorted").decode()
 
 
@@ -55,7 +57,7 @@ def nearest_settings(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:
 
 def is_setting(name: str) -> bool:
     """Whether it is the key of a setting that decides what is learnt, rather than a fact."""
-    return name.partition(".")[0] in IDENTITY
+    return name == CODE or name.partition(".")[0] in IDENTITY
 
 
 def check_settings(keys: Collection[str], records: Sequence[Record]) -> None:

@@ -36,6 +36,8 @@ from fmnist_core.nearest import nearest
 
 LEGEND = ("B against A: of times A over B, so that above 1 B is faster; of accuracies B less A; in brackets the 95 % "
           "interval.")
+MAX_DIFFERENCES = 3
+"""Settings in which two cells differ that an error names."""
 ACCURACY_THRESHOLD = 0.001
 """A change below 0.1 points does not count."""
 OF_RECORDS = "allow", "accuracy_threshold"
@@ -115,8 +117,10 @@ def _compare_records(options: argparse.Namespace) -> list[Finding]:
 def _nearest(sets: Sets) -> str:
     """What the two cells most alike differ in, and how to compare them all the same."""
     differences = cells.nearest_settings(sets.only_a, sets.only_b)
+    if len(differences) > MAX_DIFFERENCES:
+        return f"; the most alike differ in {len(differences)} settings"
     if not differences:
-        return "" if sets.only_a and sets.only_b else ": one of them has none"
+        return ": neither seeds nor timings of any are in both"
     told = ", ".join(f"{key}: {how}" for key, how in differences.items())
     allow = " ".join(f"--allow {key}" for key in differences)
     return f"; the most alike differ in {told}; to compare such cells: {allow}"

@@ -26,7 +26,7 @@ LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "pandas", "
 ROOT = Path(__file__).resolve().parent.parent
 _VARIABLES = ("ACCELERATE_", "CUDA_", "FMNIST_", "MKL_", "NCCL_", "OMP_", "RANK", "LOCAL_RANK", "TORCH", "WORLD_SIZE")
 """Beginnings of the names of variables that change what a run does."""
-_GPU_FIELDS = ("name", "driver_version", "power.limit", "clocks.sm")
+_GPU_FIELDS = ("name", "driver_version", "power.limit", "clocks.sm", "uuid")
 
 
 def collect(num_threads: int = 0) -> Environment:
@@ -105,8 +105,15 @@ def _gpus() -> list[dict[str, str]]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if is_told_to_use_cpu() or visible in ("", "-1"):
         return []
-    gpus, numbers = _all_gpus(), (visible or "").split(",")
-    return [gpus[int(i)] for i in numbers if int(i) < len(gpus)] if all(i.isdigit() for i in numbers) else gpus
+    gpus = _all_gpus()
+    if visible is None or not gpus:
+        return gpus
+    names = [name.strip() for name in visible.split(",")]
+    if any(name.startswith("MIG") for name in names):  # parts of GPUs, which the query does not tell apart
+        return gpus[:1] * len(names)
+    known = {name: gpu for i, gpu in enumerate(gpus) for name in names
+             if name == str(i) or (name[:3] == "GPU" and gpu["uuid"].startswith(name))}
+    return [known[name] for name in names if name in known]
 
 
 @lru_cache(maxsize=1)

@@ -257,9 +257,9 @@ def _with_custom_model(settings: dict[str, Any]) -> dict[str, Any]:
     """`model.name = "package.module:factory"` is short for a custom model."""
     model = settings.get("model")
     if isinstance(model, dict) and model.get("name") == "custom" and isinstance(factory := model.get("factory"), str):
-        source = source_of(factory)
+        source = source_of(factory) or model.get("source", "")  # of one that is not there, building it will tell
         if model.get("source", source) != source:
-            raise ValueError(f"model.source = '{model['source']}': the file of {factory} has changed, it is '{source}'")
+            raise ValueError(f"model.source = '{model['source']}': the code of {factory} has changed, it is '{source}'")
         return {**settings, "model": {**model, "source": source}}
     if isinstance(model, dict) and isinstance(name := model.get("name"), str) and ":" in name:
         options = {key: value for key, value in model.items() if key != "name"}

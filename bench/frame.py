@@ -54,7 +54,7 @@ COLUMNS = {
     "train_s": "median over seeds of the seconds spent training, evaluation excluded; NaN where seeds differ in the "
                "machine or in how many were trained as one module",
     "train_fused_seeds": "seeds that were trained as one module: `train_s` is of all of them together",
-    "train_machine": "the machine of those trainings; empty where they differ in that",
+    "train_machine": "the machine of those trainings; empty where `train_s` has no median",
     "train_s_shared": "whether other work ran beside any of those trainings",
     "num_parameters": "trainable parameters; 0 where unknown",
     "multiply_adds": "of one image's forward pass; 0 where unknown",

@@ -93,7 +93,7 @@ def duration(seconds: float) -> str:
 
 def _kept(folder: Path, record: Record) -> str:
     path = folder / f"{key_of(record)}.safetensors"
-    return f"; {path}" if path.exists() else ""
+    return f"; {path}" if record.status == "ok" and path.exists() else ""
 
 
 def outcome(record: Record) -> str:

@@ -137,8 +137,10 @@ PROMISES = (
          "test_trial.py::test_parameters_are_those_before_the_step_that_diverged",
          "test_train.py::test_a_network_that_is_not_finite_in_evaluation_has_diverged")),
     Promise(
-        "An edited network of one's own is another one: its records are never mixed with those of its earlier code.",
-        ("test_experiment.py::test_an_edited_network_of_ones_own_is_another_one",)),
+        "An edited network of one's own is another one: its records are not mixed with those of its earlier code, "
+        "which is its file and what that imports of its package or from beside it.",
+        ("test_experiment.py::test_an_edited_network_of_ones_own_is_another_one",
+         "test_own_source.py::test_what_it_is_made_of_is_watched")),
     Promise(
         "Whatever an experiment, an option, a store or a data file holds: a right result, or an error that says what "
         "is wrong. Never a traceback, never a write outside the store.",

@@ -9,6 +9,8 @@ from bench.dotted import as_text, flatten
 from fmnist_core.config import CellConfig, CustomModel
 from fmnist_core.nearest import nearest_or_all
 
+CODE = "code"
+
 
 def value_of(cell: CellConfig, key: str) -> Any:
     """The value at a dotted key, e.g. "model.kernel_size". Raises ValueError for an unknown one."""
@@ -33,9 +35,10 @@ def known_keys(cell: CellConfig) -> list[str]:
 
 
 def every_setting(cell: CellConfig) -> dict[str, Any]:
-    """Defaults too, by dotted key; the options of a model one by one, and the digest of one's own."""
-    source = {"model.source": cell.model.source} if isinstance(cell.model, CustomModel) and cell.model.source else {}
-    return flatten({key: value_of(cell, key) for key in known_keys(cell)}) | source
+    """Defaults too, by dotted key; the options of a model one by one. Of a network of one's own also its code's digest,
+    which is no setting and has a key without a section."""
+    code = {CODE: cell.model.source} if isinstance(cell.model, CustomModel) and cell.model.source else {}
+    return flatten({key: value_of(cell, key) for key in known_keys(cell)}) | code
 
 
 def varied(settings: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -44,7 +44,7 @@ nvidia-smi --query-gpu=name,driver_version,power.limit,clocks.max.sm --format=cs
 
 # Is it right? Equality and waits first, without the timing tests; a failure here is the first thing to read.
 wanted equality && step equality "$PYTHON" -m pytest -q tests/test_gpu.py tests/test_kernels.py -k "not speed and not choice"
-# How fast: eager, captured (1, 4 and 16 steps a replay), fused (1 to 64 seeds), each precision and memory format.
+# How fast: eager, captured, fused (1 to 64 seeds), each precision and memory format.
 wanted speed && step speed "$PYTHON" -m pytest -q -s tests/test_gpu.py -k "speed or choice"
 trap 'share stop > /dev/null 2>&1' EXIT
 if wanted trials || wanted rest; then share start; fi

@@ -9,40 +9,25 @@ generator when it is replayed. Each batch size is a graph of its own: the remain
 padded.
 """
 
+from __future__ import annotations
+
 import contextlib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fmnist_core.average import Average
 from fmnist_core.config import CellConfig
 from fmnist_core.fused_conv import has_kernels
 from fmnist_core.optimizers import Adam, set_learning_rate
 
+if TYPE_CHECKING:
+    from fmnist_core.steps import Steps
+
 WARMUP_RUNS = 3
 """Before capture, on a side stream, as PyTorch's notes on CUDA graphs ask: libraries choose and allocate here."""
-
-
-class Steps(Protocol):
-    """What a replay needs of a training, as `fmnist_core.steps` has it."""
-
-    model: nn.Module
-    optimizer: Any
-    bad: Tensor
-    losses: Tensor
-    device: torch.device
-    step_in_epoch: int
-    progress: Tensor | None
-    average: Average | None
-
-    @property
-    def step(self) -> int: ...
-
-    def step_on(self, index_N: Tensor) -> Tensor:
-        """One eager step, from index to optimizer; its loss."""
 
 
 class Graph(Protocol):

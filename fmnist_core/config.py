@@ -165,7 +165,10 @@ def check(cell: CellConfig) -> None:
     if cell.execution.deterministic and cell.execution.compile == "auto":
         raise ValueError("execution.deterministic = true does not go with execution.compile = 'auto', which a timing "
                          "decides; allowed: any other")
-    _check_model(cell.model)
+    model = cell.model
+    if isinstance(model, Network1 | Network2) and model.dropout and model.dropout_after > len(model.fc_sizes):
+        raise ValueError(f"model.dropout_after = {model.dropout_after} but model.fc_sizes has "
+                         f"{len(model.fc_sizes)} hidden layers")
 
 
 def check_validation_size(size: int, num_images: int) -> None:
@@ -173,22 +176,6 @@ def check_validation_size(size: int, num_images: int) -> None:
     if size >= num_images:
         raise ValueError(f"data.validation_size = {size} leaves nothing of {num_images} training images; "
                          f"a sixth of them: --set data.validation_size={num_images // 6}")
-
-
-def _check_model(model: ModelConfig) -> None:
-    asked = to_dict(model)
-    if isinstance(model, Network1 | Network2):
-        if model.dropout and model.dropout_after > len(model.fc_sizes):
-            raise ValueError(f"model.dropout_after = {model.dropout_after} but model.fc_sizes has "
-                             f"{len(model.fc_sizes)} hidden layers")
-        if "dropout_after" in asked and not model.dropout:
-            raise ValueError(f"model.dropout_after = {model.dropout_after} has no effect without model.dropout above 0")
-    if isinstance(model, Network2) and "fc_activation" in asked and not model.fc_sizes:
-        raise ValueError(f"model.fc_activation = '{model.fc_activation}' has no effect without hidden layers in "
-                         "model.fc_sizes")
-    if isinstance(model, KernelDepthCNN) and "num_pools" in asked and model.num_pools > model.depth:
-        raise ValueError(f"model.num_pools = {model.num_pools} is more than model.depth = {model.depth}: each needs a "
-                         "convolution")
 
 
 def _check_effects(train: TrainConfig, data: DataConfig) -> None:

@@ -7,6 +7,9 @@ CUTOFF = 0.6
 """Least likeness, as difflib has it, by which a word is taken for another misspelt: its own default."""
 
 
+FEW = 2
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message: which of the known words comes nearest; empty where none is near."""
     matches = difflib.get_close_matches(word, list(known), n=1, cutoff=CUTOFF)
@@ -24,9 +27,10 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
 
 
 def nearest_or_all(key: str, known: Iterable[str]) -> str:
-    """Where no key comes near: all that there are."""
+    """Where no key comes near, or there are few: all that there are."""
     known = list(known)
-    return nearest_key(key, known) or (f"; allowed: {', '.join(known)}" if known else "")
+    near = nearest_key(key, known) if len(known) > FEW else ""
+    return near or (f"; allowed: {', '.join(known)}" if known else "")
 
 
 def did_you_mean(word: str) -> str:

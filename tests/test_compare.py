@@ -15,7 +15,7 @@ from bench.lines import encode
 from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord
 from bench.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, pairs_to_find, save
 from fmnist_core import data
-from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, quality_key, speed_key, to_dict
+from fmnist_core.config import CellConfig, CustomModel, ExecutionConfig, KernelDepthCNN, quality_key, speed_key, to_dict
 from tests.small import small_dataset
 
 HERE = Environment(host="abc", cpu="x", num_cpus=2, num_threads=2, libraries={"torch": "2.14.1"})
@@ -214,6 +214,25 @@ def test_sets_that_differ_in_a_setting_are_compared_when_that_is_allowed(tmp_pat
     both = write(tmp_path / "c", [*trainings([0.90, 0.901]), *trainings([0.90, 0.901], 3)])
     assert compare.main([a, both, "--allow", "model.depth", *store]) == 2
     assert "--allow model.depth: cells of one set differ in nothing else" in capsys.readouterr().err
+
+
+def test_two_networks_of_ones_own_are_compared_by_name(tmp_path, capsys):
+    def of(factory, source, accuracies):
+        cell = CellConfig(model=CustomModel(factory=factory, options={"width": 3}, source=source))
+        return [TrainRecord(experiment="e", quality_key=quality_key(cell, seed), seed=seed, cell=to_dict(cell),
+                            epochs=Epochs(test_accuracy=[accuracy]), labels=LABELS, environment=HERE)
+                for seed, accuracy in enumerate(accuracies)]
+
+    a = write(tmp_path / "a", of("my.nets:a", "1" * 16, [0.90, 0.901]))
+    b = write(tmp_path / "b", of("my.nets:b", "2" * 16, [0.8, 0.801]))
+    edited = write(tmp_path / "edited", of("my.nets:a", "2" * 16, [0.90, 0.901]))
+    store = ["--store", str(tmp_path)]
+    assert compare.main([a, edited, *store]) == 2
+    differ = f"the most alike differ in code: {'1' * 16} against {'2' * 16}; to compare such cells: --allow code\n"
+    assert capsys.readouterr().err.endswith(differ)
+    assert compare.main([a, edited, "--allow", "code", *store]) == 0
+    assert compare.main([a, b, "--allow", "model.name", *store]) == 1
+    assert compare.main([a, b, "--allow", "model.width", *store]) == 2
 
 
 def test_what_cannot_be_compared_is_wrong_input(tmp_path, capsys):

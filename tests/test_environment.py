@@ -1,5 +1,6 @@
 """What a record says of the machine."""
 
+import os
 import subprocess
 
 import pytest
@@ -20,7 +21,7 @@ def fresh():
 @pytest.fixture
 def two_gpus(monkeypatch):
     """A driver that answers as nvidia-smi does."""
-    answer = "NVIDIA H200, 580.159.03, 700.00, 345\nNVIDIA H100, 580.159.03, [N/A], 345\n"
+    answer = "NVIDIA H200, 580.159.03, 700.00, 345, GPU-aaaa\nNVIDIA H100, 580.159.03, [N/A], 345, GPU-bbbb\n"
     monkeypatch.setattr(environment.shutil, "which", lambda name: "/usr/bin/nvidia-smi")
     run = lambda command, **options: subprocess.CompletedProcess(command, 0, answer, "")
     monkeypatch.setattr(environment.subprocess, "run", run)
@@ -55,10 +56,19 @@ def test_only_visible_gpus_count(two_gpus, monkeypatch):
 
 def test_in_cells_mode_a_record_names_its_own_gpu(two_gpus, monkeypatch):
     """The launch has looked at all of them before each process takes one."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
     assert environment.collect().device == "NVIDIA H200"
     launch.stand_alone(launch.World(num_processes=2, rank=1, local_num_processes=2, local_rank=1))
     found = environment.collect()
     assert (found.device, found.num_devices) == ("NVIDIA H100", 1)
+
+
+@pytest.mark.parametrize(("visible", "devices"), [("GPU-bbbb", ("NVIDIA H100", 1)), ("GPU-b,GPU-a", ("NVIDIA H100", 2)),
+                                                  ("MIG-1,MIG-2", ("NVIDIA H200", 2)), ("7", ("cpu", 0))])
+def test_gpus_may_be_named_by_their_ids(two_gpus, monkeypatch, visible, devices):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = environment.collect()
+    assert (found.device, found.num_devices) == devices
 
 
 @pytest.mark.parametrize(("name", "value"), [("ACCELERATE_USE_CPU", "true"), ("CUDA_VISIBLE_DEVICES", ""),

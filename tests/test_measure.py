@@ -197,6 +197,7 @@ class FakeReplay:
     """Takes a step."""
 
     def advance(self, training, batches):
+        assert len(batches[training.step_in_epoch]) == 30
         training.step_in_epoch += 1
 
 

@@ -166,14 +166,18 @@ def test_what_is_wrong_with_your_own_model_is_said_in_one_line(factory, options,
     ("own_broken_nets", "there is no module 'own_broken_nets'; did you mean 'own_broken_net'?; a module must be"),
     ("tests.test_models.below", "there is no module 'tests.test_models.below'; a module must be installed, or its "
                                 "folder named before the command: PYTHONPATH=FOLDER"),
-    ("own_broken_net", "importing own_broken_net: ModuleNotFoundError: No module named 'what_it_needs'"),
+    ("own_broken_net", "importing own_broken_net: ModuleNotFoundError: No module named 'what_it_needs' "
+                       "(own_broken_net.py, line 1)"),
+    ("own_unreadable_net", "importing own_unreadable_net: SyntaxError: invalid syntax (own_unreadable_net.py, line 1)"),
 ])
 def test_a_module_that_cannot_be_imported(module, reason, tmp_path, monkeypatch):
     (tmp_path / "own_broken_net.py").write_text("import what_it_needs")
+    (tmp_path / "own_unreadable_net.py").write_text("import !")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(OwnNetworkError) as error:
         build(CustomModel(factory=f"{module}:net"), SHAPE)
-    assert reason in str(error.value)
+    told = str(error.value).removeprefix(f"model.name = '{module}:net' cannot be built: ")
+    assert told == reason if reason.startswith("importing") else told.startswith(reason)
 
 
 def test_a_lack_of_memory_is_no_fault_of_your_own_model(monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import inspect
 import pkgutil
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,10 +100,17 @@ def _refusing(name: str, doing: str = "") -> Iterator[None]:
 
 
 def _place(error: Exception) -> str:
-    """Where in the user's code: the last line that is of no installed package."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__)
-              if "site-packages" not in frame.filename and frame.filename != __file__ and frame.filename[:1] != "<"]
+    """Where in the user's code: the last line that is neither ours nor Python's nor torch's. A SyntaxError says it."""
+    if isinstance(error, SyntaxError):
+        return ""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+
+
+def _is_users(filename: str) -> bool:
+    installed = "site-packages" in filename or "dist-packages" in filename
+    is_pythons = filename.startswith(("<", sysconfig.get_path("stdlib"))) and not installed
+    return not is_pythons and filename != __file__ and not filename.startswith(str(Path(torch.__file__).parent))
 
 
 def _error(name: str, reason: str) -> OwnNetworkError:
