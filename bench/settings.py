@@ -10,6 +10,7 @@ from fmnist_core.config import CellConfig, CustomModel
 from fmnist_core.nearest import nearest_or_all
 
 CODE = "code"
+"""The key that the digest of the code of one's own network has beside the settings."""
 
 
 def value_of(cell: CellConfig, key: str) -> Any:

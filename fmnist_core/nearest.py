@@ -8,6 +8,7 @@ CUTOFF = 0.6
 
 
 FEW = 2
+"""Keys so few are all named."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
