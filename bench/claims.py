@@ -242,7 +242,7 @@ def _everything_affects(factors: dict[str, Finding]) -> Claim:
 
 
 _KERNEL_TEST = "Welch, Holm over the part's pairs: kernels 2 and 3 each above 5, test accuracy, last epoch"
-_STEP_TEST = ("median step of kernel 5 over that of kernel 2, by the noise between two runs that the machine's "
+_STEP_TEST = ("step of kernel 5 over that of kernel 2, in turns, or by the noise between two runs that the machine's "
               "calibration found, Bonferroni, at least 5 % slower; contradicted where faster or surely within 5 %")
 _ORDER_TEST = "Welch, Holm over the table's pairs: each as the report orders it, validation accuracy, last epoch"
 _ABOVE_TEST = "95 % interval of last-epoch test accuracy above the figure in both readings; contradicted: below in both"

@@ -7,7 +7,7 @@ Levels: 5 % for a whole judgement, shared among its comparisons by Holm's or Bon
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bench import stats
 from bench.evidence import (
@@ -27,7 +27,8 @@ from bench.machines import Machine, machines
 from bench.outcomes import LEARNT, Outcome, test_last, validation_last, validation_loss_rise
 from bench.record import SpeedRecord
 from bench.rows import Results, Row, memory_formats
-from bench.side_records import Calibration, Pairs, record_ratio
+from bench.side_records import Calibration, Pairs, Turns, record_ratio
+from fmnist_core.config import to_dict
 
 Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
 
@@ -158,16 +159,25 @@ STEP_WORDS: dict[stats.Verdict, str] = {
 def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> Finding:
     """Whether a training step takes longer in the second row of each pair, on a machine that timed both alone.
 
-    A cell is timed in one run: how far two runs differ by themselves is known of machines that were calibrated. One
+    In turns, or each in one run: how far two runs differ by themselves is known of machines that were calibrated. One
     that is too noisy to tell says nothing, and so takes nothing from what another one shows.
     """
     noise = noise_of_machines(results)
+    in_turns = [(name, side, other, one) for side in results.sides if isinstance(side, Turns)
+                for name, one, other in pairs if side.ratio(_content(other), _content(one))]
     timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
              if (a := _alone(one.timed(machine))) and (b := _alone(other.timed(machine))) and _alike(a, b)]
-    if not timed:
+    if not timed and not in_turns:
         return Finding("waiting", "no timings yet on a machine that had nothing else to do")
-    alpha = ALPHA / len(timed)
+    alpha = ALPHA / (len(timed) + len(in_turns))
     verdicts, texts = [], []
+    for name, side, other, one in in_turns:
+        change = side.ratio(_content(other), _content(one), 1 - alpha)
+        assert change is not None
+        verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
+        hardware = Machine.at(side.environment).hardware
+        texts.append(f"{escape(name)} on {escape(hardware)}, in turns: {change.ratio:.3f} [{change.low:.3f}, "
+                     f"{change.high:.3f}] times the step time, {STEP_WORDS[verdicts[-1]]}")
     for name, machine, a, b in timed:
         before, after = (stats.summarize(one.step_s).median for one in (a, b))
         about = f"{escape(name)} on {escape(machine.hardware)}: {after / before:.3f}"
@@ -183,10 +193,15 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
     shown = "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
     if "less" in verdicts or "equivalent" in verdicts:
         return Finding("contradicted", shown)
-    if len({name for name, *_ in timed}) < len(pairs):
+    names = [name for name, *_ in (*in_turns, *timed)]
+    if len(set(names)) < len(pairs):
         return Finding("waiting", shown)
-    slower = {name for (name, *_), verdict in zip(timed, verdicts, strict=True) if verdict == "greater"}
+    slower = {name for name, verdict in zip(names, verdicts, strict=True) if verdict == "greater"}
     return Finding("supported" if len(slower) == len(pairs) else "not resolved", shown)
+
+
+def _content(row: Row) -> dict[str, Any]:
+    return to_dict(row.cell.config)
 
 
 def over_fits(rows: Sequence[Row], expected: bool) -> Finding:

@@ -1,6 +1,7 @@
 """What is known of a machine beside the records of cells: noise, Accelerate's price, peers, scaling. No torch.
 
-JSON files in the store, one each per machine: `calibration-<host>.json`, and likewise `ledger`, `peers` and `scaling`.
+JSON files in the store, one each per machine: `calibration-<host>.json`, and likewise `ledger`, `peers`, `scaling` and,
+for each experiment, `turns`.
 Each is written whole by the module of its name, holds raw samples in base units, and names the environment it holds
 for; `bench.pages.side_tables` shows them.
 """
@@ -41,6 +42,11 @@ class _Side(Struct, frozen=True, forbid_unknown_fields=True, tag_field="kind", k
     started_at: str
     """UTC, ISO 8601."""
     warnings: list[str] = []
+
+    @property
+    def place(self) -> str:
+        """What tells its file from others of its kind."""
+        return self.environment.host
 
 
 class Pairs(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -150,7 +156,30 @@ class Scaling(_Side, frozen=True, tag="scaling", kw_only=True):
     reductions: list[Reduction] = []
 
 
-SideRecord = Calibration | Ledger | Peers | Scaling
+class TimedCell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    label: str
+    cell: dict[str, Any]
+    step_s: Seconds
+    """Median seconds of a training step, one entry per block; the i-th blocks of all cells were taken in turns."""
+
+
+class Turns(_Side, frozen=True, tag="turns", kw_only=True):
+    """The cells of an experiment, timed in turns; the first is the reference."""
+
+    experiment: str
+    cells: list[TimedCell]
+
+    @property
+    def place(self) -> str:
+        return f"{self.environment.host}-{self.experiment}"
+
+    def ratio(self, a: dict[str, Any], b: dict[str, Any], confidence: float = 0.95) -> "stats.Ratio | None":
+        """Of the step of cell `a` to that of `b`; None where one is not among them."""
+        of_a, of_b = (next((one.step_s for one in self.cells if one.cell == cell), None) for cell in (a, b))
+        return stats.paired_ratio(of_a, of_b, confidence) if of_a and of_b else None
+
+
+SideRecord = Calibration | Ledger | Peers | Scaling | Turns
 KINDS: tuple[type[SideRecord], ...] = get_args(SideRecord)
 Side = TypeVar("Side", bound=_Side)
 
@@ -161,7 +190,7 @@ def path_of(folder: str | Path, kind: type[_Side], host: str) -> Path:
 
 def save(folder: str | Path, record: SideRecord) -> Path:
     """Replace the machine's file; whole or not at all."""
-    path = path_of(folder, type(record), record.environment.host)
+    path = path_of(folder, type(record), record.place)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     with draft.open("wb") as file:

@@ -1,4 +1,4 @@
-"""What `calibrate`, `compare`, `ledger`, `peers` and `scaling` share: which cell, where, alone. No torch."""
+"""What `calibrate`, `compare`, `ledger`, `peers`, `scaling` and `turns` share: which cell, where, alone. No torch."""
 
 import argparse
 import contextlib
@@ -22,11 +22,14 @@ DEFAULT_EXPERIMENT, DEFAULT_STORE = "final", "runs"
 
 
 def parser(name: str, description: str | None, *, rounds: int, threads: bool = True,
-           blocks: bool = True) -> argparse.ArgumentParser:
-    """The options that they have; `threads` and `blocks`: whether those of threads and of a block's seconds too."""
+           blocks: bool = True, timed: str = "the first cell of this experiment is") -> argparse.ArgumentParser:
+    """The options that they have; `threads` and `blocks`: whether those of threads and of a block's seconds too.
+
+    `timed`: what of an experiment.
+    """
     new = StrictParser(f"python -m bench.{name}", description)
     new.add_argument("--experiment", default=DEFAULT_EXPERIMENT, metavar="NAME",
-                     help=f"the first cell of this experiment is timed; default: {DEFAULT_EXPERIMENT}")
+                     help=f"{timed} timed; default: {DEFAULT_EXPERIMENT}")
     new.add_argument("--dataset", metavar="NAME", help="another data set, e.g. synthetic")
     new.add_argument("--data-dir", metavar="DIR", help="folder of the four IDX files")
     new.add_argument("--store", type=folder, default=DEFAULT_STORE, metavar="DIR",
@@ -41,10 +44,13 @@ def parser(name: str, description: str | None, *, rounds: int, threads: bool = T
     return new
 
 
+def overrides(options: argparse.Namespace) -> dict[str, str]:
+    return {"data.dataset": options.dataset} if options.dataset else {}
+
+
 def cell_of(options: argparse.Namespace) -> CellConfig:
     """Raises ValueError for an unknown experiment or data set, and for a cell that has no training steps."""
-    overrides = {"data.dataset": options.dataset} if options.dataset else {}
-    cell = experiment.load(options.experiment, overrides).cells[0].config
+    cell = experiment.load(options.experiment, overrides(options)).cells[0].config
     if isinstance(cell.model, Baseline):
         raise ValueError(f"experiment {options.experiment}: its first cell has model.name = 'baseline', which is no "
                          "network and has no training steps; expected an experiment whose first cell is a network")

@@ -10,7 +10,7 @@ from bench.pages import scaling_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Record, SpeedRecord, TrainRecord
 from bench.rows import Results, one_per_cell
-from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord
+from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord, Turns
 
 HOW_TO_READ = """\
 - **Accuracies** are in per cent: mean ± standard deviation over seeds [95 % Student interval of the mean]. A cell with
@@ -62,6 +62,8 @@ SIDES: dict[type[SideRecord], tuple[str, str]] = {
     Scaling: ("How speed grows", "One thread, or one GPU, to a process; the points of an axis in turns; mean over "
               "rounds [95 % interval]. Widths are of the family, kernel size 3 and depth 2; the rest is of the final "
               "network."),
+    Turns: ("Cells in turns", "Training steps of an experiment's cells, block by block in turns, so that the machine's "
+            "drift strikes all alike: geometric mean over pairs of blocks [95 % interval]."),
     Peers: ("Beside other systems", "The same training by other systems, in turns; mean over rounds [95 % interval]."),
 }
 """Title and meaning of each."""
@@ -120,7 +122,8 @@ def beside(sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
         title, meaning = SIDES[type(side)]
         headers, body = headers_and_rows(side)
         warnings = "".join(f"\n- {escape(warning)}" for warning in side.warnings)
-        parts.append(f"### {title}, {names[Machine.at(side.environment)]}\n\n{meaning}\n\n"
+        of = f" of {code(side.experiment)}" if isinstance(side, Turns) else ""
+        parts.append(f"### {title}{of}, {names[Machine.at(side.environment)]}\n\n{meaning}\n\n"
                      + table(headers, [[escape(text) for text in row] for row in body], text_columns=2)
                      + (f"\n{warnings}" if warnings else ""))
         if isinstance(side, Scaling):

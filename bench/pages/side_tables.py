@@ -16,6 +16,7 @@ from bench.side_records import (
     Point,
     Scaling,
     SideRecord,
+    Turns,
     paired_noise,
     pairs_to_find,
     resolvable,
@@ -34,6 +35,8 @@ def headers_and_rows(record: SideRecord) -> tuple[list[str], list[list[str]]]:
             return _peers_table(record)
         case Scaling():
             return _scaling_table(record)
+        case Turns():
+            return _turns_table(record)
 
 
 def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[str]]]:
@@ -48,6 +51,15 @@ def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[s
                      ratio_text(stats.paired_ratio(pairs.a_s, pairs.b_s)),
                      significant(100 * stats.summarize(paired_noise(pairs)).sd),
                      *_resolved(pairs), significant(100 * resolvable_unpaired(pairs))])
+    return headers, rows
+
+
+def _turns_table(turns: Turns) -> tuple[list[str], list[list[str]]]:
+    headers = ["cell", "experiment", "blocks", "median step (ms)", "times the first's step"]
+    first = turns.cells[0]
+    rows = [[one.label, turns.experiment, str(len(one.step_s)), significant(1000 * stats.summarize(one.step_s).median),
+             NOTHING if one is first else ratio_text(stats.paired_ratio(one.step_s, first.step_s))]
+            for one in turns.cells]
     return headers, rows
 
 

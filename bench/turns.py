@@ -1,0 +1,62 @@
+"""The cells of an experiment timed in turns, block by block, so that what drifts on the machine strikes all alike.
+
+    python -m bench.turns --experiment kernel_size_network2    stores turns-<host>-<experiment>.json and prints it
+    python -m bench.turns --experiment mine.toml --threads 1   on a machine whose threads others keep waiting
+
+Tells smaller differences apart than timings that a sweep took one after the other.
+"""
+
+import sys
+from collections.abc import Sequence
+
+from bench import command, environment, experiment, side_runs
+from bench.experiment import Experiment
+from bench.interleave import interleave
+from bench.side_records import TimedCell, Turns, save
+from fmnist_core.config import Baseline, to_dict
+
+ROUNDS = 20
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = side_runs.parser("turns", __doc__, rounds=ROUNDS, timed="all cells of this experiment are")
+    options = parser.parse_args(arguments)
+    try:
+        chosen = experiment.load(options.experiment, side_runs.overrides(options))
+        _check(chosen)
+        with side_runs.alone(options.store) as load_warnings:
+            started_at = environment.now()
+            cells = measure(chosen, options.rounds, options.threads, options.data_dir, options.block_s)
+            turns = Turns(environment=environment.collect(options.threads), started_at=started_at,
+                          warnings=load_warnings(), experiment=chosen.name, cells=cells)
+    except ValueError as error:
+        print(f"bench.turns: {error}", file=sys.stderr)
+        return side_runs.WRONG_INPUT
+    side_runs.show(turns, save(options.store, turns))
+    return side_runs.OK
+
+
+def measure(chosen: Experiment, rounds: int, num_threads: int, data_dir: str | None, block_s: float) -> list[TimedCell]:
+    """Blocks of training steps of every cell, each of about `block_s` seconds. Raises ValueError."""
+    from bench import block  # brings torch
+    from fmnist_core.data import load
+    from fmnist_core.train import Training
+
+    subjects = {}
+    for i, cell in enumerate(chosen.cells):
+        dataset = load(cell.config.data, block.use_threads(num_threads, cell.config), data_dir)
+        subjects[str(i)] = block.Subject(Training(cell.config, 0, dataset), min_block_s=block_s)
+    blocks = interleave({name: subject.step_s for name, subject in subjects.items()}, rounds)
+    return [TimedCell(label=cell.label, cell=to_dict(cell.config), step_s=blocks[str(i)])
+            for i, cell in enumerate(chosen.cells)]
+
+
+def _check(chosen: Experiment) -> None:
+    if any(isinstance(cell.config.model, Baseline) for cell in chosen.cells):
+        raise ValueError(f"experiment {chosen.name}: a cell with model.name = 'baseline' has no training steps")
+    if len({cell.config.train.precision for cell in chosen.cells}) > 1:
+        raise ValueError(f"experiment {chosen.name}: its cells differ in train.precision, of which a process has one")
+
+
+if __name__ == "__main__":
+    command.leave(main)
