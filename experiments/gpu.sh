@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, unattended, most valuable first. Ends when all is there; the same command goes on.
 #   bash experiments/gpu.sh [STORE [STAGE...]]        stages: equality speed trials rest fast timings peers recipes cited
-# To publish its records: for f in STORE/*.jsonl; do cat "$f" >> experiments/results/$(basename "$f"); done; make results
+# To publish its records: for f in STORE/*.jsonl; do cat "$f" >> experiments/results/$(basename "$f"); done
+#   cp STORE/*-*.json experiments/results; make results
 set -uo pipefail
 cd "$(dirname "$0")/.."
 STORE=${1:-runs/gpu}
@@ -69,6 +70,9 @@ fi
 if wanted timings; then
     alone timings-captured final kernel_depth table_1_1 table_1_2 --seeds 1 "${captured[@]}"
     alone timings-eager final kernel_depth table_1_1 table_1_2 --seeds 1
+    for name in kernel_size_network1 kernel_size_network2 kernel_depth; do
+        step "turns-$name" "$PYTHON" -m bench.turns --experiment "$name" --store "$STORE"
+    done
     for name in calibrate scaling ledger; do step "$name" "$PYTHON" -m "bench.$name" --store "$STORE"; done
 fi
 wanted peers && step peers "$PYTHON" -m bench.peers --store "$STORE"

@@ -9,7 +9,8 @@ import pytest
 from bench import claims, experiment
 from bench.judges import Contrast, contrasts, over_fits
 from bench.rows import collect
-from bench.side_records import Calibration, Pairs
+from bench.side_records import Calibration, Pairs, TimedCell, Turns
+from fmnist_core.config import to_dict
 from tests.made import CPU, GPU, LABELS, timed, trained
 
 SPREAD = (-0.0005, 0.0, 0.0005)
@@ -230,6 +231,26 @@ def test_step_time_of_large_kernels():
     assert found.evidence.index("slower") < found.evidence.index("not resolved")
     # One machine where it holds and one where it does not.
     assert verdict(pair(0.010, 0.020) + pair(0.010, 0.009, environment=GPU), "4h").verdict == "contradicted"
+
+
+def test_steps_timed_in_turns_tell_what_records_do_not():
+    of = LOADED["kernel_size_network2"]
+    cells = {cell.label: cell for cell in of.cells}
+    drift = [0.010, 0.015, 0.008, 0.011, 0.019, 0.010]
+
+    def in_turns(ratio):
+        wobble = [ratio * seconds * (1 + 0.01 * (i % 3)) for i, seconds in enumerate(drift)]
+        return Turns(environment=CPU, started_at="", experiment=of.name, cells=[
+            TimedCell(label=label, cell=to_dict(cells[label].config), step_s=step_s)
+            for label, step_s in (("kernel size 2", drift), ("kernel size 5", wobble))])
+
+    found = verdict([], "4h", [in_turns(1.25)])
+    assert (found.verdict, "in turns: 1.262 [" in found.evidence) == ("supported", True)
+    assert verdict([], "4h", [in_turns(0.8)]).verdict == "contradicted"
+    assert verdict([], "4h", [in_turns(1.039)]).verdict == "not resolved"
+    unsure = [timed(of, cells["kernel size 2"]), timed(of, cells["kernel size 5"], [0.013] * 10)]
+    assert verdict(unsure, "4h", [calibration(CPU, 0.5)]).verdict == "not resolved"
+    assert verdict(unsure, "4h", [calibration(CPU, 0.5), in_turns(1.25)]).verdict == "supported"
 
 
 def test_shared_machines_and_differing_precision_are_no_evidence_of_time():

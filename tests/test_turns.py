@@ -1,0 +1,65 @@
+"""Cells of an experiment timed in turns: what is stored, shown and concluded."""
+
+from pathlib import Path
+
+import pytest
+
+from bench import environment, experiment, turns
+from bench.machines import machine_names
+from bench.pages.overview import beside
+from bench.side_records import TimedCell, Turns, load_every
+from fmnist_core.config import to_dict
+from tests.made import CPU
+
+EXPERIMENT = """
+    question = "Which is faster?"
+    base.data.dataset = "synthetic"
+    base.model = { name = "cnn", depth = 1 }
+    base.train.global_batch_size = 10
+    grid.model.width = [1, 3]
+"""
+
+
+def test_the_command_stores_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(EXPERIMENT)
+    asked = ["--experiment", str(path), "--rounds", "2", "--block-s", "0", "--threads", "1", "--store", str(tmp_path)]
+    assert turns.main(asked) == 0
+    assert (tmp_path / f"turns-{environment.collect().host}-mine.json").exists()
+    [stored] = load_every(tmp_path)
+    assert isinstance(stored, Turns)
+    assert (stored.experiment, stored.environment.num_threads) == ("mine", 1)
+    assert [one.label for one in stored.cells] == ["width 1", "width 3"]
+    assert [one.cell for one in stored.cells] == [to_dict(cell.config) for cell in experiment.load(str(path)).cells]
+    assert [len(one.step_s) for one in stored.cells] == [2, 2]
+    printed = capsys.readouterr().out
+    assert "| width 1 | mine | 2 |" in printed
+    assert "times the first's step" in printed
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    ("grid.train.precision = ['no', 'bf16']", "its cells differ in train.precision, of which a process has one"),
+    ("cells = [{ model = { name = 'baseline', estimator = 'sgd' } }]", "'baseline' has no training steps"),
+])
+def test_what_cannot_take_turns_is_wrong_input(more: str, said: str, tmp_path: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f'question = "?"\nbase.data.dataset = "synthetic"\n{more}'
+                    + ("\nbase.model.name = 'cnn'" if "grid" in more else ""))
+    assert turns.main(["--experiment", str(path), "--store", str(tmp_path / "store")]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "store").exists()
+
+
+def test_ratios_by_hand() -> None:
+    """Drift strikes both alike: of 10, 20 and 40 ms against 5, 10 and 20 it is 2, without doubt."""
+    made = Turns(environment=CPU, started_at="", experiment="made", cells=[
+        TimedCell(label="one", cell={"a": 1}, step_s=[0.005, 0.010, 0.020]),
+        TimedCell(label="other", cell={"a": 2}, step_s=[0.010, 0.020, 0.040])])
+    ratio = made.ratio({"a": 2}, {"a": 1})
+    assert ratio is not None
+    assert (ratio.ratio, ratio.low, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
+    assert made.ratio({"a": 3}, {"a": 1}) is None
+    page = beside([made], machine_names([], [made]))
+    assert page.startswith("### Cells in turns of `made`, M1\n\n")
+    assert "| one | made | 3 | 10.0 | - |\n| other | made | 3 | 20.0 | 2.000 \\[2.000, 2.000\\] |" in page
