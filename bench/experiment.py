@@ -10,7 +10,8 @@ import itertools
 import math
 import os
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -165,7 +166,8 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     if file.grid and file.cells:
         raise ValueError("[grid] and [[cells]]: only one of them is allowed")
     drafts = _written_out(file.cells) if file.cells else _product(flatten(file.grid), changed)
-    cells = [_cell(file.base, draft, overrides) for draft in drafts]
+    code_of = cache(source_of)  # of a network of one's own, once for all of its cells
+    cells = [_cell(file.base, draft, overrides, code_of) for draft in drafts]
     _refuse_duplicates(cells, changed)
     return Experiment(name=name, title=file.title or name, question=file.question, note=file.note, seeds=file.seeds,
                       launch=launch, measure=file.measure, targets=file.targets, cells=cells)
@@ -243,21 +245,21 @@ def _written_out(tables: Sequence[dict[str, Any]]) -> list[_Draft]:
     return drafts
 
 
-def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any]) -> Cell:
+def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any], code_of: Callable[[str], str]) -> Cell:
     settings = merge(merge(base, draft.settings), overrides)
     try:
-        config_ = convert(_with_custom_model(settings), CellConfig)
+        config_ = convert(_with_custom_model(settings, code_of), CellConfig)
         _check_shapes(config_)
     except ValueError as error:
         raise ValueError(f"cell '{draft.label}': {error}" if draft.label else str(error)) from error
     return Cell(config=config_, label=draft.label, note=draft.note, reported=draft.reported, axes=draft.axes)
 
 
-def _with_custom_model(settings: dict[str, Any]) -> dict[str, Any]:
+def _with_custom_model(settings: dict[str, Any], code_of: Callable[[str], str]) -> dict[str, Any]:
     """`model.name = "package.module:factory"` is short for a custom model."""
     model = settings.get("model")
     if isinstance(model, dict) and model.get("name") == "custom" and isinstance(factory := model.get("factory"), str):
-        source = source_of(factory) or model.get("source", "")  # of one that is not there, building it will tell
+        source = code_of(factory) or model.get("source", "")  # of one that is not there, building it will tell
         if model.get("source", source) != source:
             raise ValueError(f"model.source = '{model['source']}': the code of {factory} has changed, it is '{source}'")
         return {**settings, "model": {**model, "source": source}}
@@ -270,7 +272,7 @@ def _with_custom_model(settings: dict[str, Any]) -> dict[str, Any]:
                                  f"key of the model; write model.{argument}")
             if not isinstance(value, bool | int | float | str):
                 raise ValueError(f"model.{key} = {value!r}: expected a number, a string, true or false")
-        return {**settings, "model": {"name": "custom", "factory": name, "options": options, "source": source_of(name)}}
+        return {**settings, "model": {"name": "custom", "factory": name, "options": options, "source": code_of(name)}}
     return settings
 
 

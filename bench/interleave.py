@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from bench.progress import is_terminal
+
 Measured = TypeVar("Measured")
 
 
@@ -17,6 +19,6 @@ def interleave(subjects: Mapping[str, Callable[[], Measured]], rounds: int) -> d
     """
     results: dict[str, list[Measured]] = {name: [] for name in subjects}
     turns = [name for i in range(rounds) for name in (subjects if i % 2 == 0 else reversed(list(subjects)))]
-    for name in tqdm(turns, unit="block", leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty()):
+    for name in tqdm(turns, unit="block", leave=False, dynamic_ncols=True, disable=not is_terminal(sys.stderr)):
         results[name].append(subjects[name]())
     return results

@@ -7,7 +7,7 @@ Levels: 5 % for a whole judgement, shared among its comparisons by Holm's or Bon
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from bench import stats
 from bench.evidence import (
@@ -163,17 +163,17 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
     that is too noisy to tell says nothing, and so takes nothing from what another one shows.
     """
     noise = noise_of_machines(results)
-    in_turns = [(name, side, other, one) for side in results.sides if isinstance(side, Turns)
-                for name, one, other in pairs if side.ratio(_content(other), _content(one))]
+    in_turns = [(name, side, before_s, after_s) for side in results.sides if isinstance(side, Turns)
+                for name, one, other in pairs if (before_s := side.step_s_of(to_dict(one.cell.config)))
+                and (after_s := side.step_s_of(to_dict(other.cell.config)))]
     timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
              if (a := _alone(one.timed(machine))) and (b := _alone(other.timed(machine))) and _alike(a, b)]
     if not timed and not in_turns:
         return Finding("waiting", "no timings yet on a machine that had nothing else to do")
     alpha = ALPHA / (len(timed) + len(in_turns))
     verdicts, texts = [], []
-    for name, side, other, one in in_turns:
-        change = side.ratio(_content(other), _content(one), 1 - alpha)
-        assert change is not None
+    for name, side, before_s, after_s in in_turns:
+        change = stats.paired_ratio(after_s, before_s, 1 - alpha)
         verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
         hardware = Machine.at(side.environment).hardware
         texts.append(f"{escape(name)} on {escape(hardware)}, in turns: {change.ratio:.3f} [{change.low:.3f}, "
@@ -198,10 +198,6 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
         return Finding("waiting", shown)
     slower = {name for name, verdict in zip(names, verdicts, strict=True) if verdict == "greater"}
     return Finding("supported" if len(slower) == len(pairs) else "not resolved", shown)
-
-
-def _content(row: Row) -> dict[str, Any]:
-    return to_dict(row.cell.config)
 
 
 def over_fits(rows: Sequence[Row], expected: bool) -> Finding:

@@ -29,7 +29,7 @@ class Progress:
     """
 
     def __init__(self, total: int, done: int, *, quiet: bool) -> None:
-        self._is_terminal = _is_terminal(sys.stderr)
+        self._is_terminal = is_terminal(sys.stderr)
         self._bar = tqdm(total=total, initial=done, unit="task", disable=quiet or not self._is_terminal,
                          dynamic_ncols=True)
         self._total, self._done_before = total, done
@@ -76,7 +76,7 @@ class Progress:
         self._told = time.monotonic()
 
 
-def _is_terminal(stream: TextIO) -> bool:
+def is_terminal(stream: TextIO) -> bool:
     """Whether a bar can be drawn there: `script` and some CI systems make terminals without rows or columns."""
     try:
         return stream.isatty() and min(os.get_terminal_size(stream.fileno())) > 0

@@ -159,16 +159,14 @@ def _grouped(
     `without`: settings that do not tell cells apart.
     """
     whole: dict[str, str] = {}
-    for record in records:
-        identity = cells.identity(record, without)
-        if whole.setdefault(identity, cells.identity(record)) != cells.identity(record):
-            raise ValueError(f"--allow {' and '.join(without)}: cells of one set differ in nothing else, and would be "
-                             "taken for one")
     trains: dict[str, list[TrainRecord]] = defaultdict(list)
     speeds: dict[str, list[SpeedRecord]] = defaultdict(list)
     failures: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         identity = cells.identity(record, without)
+        if without and whole.setdefault(identity, own := cells.identity(record)) != own:
+            raise ValueError(f"--allow {' and '.join(without)}: cells of one set differ in nothing else, and would be "
+                             "taken for one")
         if record.status != "ok":
             failures[identity].append(record)
         elif isinstance(record, TrainRecord):

@@ -173,10 +173,9 @@ class Turns(_Side, frozen=True, tag="turns", kw_only=True):
     def place(self) -> str:
         return f"{self.environment.host}-{self.experiment}"
 
-    def ratio(self, a: dict[str, Any], b: dict[str, Any], confidence: float = 0.95) -> "stats.Ratio | None":
-        """Of the step of cell `a` to that of `b`; None where one is not among them."""
-        of_a, of_b = (next((one.step_s for one in self.cells if one.cell == cell), None) for cell in (a, b))
-        return stats.paired_ratio(of_a, of_b, confidence) if of_a and of_b else None
+    def step_s_of(self, cell: dict[str, Any]) -> Seconds:
+        """Empty where the cell is not among them."""
+        return next((one.step_s for one in self.cells if one.cell == cell), [])
 
 
 SideRecord = Calibration | Ledger | Peers | Scaling | Turns

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import experiment
 from bench.own_source import source_of
 
 
@@ -71,6 +72,15 @@ def test_a_package_that_is_installed_to_be_edited_is_found(tmp_path: Path, monke
     before = source_of("lab_to_edit.nets:make")
     (tmp_path / "lab_to_edit" / "nets.py").write_text("x = 1")
     assert "" != before != source_of("lab_to_edit.nets:make")
+
+
+def test_it_is_read_once_for_all_cells_of_an_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(experiment, "source_of", lambda factory: asked.append(factory) or "1" * 16)
+    made = experiment.parse({"question": "?", "base": {"model": {"name": "my.nets:make"}},
+                             "grid": {"model.width": [*range(50)]}}, name="e")
+    assert len(made.cells) == 50
+    assert asked == ["my.nets:make"]
 
 
 @pytest.mark.parametrize("factory", ["fmnist_core.models.wide_resnet:wide_resnet", "not_there:make", "sys:exit",

@@ -56,10 +56,8 @@ def test_ratios_by_hand() -> None:
     made = Turns(environment=CPU, started_at="", experiment="made", cells=[
         TimedCell(label="one", cell={"a": 1}, step_s=[0.005, 0.010, 0.020]),
         TimedCell(label="other", cell={"a": 2}, step_s=[0.010, 0.020, 0.040])])
-    ratio = made.ratio({"a": 2}, {"a": 1})
-    assert ratio is not None
-    assert (ratio.ratio, ratio.low, ratio.high) == pytest.approx((2.0, 2.0, 2.0))
-    assert made.ratio({"a": 3}, {"a": 1}) is None
+    assert made.step_s_of({"a": 2}) == [0.010, 0.020, 0.040]
+    assert made.step_s_of({"a": 3}) == []
     page = beside([made], machine_names([], [made]))
     assert page.startswith("### Cells in turns of `made`, M1\n\n")
     assert "| one | made | 3 | 10.0 | - |\n| other | made | 3 | 20.0 | 2.000 \\[2.000, 2.000\\] |" in page
