@@ -10,9 +10,10 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from bench import command, environment, side_runs
-from bench.interleave import interleave
-from bench.side_records import METRICS, PAIRS, Calibration, Metric, Pairs, save
+from bench import command, environment
+from bench.records.side_records import METRICS, PAIRS, Calibration, Metric, Pairs, save
+from bench.timing import side_runs
+from bench.timing.interleave import interleave
 from fmnist_core.config import CellConfig, to_dict
 
 Block = Callable[[], Mapping[str, float]]
@@ -47,7 +48,7 @@ def noise(a: Block, b: Block, rounds: int) -> dict[Metric, Pairs]:
 
 
 def _two_subjects(cell: CellConfig, options: argparse.Namespace) -> tuple[Block, Block]:
-    from bench import block  # brings torch
+    from bench.timing import block  # brings torch
     from fmnist_core.data import load
     from fmnist_core.train import Training
 

@@ -7,10 +7,10 @@ import sys
 from collections.abc import Sequence
 
 from bench import command, experiment
+from bench.inputs.strict_parser import StrictParser, folder
 from bench.pages import goals
-from bench.rows import collect
+from bench.records.rows import collect
 from bench.store import StoreError, read
-from bench.strict_parser import StrictParser, folder
 
 OK, NONE, WRONG_INPUT = 0, 1, 2
 

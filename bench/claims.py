@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from bench import outcomes
 from bench.formatting import NOTHING, escape, table
 from bench.judges import (
     Contrast,
@@ -23,7 +22,8 @@ from bench.judges import (
     over_fits,
     steps_slow_down,
 )
-from bench.rows import Results, Row, comparable
+from bench.records import outcomes
+from bench.records.rows import Results, Row, comparable
 
 Judge = Callable[[Results], Finding]
 

@@ -1,6 +1,6 @@
 """How a command of the harness ends: with its exit code, or quietly where it is interrupted. No torch.
 
-`bench/run.py`, which saves what it has begun, has a way of its own: `bench.launch`.
+`bench/run.py`, which saves what it has begun, has a way of its own: `bench.sweep.launch`.
 """
 
 import os

@@ -15,12 +15,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
 
-from bench import cells, command, environment, record_sets, revisions, side_runs, stats, store
+from bench import command, environment, stats, store
 from bench.formatting import plural, ratio_text, significant, table
 from bench.record import Environment, Record
-from bench.record_sets import Finding, Sets
-from bench.sample_size import MAX_NEEDED
-from bench.side_records import (
+from bench.records import cells, record_sets
+from bench.records.record_sets import Finding, Sets
+from bench.records.side_records import (
     PAIRS,
     POWER,
     THRESHOLD,
@@ -31,6 +31,8 @@ from bench.side_records import (
     pairs_to_find,
     resolvable,
 )
+from bench.sample_size import MAX_NEEDED
+from bench.timing import revisions, side_runs
 from fmnist_core.config import to_dict
 from fmnist_core.nearest import nearest
 

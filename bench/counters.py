@@ -15,8 +15,8 @@ import torch
 from msgspec import Struct
 
 from bench import command, experiment
-from bench.memory import peak_step_bytes, step_bytes
-from bench.strict_parser import StrictParser
+from bench.inputs.strict_parser import StrictParser
+from bench.timing.memory import peak_step_bytes, step_bytes
 from fmnist_core.config import CellConfig, DataConfig, TrainConfig, to_dict
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import EVALUATION_BATCH
@@ -49,7 +49,7 @@ class Counters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host_waits: int
     """Calls in one training step that make the host wait for the device."""
     step_bytes: int
-    """That a training step needs by shapes alone, `bench.memory.StepBytes` in all."""
+    """That a training step needs by shapes alone, `bench.timing.memory.StepBytes` in all."""
     versions: dict[str, OfVersion]
     """By `version_key`."""
 
@@ -168,7 +168,7 @@ def graph_counts() -> GraphCounts:
 def _trace(training: Training) -> GraphCounts:
     """What the compiler would find in one epoch, with a compiler that compiles nothing."""
     reset_graph_counts()
-    # As it would be compiled: with PyTorch's own layers, none of `cpu_layers`.
+    # As it would be compiled: with PyTorch's own layers, none of `fmnist_core.cpu`.
     model = build(training.cell.model, training.dataset.input_shape).to(training.device)
     traced = torch.compile(model, backend="eager", dynamic=False)
     images = lambda num: torch.zeros(num, *training.dataset.input_shape, device=training.device)

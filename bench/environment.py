@@ -18,8 +18,8 @@ from typing import Any
 
 import msgspec
 
+from bench.inputs.strict_parser import StrictParser
 from bench.record import Environment
-from bench.strict_parser import StrictParser
 from fmnist_core.files import DataError, find
 
 LIBRARIES = ("torch", "torchvision", "accelerate", "numpy", "scipy", "pandas", "msgspec", "scikit-learn")

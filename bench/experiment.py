@@ -18,10 +18,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.decoding import convert
-from bench.dotted import as_typed, flatten, merge, nest
-from bench.own_source import source_of
-from bench.settings import known_keys, label_of, value_of
+from bench.inputs.decoding import convert
+from bench.inputs.dotted import as_typed, flatten, merge, nest
+from bench.inputs.own_source import source_of
+from bench.inputs.settings import known_keys, label_of, value_of
 from fmnist_core.config import Baseline, CellConfig, CitedModel, input_shape
 from fmnist_core.models import networks
 from fmnist_core.models.catalogue import CITED

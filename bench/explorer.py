@@ -19,16 +19,16 @@ from typing import Any
 from bench import experiment as experiments_
 from bench import frame
 from bench.command import leave
-from bench.dotted import as_text, as_written, flatten
 from bench.experiment import Experiment
-from bench.machines import machine_names
+from bench.inputs.dotted import as_text, as_written, flatten
+from bench.inputs.strict_parser import StrictParser, folder
 from bench.pages.explorer_columns import FILTERS, Line, columns, failures, rounded
 from bench.record import Epochs, Record
-from bench.reproduce import command, selections
-from bench.rows import Row, collect
-from bench.side_records import SideRecord, load_every
+from bench.records.machines import machine_names
+from bench.records.reproduce import command, selections
+from bench.records.rows import Row, collect
+from bench.records.side_records import SideRecord, load_every
 from bench.store import read
-from bench.strict_parser import StrictParser, folder
 from fmnist_core.config import to_dict
 
 FOLDER = Path(__file__).resolve().parent / "pages" / "explorer_page"

@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 
-from bench import experiment, outcomes, stats, unlisted
-from bench.dotted import flatten
+from bench import experiment, stats
 from bench.experiment import Experiment
-from bench.machines import Machine
+from bench.inputs.dotted import flatten
 from bench.record import Record, SpeedRecord
-from bench.rows import Row, collect
+from bench.records import outcomes, unlisted
+from bench.records.machines import Machine
+from bench.records.rows import Row, collect
 from bench.store import read
 from fmnist_core.config import to_dict
 
@@ -78,13 +79,15 @@ COLUMNS = {
 def load(folder: str | Path, experiments: Sequence[str] | None = None) -> pd.DataFrame:
     """The records of a store, joined to experiments: to those named (or paths of TOML files), and to no others.
 
-    By default to all of the project's, with rows for the records of other cells too. Raises ValueError for an unknown
-    experiment or a store that is not there or cannot be read.
+    By default to those of the project that were run, with rows for the records of other cells too. Raises ValueError
+    for an unknown experiment or a store that is not there or cannot be read.
     """
     records = read(folder)
     if experiments is not None:
         return rows(records, experiment.load_all(experiments))
-    return rows(records, with_others(records, [experiment.load(name) for name in experiment.names()]))
+    were_run = {record.experiment for record in records}
+    ours = [experiment.load(name) for name in experiment.names() if name in were_run]
+    return rows(records, with_others(records, ours))
 
 
 def with_others(records: Sequence[Record], experiments: Sequence[Experiment]) -> list[Experiment]:

@@ -22,12 +22,12 @@ from bench.evidence import (
     seeds_to_predict,
 )
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
-from bench.identity import Numerics
-from bench.machines import Machine, machines
-from bench.outcomes import LEARNT, Outcome, test_last, validation_last, validation_loss_rise
 from bench.record import SpeedRecord
-from bench.rows import Results, Row, memory_formats
-from bench.side_records import Calibration, Pairs, Turns, record_ratio
+from bench.records.identity import Numerics
+from bench.records.machines import Machine, machines
+from bench.records.outcomes import LEARNT, Outcome, test_last, validation_last, validation_loss_rise
+from bench.records.rows import Results, Row, memory_formats
+from bench.records.side_records import Calibration, Pairs, Turns, record_ratio
 from fmnist_core.config import to_dict
 
 Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]

@@ -11,10 +11,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bench import command, environment, side_runs
+from bench import command, environment
 from bench.formatting import table
 from bench.pages.side_tables import headers_and_rows
-from bench.side_records import Ledger, LedgerLine, load, save
+from bench.records.side_records import Ledger, LedgerLine, load, save
+from bench.timing import side_runs
 from fmnist_core.config import CellConfig, ExecutionConfig, to_dict
 
 ROUNDS = 20
@@ -49,7 +50,8 @@ def _check(cell: CellConfig, experiment: str) -> None:
 
 
 def _measure(cell: CellConfig, options: argparse.Namespace) -> list[LedgerLine]:
-    from bench import block, ways  # bring torch
+    from bench.timing import block  # bring torch
+    from bench.timing import step_variants as ways
     from fmnist_core.data import load as load_dataset
 
     dataset = load_dataset(cell.data, block.use_threads(options.threads, cell), options.data_dir)

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 import torch
 
-from bench import memory
-from bench.block import (
+from bench.counters import graph_counts, reset_graph_counts
+from bench.record import Inference, Labels, Layer, SpeedRecord
+from bench.timing import memory
+from bench.timing.block import (
     INFERENCE_BATCHES,
     WARMUP_STEPS,
     host_clock,
@@ -19,9 +21,7 @@ from bench.block import (
     time_inference,
     time_steps,
 )
-from bench.counters import graph_counts, reset_graph_counts
-from bench.load import Usage, load_warning, usage
-from bench.record import Inference, Labels, Layer, SpeedRecord
+from bench.timing.other_processes import Usage, load_warning, usage
 from fmnist_core.batches import shares
 from fmnist_core.clock import Clock, clock_for, synchronize
 from fmnist_core.config import CellConfig, Precision, to_dict

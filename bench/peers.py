@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bench import command, environment, side_runs, workers
-from bench.interleave import interleave
-from bench.side_records import Peer, PeerRun, Peers, save
-from bench.workers import Worker, WorkerFailed
+from bench import command, environment
+from bench.records.side_records import Peer, PeerRun, Peers, save
+from bench.timing import side_runs, workers
+from bench.timing.interleave import interleave
+from bench.timing.workers import Worker, WorkerFailed
 from fmnist_core.config import CellConfig, ExecutionConfig, TrainConfig, to_dict
 from fmnist_core.files import load_arrays
 
@@ -35,7 +36,7 @@ class System(NamedTuple):
     name: str
     what: str
     worker: str
-    """Its name in `bench.peer_systems.SYSTEMS`."""
+    """Its name in `bench.timing.peer_systems.SYSTEMS`."""
     num_processes: int = 1
     num_threads: int = 1
     package: str = ""
@@ -166,7 +167,7 @@ def _start(stack: contextlib.ExitStack, system: System, request: Mapping[str, An
     if system.num_processes > 1 and environment.uses_gpu():
         variables["CUDA_VISIBLE_DEVICES"] = environment.visible_gpus()[i]
     asked = {**request, "seed": request["round"] * system.num_processes + i, "threads": system.num_threads}
-    return workers.start(stack, "bench.peer_systems", [system.worker, json.dumps(asked)], variables)
+    return workers.start(stack, "bench.timing.peer_systems", [system.worker, json.dumps(asked)], variables)
 
 
 def _not_here(system: System) -> str:

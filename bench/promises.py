@@ -14,10 +14,11 @@ from typing import NamedTuple
 import msgspec
 from msgspec import Struct
 
-from bench import attempts, command, launch
+from bench import command
 from bench.formatting import code, count, escape, table
+from bench.inputs.strict_parser import StrictParser
 from bench.record import Environment
-from bench.strict_parser import StrictParser
+from bench.sweep import attempts, launch
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "experiments" / "results" / "faults.json"

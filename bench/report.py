@@ -18,11 +18,11 @@ from pathlib import Path
 
 from bench import command, explorer
 from bench import experiment as experiments_
+from bench.inputs.strict_parser import StrictParser, folder
 from bench.pages import figures, readme
 from bench.pages.document import Document, render
-from bench.side_records import load_every
+from bench.records.side_records import load_every
 from bench.store import read
-from bench.strict_parser import StrictParser, folder
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED, RESULTS = experiments_.FOLDER / "results", ROOT / "RESULTS.md"

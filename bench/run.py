@@ -21,11 +21,13 @@ from pathlib import Path
 
 import msgspec
 
-from bench import environment, experiment, launch, options, own_networks, progress, tracking
-from bench.attempts import Attempt
-from bench.plan import Task, due, is_done, missing, outdated, siblings, tasks
+from bench import environment, experiment
+from bench.inputs import options, own_networks
 from bench.record import Record
 from bench.store import Store, StoreError
+from bench.sweep import launch, progress, tracking
+from bench.sweep.attempts import Attempt
+from bench.sweep.plan import Task, due, is_done, missing, outdated, siblings, tasks
 from fmnist_core.batches import check_batches
 from fmnist_core.config import check_validation_size
 from fmnist_core.files import load_arrays
@@ -91,9 +93,8 @@ class Sweep:
         """Whatever can be wrong with the request is found here or in `check`, as ValueError."""
         self.asked, self.world, self.notice = asked, world, notice
         tracking.check(asked.track)
-        overrides, filters = options.overrides(asked), options.filters(asked)
-        loaded = experiment.load_all(asked.experiments, overrides)
-        self.experiments = [experiment.select(one, filters) for one in loaded]
+        settings, filters = options.overrides(asked), options.filters(asked)
+        self.experiments = [experiment.select(one, filters) for one in experiment.load_all(asked.experiments, settings)]
         modes = {each.launch.mode for each in self.experiments}
         if len(modes) > 1:
             raise ValueError("experiments with launch.mode 'cells' and 'ddp' cannot share one launch: run them apart")
@@ -121,7 +122,7 @@ class Sweep:
         if at_work and not self.ddp:
             launch.stand_alone(self.world)  # before torch, or the user's code, looks for a GPU
         if at_work:
-            from bench import trial  # brings torch: only now is it sure that there is work, and on which device
+            from bench.sweep import trial  # brings torch: only now is it sure that there is work, and on which device
 
             trial.check_device(gpu=self.gpu)
         if own := own_networks.of(at_work):
@@ -142,7 +143,7 @@ class Sweep:
             print(f"{' and '.join(of_trainings)}: nothing is left to train; --rerun trains again what has a record")
         if not self.left:
             return
-        from bench import ranks  # brings torch
+        from bench.sweep import ranks  # brings torch
 
         num_done = len(self.planned) - len(self.left)
         with progress.Progress(len(self.planned), num_done, quiet=self.world.rank != 0) as self.bar:
@@ -161,7 +162,7 @@ class Sweep:
         if not self.ddp:
             cells = cells[self.world.rank :: self.world.num_processes]
         os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler is silent but for fatal errors
-        from bench import profiling, ranks
+        from bench.sweep import profiling, ranks
 
         codes = [OK]
         for task in cells:
@@ -191,7 +192,7 @@ class Sweep:
                    and not self.asked.keep_weights and not self.asked.track)
         if not fusible or self._attempt(task).checkpoint.exists():
             return [task]
-        from bench import together
+        from bench.sweep import together
 
         group = [task]
         for other in siblings(task, self.left):
@@ -207,7 +208,7 @@ class Sweep:
         return group[:num]
 
     def _run_alone(self, task: Task) -> None:
-        from bench import ranks, trial
+        from bench.sweep import ranks, trial
 
         alone = task.seed is None
         with self._attempt(task) as attempt, self._machine(alone) as shared, self._told(task) as on_epoch:
@@ -220,7 +221,7 @@ class Sweep:
                     self._keep(task, record)
 
     def _run_together(self, group: list[Task]) -> None:
-        from bench import together
+        from bench.sweep import together
 
         self.bar.start(f"{group[0].name} and {len(group) - 1} more as one module")
         with contextlib.ExitStack() as attempts:
@@ -253,9 +254,8 @@ class Sweep:
         attempt = self._attempt(task)
         if task.key in self.outdated:
             attempt.forget(self.launched_at)  # to be run again means from the start
-        verdict = attempt.begin()
-        if verdict:
-            from bench import trial
+        if verdict := attempt.begin():
+            from bench.sweep import trial
 
             self._keep(task, trial.failed(task, *verdict, attempt.num_processes))
         return verdict is not None

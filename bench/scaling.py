@@ -4,7 +4,7 @@
 
 A process has one thread, or one GPU. The points of an axis are measured in turns, each by processes of its own that
 stay warm; all-reduces of several sizes are timed between the processes of DDP. RESULTS.md sets what DDP was measured to
-cost beside what a model of it predicts (`bench.scaling_model`), and the prediction for many GPUs beside that.
+cost beside what a model of it predicts (`bench.timing.scaling_model`), and the prediction for many GPUs beside that.
 """
 
 import contextlib
@@ -17,10 +17,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from bench import command, environment, experiment, side_runs, workers
-from bench.interleave import interleave
-from bench.side_records import Axis, Point, Reduction, Scaling, save
-from bench.workers import Worker, WorkerFailed
+from bench import command, environment, experiment
+from bench.records.side_records import Axis, Point, Reduction, Scaling, save
+from bench.timing import side_runs, workers
+from bench.timing.interleave import interleave
+from bench.timing.workers import Worker, WorkerFailed
 from fmnist_core.config import CellConfig, to_dict
 
 ROUNDS = 5
@@ -149,7 +150,7 @@ def _start(stack: contextlib.ExitStack, asked: Plan, request: Mapping[str, Any],
         variables["CUDA_VISIBLE_DEVICES"] = environment.visible_gpus()[i]
     content = {**request, "cell": to_dict(asked.cell), "seed": 0 if asked.shares_a_batch else i,
                "num_seeds": asked.num_seeds}
-    return workers.start(stack, "bench.scaling_work", [json.dumps(content)], variables)
+    return workers.start(stack, "bench.timing.scaling_work", [json.dumps(content)], variables)
 
 
 def _reducers(crews: Sequence[_Crew]) -> list[_Crew]:

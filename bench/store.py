@@ -16,9 +16,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Generic, TypeVar
 
-from bench.identity import newest
-from bench.lines import Head, SchemaError, decode, decode_head, encode, key_of
 from bench.record import Record
+from bench.records.identity import newest
+from bench.records.lines import Head, SchemaError, decode, decode_head, encode, key_of
 
 _FILE_NAME = re.compile(r"\w[\w .+-]{0,99}", re.ASCII)
 """Experiments that may name a file: no separator, nothing hidden, and short enough for every file system."""

@@ -9,10 +9,11 @@ Tells smaller differences apart than timings that a sweep took one after the oth
 import sys
 from collections.abc import Sequence
 
-from bench import command, environment, experiment, side_runs
+from bench import command, environment, experiment
 from bench.experiment import Experiment
-from bench.interleave import interleave
-from bench.side_records import TimedCell, Turns, save
+from bench.records.side_records import TimedCell, Turns, save
+from bench.timing import side_runs
+from bench.timing.interleave import interleave
 from fmnist_core.config import Baseline, to_dict
 
 ROUNDS = 20
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def measure(chosen: Experiment, rounds: int, num_threads: int, data_dir: str | None, block_s: float) -> list[TimedCell]:
     """Blocks of training steps of every cell, each of about `block_s` seconds. Raises ValueError."""
-    from bench import block  # brings torch
+    from bench.timing import block  # brings torch
     from fmnist_core.data import load
     from fmnist_core.train import Training
 

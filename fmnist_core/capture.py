@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fmnist_core.config import CellConfig
-from fmnist_core.fused_conv import has_kernels
+from fmnist_core.fused.conv import has_kernels
 from fmnist_core.optimizers import Adam, set_learning_rate
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fmnist_core.fused import FusedTraining
-from fmnist_core.fused_conv import FusedConv
-from fmnist_core.fused_layers import FusedLinear
+from fmnist_core.fused.conv import FusedConv
+from fmnist_core.fused.layers import FusedLinear
+from fmnist_core.fused.training import FusedTraining
 from fmnist_core.train import Training, train_step
 
 READS = {torch.Tensor.tolist: "host::tolist", torch.Tensor.cpu: "host::cpu", torch.Tensor.numpy: "host::numpy"}

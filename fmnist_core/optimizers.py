@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fmnist_core.config import TrainConfig
-from fmnist_core.fused_conv import has_kernels
+from fmnist_core.fused.conv import has_kernels
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the odd polynomial of degree 5 of Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural
@@ -62,7 +62,7 @@ class Adam(torch.optim.Adam):
                  if each[0].numel() >= LARGE and all(map(_suits_kernel, each))]
         if not large:
             return has_complex
-        from fmnist_core.adam_kernel import adam_step
+        from fmnist_core.kernels.adam import adam_step
 
         counts = torch.ones_like(group["lr"]) if self.found_inf is None else 1 - self.found_inf
         for i in reversed(large):

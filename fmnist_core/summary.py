@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fmnist_core.cpu_layers import CPU_LAYERS
+from fmnist_core.cpu.layers import CPU_LAYERS
 from fmnist_core.models.layers import Shape
 
 

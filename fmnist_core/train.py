@@ -22,10 +22,10 @@ from fmnist_core import capture, objective
 from fmnist_core.average import Average
 from fmnist_core.batches import check_batches
 from fmnist_core.config import CellConfig, Precision, TrainConfig
-from fmnist_core.cpu_layers import for_cpu
+from fmnist_core.cpu.heap import keep_freed_memory
+from fmnist_core.cpu.layers import for_cpu
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import History, evaluate_epoch
-from fmnist_core.heap import keep_freed_memory
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build

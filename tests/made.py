@@ -9,7 +9,7 @@ from bench import experiment
 from bench.environment import speed_identity
 from bench.experiment import Cell, Experiment
 from bench.record import Environment, Epochs, Inference, Labels, Layer, SpeedRecord, TestDetail, TrainRecord
-from bench.side_records import Point, Reduction, Scaling
+from bench.records.side_records import Point, Reduction, Scaling
 from fmnist_core.config import quality_key, speed_key, to_dict
 
 CPU = Environment(host="a" * 12, cpu="Test CPU", num_cpus=2, num_threads=1, libraries={"torch": "2.14.1"},

@@ -9,10 +9,11 @@ import time
 from types import ModuleType
 from typing import Any
 
-import bench
-from bench import progress, run
-from bench.plan import Task
+import bench.sweep
+from bench import run
 from bench.record import Epochs, TrainRecord
+from bench.sweep import progress
+from bench.sweep.plan import Task
 
 
 def train(task: Task, attempt: Any, **options: Any) -> TrainRecord:
@@ -27,7 +28,7 @@ def train(task: Task, attempt: Any, **options: Any) -> TrainRecord:
 
 def modules() -> dict[str, ModuleType]:
     """What stands in the place of the modules of `bench` that bring torch, by name."""
-    trial, ranks = ModuleType("bench.trial"), ModuleType("bench.ranks")
+    trial, ranks = ModuleType("bench.sweep.trial"), ModuleType("bench.sweep.ranks")
     vars(trial)["run"] = train
     vars(trial)["check_device"] = lambda *, gpu: None
     vars(ranks)["agree"] = lambda task, *, ddp: task
@@ -37,6 +38,6 @@ def modules() -> dict[str, ModuleType]:
 if __name__ == "__main__":
     for name, module in modules().items():
         sys.modules[module.__name__] = module
-        setattr(bench, name, module)
+        setattr(bench.sweep, name, module)
     vars(progress)["show_summary"] = lambda *contents: None  # for the sake of time: it imports scipy
     sys.exit(run.main())

@@ -8,11 +8,12 @@ import time
 
 import pytest
 
-from bench import experiment, launch, run, trial
-from bench.attempts import MAX_DEATHS, Attempt, Report, blame
-from bench.launch import Stopped
-from bench.lines import decode
+from bench import experiment, run
+from bench.records.lines import decode
 from bench.store import StoreError
+from bench.sweep import launch, trial
+from bench.sweep.attempts import MAX_DEATHS, Attempt, Report, blame
+from bench.sweep.launch import Stopped
 from fmnist_core.config import quality_key
 from fmnist_core.files import Arrays
 from tests.small import small_dataset
@@ -191,7 +192,7 @@ def test_a_restart_hears_what_this_launch_left_and_forgets_what_was_there_before
 
 
 def test_a_launch_began_when_its_launcher_did():
-    code = "import time; from bench import launch; print(time.time(), launch.began_at())"
+    code = "import time; from bench.sweep import launch; print(time.time(), launch.began_at())"
     process = f"import subprocess, sys, time; time.sleep(3); subprocess.run([sys.executable, '-c', {code!r}])"
     before = time.time()
     done = subprocess.run([sys.executable, "-c", process], capture_output=True, text=True, check=True)

@@ -7,7 +7,7 @@ from fmnist_core import checkpoint, weights
 from fmnist_core.average import Average, averaged
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
 from fmnist_core.evaluation import evaluate
-from fmnist_core.fused import FusedTraining, fused_fit
+from fmnist_core.fused.training import FusedTraining, fused_fit
 from fmnist_core.train import Training, fit, train_epoch
 from tests.small import small_dataset
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import experiment, plan
+from bench import experiment
 from bench.record import TrainRecord
 from bench.store import Store
+from bench.sweep import plan
 from fmnist_core import files
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from fmnist_core.block_conv import BlockConv2d, BlockMaxPool2d, compute_first_stage_in_blocks
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
-from fmnist_core.row_norm import RowBatchNorm
+from fmnist_core.cpu.block_conv import BlockConv2d, BlockMaxPool2d, compute_first_stage_in_blocks
+from fmnist_core.cpu.row_norm import RowBatchNorm
 from fmnist_core.train import Training
 from tests.small import small_dataset
 

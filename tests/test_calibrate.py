@@ -10,12 +10,12 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench import calibrate, environment, side_records, stats
-from bench.interleave import interleave
+from bench import calibrate, environment, stats
 from bench.pages import side_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Environment
-from bench.side_records import (
+from bench.records import side_records
+from bench.records.side_records import (
     ALPHA_EACH,
     METRICS,
     THRESHOLD,
@@ -27,6 +27,7 @@ from bench.side_records import (
     load,
     save,
 )
+from bench.timing.interleave import interleave
 
 HERE = Environment(host="abc", cpu="x", num_cpus=2, num_threads=2, libraries={"torch": "2.14.1"})
 

@@ -18,7 +18,7 @@ from fmnist_core import capture, objective
 from fmnist_core.capture import Replay, StepGraph
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, KernelDepthCNN, Network1, Network2, TrainConfig
 from fmnist_core.data import Dataset
-from fmnist_core.fused import FusedTraining, fused_fit
+from fmnist_core.fused.training import FusedTraining, fused_fit
 from fmnist_core.train import Training, fit, train_epoch
 from tests.small import small_dataset
 

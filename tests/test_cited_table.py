@@ -5,9 +5,9 @@ import pytest
 
 from bench import chosen, experiment
 from bench.formatting import escape
-from bench.machines import Machine
 from bench.pages import beyond, cited, goals, pareto
-from bench.rows import collect
+from bench.records.machines import Machine
+from bench.records.rows import collect
 from bench.store import Store
 from fmnist_core.models.catalogue import CITED, NON_NEURAL
 from tests.made import CPU, GPU, LABELS, failed, trained

@@ -8,8 +8,8 @@ import pytest
 
 from bench import claims, experiment
 from bench.judges import Contrast, contrasts, over_fits
-from bench.rows import collect
-from bench.side_records import Calibration, Pairs, TimedCell, Turns
+from bench.records.rows import collect
+from bench.records.side_records import Calibration, Pairs, TimedCell, Turns
 from fmnist_core.config import to_dict
 from tests.made import CPU, GPU, LABELS, timed, trained
 

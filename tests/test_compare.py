@@ -9,11 +9,13 @@ import msgspec
 import numpy as np
 import pytest
 
-from bench import compare, record_sets, revisions
-from bench.block import main as time_block
-from bench.lines import encode
+from bench import compare
 from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord
-from bench.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, pairs_to_find, save
+from bench.records import record_sets
+from bench.records.lines import encode
+from bench.records.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, pairs_to_find, save
+from bench.timing import revisions
+from bench.timing.block import main as time_block
 from fmnist_core import data
 from fmnist_core.config import CellConfig, CustomModel, ExecutionConfig, KernelDepthCNN, quality_key, speed_key, to_dict
 from tests.small import small_dataset
@@ -410,8 +412,8 @@ def test_the_process_of_a_block_takes_the_revisions_core(tmp_path):
 
 
 def test_a_block_as_json(monkeypatch, capsys):
-    monkeypatch.setattr("bench.block.load", lambda *arguments: small_dataset())
-    monkeypatch.setattr("bench.block.NUM_SINGLE_PASSES", 3)
+    monkeypatch.setattr("bench.timing.block.load", lambda *arguments: small_dataset())
+    monkeypatch.setattr("bench.timing.block.NUM_SINGLE_PASSES", 3)
     cell = CellConfig(model=KernelDepthCNN(depth=1), data=data.DataConfig(dataset="synthetic", validation_size=40))
     time_block(json.dumps({"cell": to_dict(cell), "threads": 1, "data_dir": None, "min_block_s": 0.0}))
     answer = json.loads(capsys.readouterr().out)

@@ -5,7 +5,7 @@ import torch
 
 from fmnist_core import compile_choice
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, TrainConfig, quality_key
-from fmnist_core.fused import FusedTraining
+from fmnist_core.fused.training import FusedTraining
 from fmnist_core.observe import observe
 from fmnist_core.train import Training
 from tests.small import small_dataset

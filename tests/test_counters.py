@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from bench import counters, memory
+from bench import counters
 from bench.counters import Counters, OfVersion
+from bench.timing import memory
 from fmnist_core import observe, train
 from fmnist_core.config import Network2
 from fmnist_core.models import networks

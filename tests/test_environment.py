@@ -5,7 +5,8 @@ import subprocess
 
 import pytest
 
-from bench import environment, launch
+from bench import environment
+from bench.sweep import launch
 
 
 @pytest.fixture(autouse=True)

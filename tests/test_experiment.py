@@ -6,9 +6,9 @@ import msgspec
 import pytest
 
 from bench import experiment
-from bench.dotted import as_written, flatten
 from bench.experiment import load, parse, select
-from bench.settings import every_setting, known_keys, value_of
+from bench.inputs.dotted import as_written, flatten
+from bench.inputs.settings import every_setting, known_keys, value_of
 from fmnist_core.config import (
     CellConfig,
     DataConfig,

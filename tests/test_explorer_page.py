@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import pytest
 
 from bench import explorer
-from bench.lines import encode
+from bench.records.lines import encode
 from tests import chromium
 from tests.explorer_records import GRID, HOSTILE, large_store
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import store
-from bench.lines import decode, encode, key_of
 from bench.record import TrainRecord
+from bench.records.lines import decode, encode, key_of
 from bench.store import Store, StoreError
 
 pytestmark = pytest.mark.faults

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from bench import experiment
 from bench.pages import curves, drawing, figures, grids, pareto, scaling_tables
-from bench.rows import collect
+from bench.records.rows import collect
 from tests.made import GPU, LABELS, complete, scaling, timed, trained
 
 KERNEL_DEPTH = experiment.load("kernel_depth")

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fmnist_core.flatten import KeepFormatFlatten, keep_format_of_flattened_maps
+from fmnist_core.cpu.flatten import KeepFormatFlatten, keep_format_of_flattened_maps
 
 
 def test_same_result_and_gradient():

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fmnist_core import fused_tuning
 from fmnist_core.config import (
     CellConfig,
     DataConfig,
@@ -21,9 +20,10 @@ from fmnist_core.config import (
 )
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import evaluate
-from fmnist_core.fused import FusedTraining, fused_epoch, fused_fit
-from fmnist_core.fused_conv import METHODS
-from fmnist_core.fused_evaluation import fused_evaluate
+from fmnist_core.fused import tuning as fused_tuning
+from fmnist_core.fused.conv import METHODS
+from fmnist_core.fused.evaluation import fused_evaluate
+from fmnist_core.fused.training import FusedTraining, fused_epoch, fused_fit
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
 from fmnist_core.train import Diverged, Training, fit

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 
-from fmnist_core import fused, fused_choice
 from fmnist_core.config import (
     Baseline,
     CellConfig,
@@ -18,8 +17,9 @@ from fmnist_core.config import (
     Network2,
     TrainConfig,
 )
-from fmnist_core.fused import FusedTraining
-from fmnist_core.fused_choice import balanced, choose_num_replicas, pays, replica_bytes, seconds_per_step
+from fmnist_core.fused import choice as fused_choice
+from fmnist_core.fused.choice import balanced, choose_num_replicas, pays, replica_bytes, seconds_per_step
+from fmnist_core.fused.training import FusedTraining, check_fusible
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
 from fmnist_core.train import Training
@@ -36,13 +36,13 @@ def cell_of(model: ModelConfig | None = None, **train: Any) -> CellConfig:
 ])
 def test_refusals(cell: CellConfig, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        fused.check(cell, build(cell.model, (1, 28, 28)))
+        check_fusible(cell, build(cell.model, (1, 28, 28)))
     assert not pays(cell, torch.device("cuda"))
 
 
 def test_refuses_several_processes() -> None:
     with pytest.raises(ValueError, match="2 processes"):
-        fused.check(cell_of(), build(Network1(), (1, 28, 28)), num_processes=2)
+        check_fusible(cell_of(), build(Network1(), (1, 28, 28)), num_processes=2)
 
 
 def test_pays_on_a_gpu_at_most() -> None:

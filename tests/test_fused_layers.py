@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmnist_core import fused_tuning
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, Network1, Network2, TrainConfig
-from fmnist_core.fused import FusedTraining
-from fmnist_core.fused_conv import METHODS, FusedConv
-from fmnist_core.fused_layers import FusedSequential, is_fusible
-from fmnist_core.fused_tuning import tune
+from fmnist_core.fused import tuning as fused_tuning
+from fmnist_core.fused.conv import METHODS, FusedConv
+from fmnist_core.fused.layers import FusedSequential, is_fusible
+from fmnist_core.fused.training import FusedTraining
+from fmnist_core.fused.tuning import tune
 from fmnist_core.models.build import build
 from tests.small import small_dataset
 

@@ -16,8 +16,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bench import experiment, run
-from bench.lines import encode
 from bench.record import SpeedRecord, TrainRecord
+from bench.records.lines import encode
 from bench.store import Store, StoreError
 from fmnist_core import config
 from fmnist_core.config import CellConfig

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fmnist_core import adam_kernel, fused_conv, optimizers
+from fmnist_core import optimizers
 from fmnist_core.clock import CudaClock
 from fmnist_core.config import (
     CellConfig,
@@ -27,9 +27,11 @@ from fmnist_core.config import (
 )
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import evaluate
-from fmnist_core.fused import FusedTraining, fused_epoch, fused_fit
-from fmnist_core.fused_choice import choose_num_replicas
-from fmnist_core.fused_conv import METHODS
+from fmnist_core.fused import conv as fused_conv
+from fmnist_core.fused.choice import choose_num_replicas
+from fmnist_core.fused.conv import METHODS
+from fmnist_core.fused.training import FusedTraining, fused_epoch, fused_fit
+from fmnist_core.kernels import adam as adam_kernel
 from fmnist_core.observe import observe
 from fmnist_core.train import Diverged, Training, fit, train_epoch
 

@@ -14,7 +14,7 @@ NUM_PAGES = 60_000_000 // 4096
 """Of each tensor: more than glibc keeps by itself."""
 PROGRAM = """
 import resource, sys, torch
-from fmnist_core.heap import keep_freed_memory
+from fmnist_core.cpu.heap import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for _ in range(20):  # until the heap has grown

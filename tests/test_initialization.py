@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, Network2, StagedCNN, TrainConfig
-from fmnist_core.fused import FusedTraining
+from fmnist_core.fused.training import FusedTraining
 from fmnist_core.initialization import EPSILON, initialize, pass_on
 from fmnist_core.train import Training, train_epoch
 from tests.small import small_dataset

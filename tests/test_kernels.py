@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fmnist_core import fused_conv
 from fmnist_core.config import CellConfig, DataConfig, ModelConfig, Network1, Network2, TrainConfig
-from fmnist_core.fused import FusedTraining
-from fmnist_core.fused_conv import HAS_TRITON, INTERPRETED
+from fmnist_core.fused import conv as fused_conv
+from fmnist_core.fused.conv import HAS_TRITON, INTERPRETED
+from fmnist_core.fused.training import FusedTraining
 from tests.small import small_dataset
 
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -72,8 +72,8 @@ def assert_alike(mine: tuple[Tensor, ...], wanted: tuple[Tensor, ...]) -> None:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_convolutions(shape: tuple[int, ...], bias: bool, far: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """`far`: as for tensors that have more elements than 32 bits count."""
-    from fmnist_core import conv_kernels
-    from fmnist_core.conv_kernels import convolve
+    from fmnist_core.kernels import conv as conv_kernels
+    from fmnist_core.kernels.conv import convolve
 
     assert not conv_kernels._is_far(torch.empty(2, 2), torch.empty(0, 3))
     assert conv_kernels._is_far(torch.empty(2**16, 2**15, device="meta"))
@@ -93,7 +93,7 @@ def test_convolutions(shape: tuple[int, ...], bias: bool, far: bool, monkeypatch
 @here
 @pytest.mark.parametrize("padding", [(0, 1), (2, 0), (3, 1)])
 def test_kernels_and_padding_that_are_not_square(padding: tuple[int, int]) -> None:
-    from fmnist_core.conv_kernels import convolve
+    from fmnist_core.kernels.conv import convolve
 
     x = torch.randn(3, 2 * 4, 5, 7, device=DEVICE, requires_grad=True)
     weight_RP = rows_of(2, 5 * 4 * 3 * 2)
@@ -109,7 +109,7 @@ def test_kernels_and_padding_that_are_not_square(padding: tuple[int, int]) -> No
 @pytest.mark.parametrize("order", [(0, 2, 3, 1), (1, 2, 3, 0)])
 def test_maps_and_gradients_may_lie_in_any_order(kernel: int, order: tuple[int, ...]) -> None:
     """As other layers, and other ways of convolving, leave them."""
-    from fmnist_core.conv_kernels import convolve
+    from fmnist_core.kernels.conv import convolve
 
     def lying_so(*shape: int) -> Tensor:
         back = [order.index(i) for i in range(4)]
@@ -130,7 +130,7 @@ def test_maps_and_gradients_may_lie_in_any_order(kernel: int, order: tuple[int, 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_adam_of_large_tensors(optimizer: Literal["adam", "adamw"], monkeypatch: pytest.MonkeyPatch) -> None:
     """Against torch's own step, which takes them where the rate is a number; the fourth step is to be skipped."""
-    from fmnist_core import adam_kernel
+    from fmnist_core.kernels import adam as adam_kernel
     from fmnist_core.optimizers import optimizer_for, set_learning_rate
 
     mine, other = (torch.nn.Linear(301, 128).to(DEVICE) for _ in range(2))
@@ -164,7 +164,7 @@ def test_adam_of_large_tensors(optimizer: Literal["adam", "adamw"], monkeypatch:
 
 @here
 def test_what_has_no_gradient_here_says_so() -> None:
-    from fmnist_core.finish_kernels import Norm, finish
+    from fmnist_core.kernels.finish import Norm, finish
 
     x = torch.randn(1, 2, 1, 1, device=DEVICE, requires_grad=True)
     norm = Norm(rows_of(2, 1), rows_of(2, 1), torch.zeros(2, device=DEVICE), torch.ones(2, device=DEVICE), 0.1, 1e-5,
@@ -177,7 +177,7 @@ def test_what_has_no_gradient_here_says_so() -> None:
 
 @here
 def test_the_gradient_of_images_is_not_computed_where_nobody_needs_it() -> None:
-    from fmnist_core.conv_kernels import convolve
+    from fmnist_core.kernels.conv import convolve
 
     weight_RP = rows_of(2, 9)
     y = convolve(torch.randn(2, 2, 5, 5, device=DEVICE), weight_RP, None, (1, 1), (3, 3), (1, 1))
@@ -192,7 +192,7 @@ def test_the_gradient_of_images_is_not_computed_where_nobody_needs_it() -> None:
 @pytest.mark.parametrize("side", [7, 20])
 def test_norm_pool_and_relu(has_norm: bool, pool: bool, relu: bool, side: int) -> None:
     """Without a norm the values are rounded, so that many maxima tie."""
-    from fmnist_core.finish_kernels import Norm, finish
+    from fmnist_core.kernels.finish import Norm, finish
 
     replicas, channels = 3, 2
     x = torch.randn(6, replicas * channels, side, side, device=DEVICE) + 3.0
@@ -219,7 +219,7 @@ def test_norm_pool_and_relu(has_norm: bool, pool: bool, relu: bool, side: int) -
 
 @here
 def test_what_is_not_a_number_stays_so() -> None:
-    from fmnist_core.finish_kernels import finish
+    from fmnist_core.kernels.finish import finish
 
     x = torch.zeros(1, 1, 4, 4, device=DEVICE)
     x[0, 0, 1, 1] = torch.nan
@@ -244,7 +244,7 @@ def test_without_kernels_that_work_the_layers_are_pytorchs(kernel: str, instead:
                                                            monkeypatch: pytest.MonkeyPatch) -> None:
     """Where Triton cannot compile them, and where what it compiles is wrong."""
     x = torch.zeros(1, 1, 2, 2, device=DEVICE)
-    monkeypatch.setattr(f"fmnist_core.kernel_check.{kernel}", instead)
+    monkeypatch.setattr(f"fmnist_core.kernels.check.{kernel}", instead)
     with pytest.warns(UserWarning, match=f"slower: {reason}"):
         assert not fused_conv.has_kernels(x)
     assert not fused_conv.has_kernels(x)  # found out once
@@ -279,7 +279,7 @@ def test_whole_networks(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> 
     for with_kernels in (True, False):
         if not with_kernels:
             monkeypatch.setattr(fused_conv, "has_kernels", lambda x: False)
-        monkeypatch.setattr("fmnist_core.fused.tune", lambda *args, **options: None)
+        monkeypatch.setattr("fmnist_core.fused.training.tune", lambda *args, **options: None)
         training = FusedTraining(cell, (0, 1), small_dataset(12, 4, 4))
         training.model.train()
         for conv in training.network.convolutions():

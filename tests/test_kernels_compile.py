@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from fmnist_core.fused_conv import HAS_TRITON, INTERPRETED
+from fmnist_core.fused.conv import HAS_TRITON, INTERPRETED
 
 pytestmark = pytest.mark.skipif(not HAS_TRITON or INTERPRETED or torch.cuda.is_available(),
                                 reason="the kernels run instead, or there is no Triton")
@@ -43,7 +43,10 @@ def test_all_of_them(capability: int, far: bool, compiled: dict[Any, list[Any]],
     from triton.runtime import driver
     from triton.runtime.jit import JITFunction
 
-    from fmnist_core import adam_kernel, conv_kernels, finish_kernels, kernel_check
+    from fmnist_core.kernels import adam as adam_kernel
+    from fmnist_core.kernels import check as kernel_check
+    from fmnist_core.kernels import conv as conv_kernels
+    from fmnist_core.kernels import finish as finish_kernels
 
     monkeypatch.setattr(driver, "_active", SimpleNamespace(
         get_current_device=lambda: capability, get_current_stream=lambda *_: 0,

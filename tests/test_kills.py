@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.lines import decode, key_of
+from bench.records.lines import decode, key_of
 from bench.store import Store
 
 pytestmark = pytest.mark.faults

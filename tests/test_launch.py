@@ -6,8 +6,9 @@ import time
 
 import pytest
 
-from bench import experiment, launch
-from bench.launch import Notice, Stopped, World
+from bench import experiment
+from bench.sweep import launch
+from bench.sweep.launch import Notice, Stopped, World
 
 QUESTION = {"question": "?"}
 

@@ -3,10 +3,10 @@
 import pytest
 
 from bench import experiment
-from bench.machines import machine_names
 from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.pages.sections import WITH_LAYERS, section
-from bench.rows import collect
+from bench.records.machines import machine_names
+from bench.records.rows import collect
 from fmnist_core.config import CellConfig, KernelDepthCNN, Network1, Network2, input_shape
 from fmnist_core.models.build import build
 from fmnist_core.summary import summarize

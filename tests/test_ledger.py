@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from bench import environment, ledger, side_records, ways
+from bench import environment, ledger
 from bench.pages import side_tables
 from bench.record import Environment
-from bench.side_records import Ledger, LedgerLine
+from bench.records import side_records
+from bench.records.side_records import Ledger, LedgerLine
+from bench.timing import step_variants as ways
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
 from fmnist_core.train import Training, train_step
 from tests.small import small_dataset

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import block, counters, load, measure, memory, stats
-from bench.load import Usage
+from bench import counters, measure, stats
+from bench.timing import block, memory
+from bench.timing import other_processes as load
+from bench.timing.other_processes import Usage
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, Network2, TrainConfig
 from fmnist_core.models.layers import step_multiply_adds
 from fmnist_core.models.networks import layers_of
@@ -274,7 +276,8 @@ import json, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from bench import block, measure
+from bench.timing import block
+from bench import measure
 from tests.test_measure import FakeClock, cell
 from tests.small import small_dataset
 from fmnist_core.train import Training, accelerator_for

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench import memory
+from bench.timing import memory
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, Network2, TrainConfig
 from fmnist_core.train import Training
 from tests.small import small_dataset
@@ -141,7 +141,7 @@ def test_a_larger_cell_before_does_not_hide_a_smaller_one():
 
 EXACT = """
 import torch
-from bench import memory
+from bench.timing import memory
 from tests.test_memory import trained
 training = trained(batch_size=128)
 step = lambda: training.step_on(torch.arange(128))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from fmnist_core import objective
 from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, TrainConfig
-from fmnist_core.fused import FusedTraining, fused_fit
+from fmnist_core.fused.training import FusedTraining, fused_fit
 from fmnist_core.mix import mix
 from fmnist_core.observe import count_operators, count_waits
 from fmnist_core.train import Training, fit

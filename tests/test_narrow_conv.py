@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
-from fmnist_core.narrow_conv import NarrowConv2d, gradient_of_input, speed_up_narrow_convolutions
+from fmnist_core.cpu.narrow_conv import NarrowConv2d, gradient_of_input, speed_up_narrow_convolutions
 from fmnist_core.train import Training
 from tests.small import small_dataset
 
@@ -67,7 +67,7 @@ def test_other_layers_stay_as_they_are(layer):
 def test_what_does_not_fit_is_left_to_pytorch(monkeypatch):
     theirs, ours = pair(4, 8, torch.float32, kernel_size=3)
     x, used = maps(4, 6, 6, torch.float32), []
-    monkeypatch.setattr("fmnist_core.narrow_conv._Convolve.apply", lambda *a: used.append(1) or theirs(a[0]))
+    monkeypatch.setattr("fmnist_core.cpu.narrow_conv._Convolve.apply", lambda *a: used.append(1) or theirs(a[0]))
     ours(x)  # no gradient of the input is wanted
     ours(x.contiguous().requires_grad_())
     with torch.autocast("cpu", torch.bfloat16):

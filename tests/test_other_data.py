@@ -10,8 +10,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from bench import report, run, trial
+from bench import report, run
 from bench.store import Store
+from bench.sweep import trial
 from fmnist_core import files, predict
 from fmnist_core.config import DATASETS, DataConfig
 from fmnist_core.data import load

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import experiment
-from bench.own_source import source_of
+from bench.inputs.own_source import source_of
 
 
 @pytest.fixture

@@ -8,11 +8,13 @@ import os
 import pytest
 import torch
 
-from bench import peer_systems, peers, side_records, workers
-from bench.peer_systems import SYSTEMS
-from bench.peer_work import Work
+from bench import peers
 from bench.peers import System
-from bench.workers import WorkerFailed
+from bench.records import side_records
+from bench.timing import peer_systems, workers
+from bench.timing.peer_systems import SYSTEMS
+from bench.timing.peer_work import Work
+from bench.timing.workers import WorkerFailed
 from fmnist_core import data
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig, to_dict
 from fmnist_core.models import layers as spec
@@ -168,7 +170,7 @@ def test_keras_gets_each_layer_or_an_error():
         def __getattr__(self, name):
             return lambda *arguments, **options: (name, arguments, options)
 
-    from bench.peer_frameworks import _keras_layer
+    from bench.timing.peer_frameworks import _keras_layer
 
     conv = spec.Conv(name="c", channels=4, kernel_size=3, padding=1)
     assert _keras_layer(Layers(), conv)[1:] == ((4, 3, 1, "same"), {"use_bias": True})

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from bench import environment
-from bench.block import Subject
 from bench.record import Environment
+from bench.timing.block import Subject
 from fmnist_core import train
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
 from fmnist_core.train import Training
@@ -153,7 +153,7 @@ def test_a_slowed_step_is_caught(training, monkeypatch):
             loss = step(*arguments)
         return loss
 
-    monkeypatch.setattr("bench.block.train_step", slowed)
+    monkeypatch.setattr("bench.timing.block.train_step", slowed)
     assert gate.judge("step", *measure(training), before).verdict == "slower"
 
 

@@ -4,9 +4,9 @@ import msgspec
 import pytest
 
 from bench.experiment import Experiment, parse
-from bench.lines import key_of
-from bench.plan import Task, due, missing, outdated, siblings, tasks
 from bench.record import SpeedRecord, TrainRecord
+from bench.records.lines import key_of
+from bench.sweep.plan import Task, due, missing, outdated, siblings, tasks
 from fmnist_core.config import (
     CellConfig,
     DataConfig,

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench import experiment, launch, profiling, ranks, trial
-from bench.plan import Task
+from bench import experiment
 from bench.run import main
 from bench.store import Store
+from bench.sweep import launch, profiling, ranks, trial
+from bench.sweep.plan import Task
 from fmnist_core.config import Baseline, CellConfig
 from tests.small import small_dataset
 

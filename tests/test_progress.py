@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from bench import experiment, progress, sweep_results
-from bench.plan import tasks
+from bench import experiment
 from bench.record import Epochs, Labels, SpeedRecord, TrainRecord
 from bench.store import Store
-from bench.sweep_results import Line
+from bench.sweep import progress
+from bench.sweep import results as sweep_results
+from bench.sweep.plan import tasks
+from bench.sweep.results import Line
 from fmnist_core.config import CellConfig, KernelDepthCNN, TrainConfig, to_dict
 from fmnist_core.evaluation import History
 

@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import lines, record
-from bench.lines import UPGRADES, SchemaError, decode, encode, key_of
+from bench import record
 from bench.record import Environment, Epochs, Inference, Labels, Layer, SpeedRecord, TrainRecord
+from bench.records import lines
+from bench.records.lines import UPGRADES, SchemaError, decode, encode, key_of
 
 TRAIN = TrainRecord(experiment="quick", quality_key="0" * 16, seed=3, cell={"model": {"name": "cnn"}})
 SPEED = SpeedRecord(experiment="quick", speed_key="f" * 16, cell={"model": {"name": "cnn"}})

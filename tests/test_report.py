@@ -9,11 +9,11 @@ import pytest
 
 from bench import experiment, frame, report
 from bench.formatting import escape
-from bench.lines import encode
 from bench.pages import pictures, readme
 from bench.record import Inference, Labels, TrainRecord
-from bench.rows import collect, comparable
-from bench.side_records import Calibration, Pairs
+from bench.records.lines import encode
+from bench.records.rows import collect, comparable
+from bench.records.side_records import Calibration, Pairs
 from bench.store import Store, read
 from fmnist_core import files
 from fmnist_core.config import ExecutionConfig, to_dict

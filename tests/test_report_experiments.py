@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from bench import experiment, settings
+from bench import experiment
 from bench.experiment import Cell
+from bench.inputs import settings
 from fmnist_core.config import CellConfig, Network1, Network2, TrainConfig, quality_key
 from fmnist_core.models import layers as spec
 from fmnist_core.models.build import build

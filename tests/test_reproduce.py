@@ -7,10 +7,12 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import experiment, options, reproduce
+from bench import experiment
 from bench.experiment import Cell, Experiment
+from bench.inputs import options
 from bench.record import Labels
-from bench.rows import collect
+from bench.records import reproduce
+from bench.records.rows import collect
 from fmnist_core.config import CellConfig, CustomModel, TrainConfig, quality_key
 from tests.explorer_records import GRID, other, train
 

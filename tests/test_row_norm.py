@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
-from fmnist_core.row_norm import RowBatchNorm, normalize_by_rows
+from fmnist_core.cpu.row_norm import RowBatchNorm, normalize_by_rows
 
 
 @pytest.fixture(autouse=True)
 def maps_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fmnist_core.row_norm.MIN_NUMBERS", 0)
+    monkeypatch.setattr("fmnist_core.cpu.row_norm.MIN_NUMBERS", 0)
 
 
 def pair(channels: int, dtype: torch.dtype = torch.float32) -> tuple[nn.Module, nn.Module]:
@@ -63,7 +63,7 @@ def test_keeps_channels_last_and_leaves_the_rest_to_pytorch(monkeypatch: pytest.
     assert not calls
     ours(maps(4, 8, 8).contiguous())
     assert len(calls) == 1
-    monkeypatch.setattr("fmnist_core.row_norm.MIN_NUMBERS", maps(4, 8, 8).numel() + 1)
+    monkeypatch.setattr("fmnist_core.cpu.row_norm.MIN_NUMBERS", maps(4, 8, 8).numel() + 1)
     ours(maps(4, 8, 8))
     assert len(calls) == 2
 

@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import tracking
-from bench.lines import decode
 from bench.record import Epochs, TrainRecord
+from bench.records.lines import decode
 from bench.store import Store, StoreError
+from bench.sweep import tracking
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT = """

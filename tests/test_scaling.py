@@ -3,12 +3,13 @@
 import msgspec
 import pytest
 
-from bench import scaling, scaling_model
+from bench import scaling
 from bench.experiment import load
 from bench.pages import scaling_tables, side_tables
-from bench.rows import collect
-from bench.scaling_model import Link, StepCost
-from bench.side_records import AXES
+from bench.records.rows import collect
+from bench.records.side_records import AXES
+from bench.timing import scaling_model
+from bench.timing.scaling_model import Link, StepCost
 from tests import made
 
 LINK = Link("a link", base_s=10.0, hop_s=1.0, bytes_per_s=4.0)

@@ -10,8 +10,8 @@ import threading
 import msgspec
 import pytest
 
-from bench.lines import decode, encode, key_of
 from bench.record import SpeedRecord, TrainRecord
+from bench.records.lines import decode, encode, key_of
 from bench.store import Store, StoreError
 
 KEY = "0123456789abcdef"

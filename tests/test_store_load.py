@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from bench import experiment, plan
-from bench.lines import encode
+from bench import experiment
 from bench.record import Epochs, TrainRecord
+from bench.records.lines import encode
 from bench.report import render
 from bench.store import Store
+from bench.sweep import plan
 from fmnist_core.config import to_dict
 
 KEY = "0123456789abcdef"

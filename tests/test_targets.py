@@ -4,10 +4,10 @@ import msgspec
 import pytest
 
 from bench import stats
-from bench.machines import Machine
 from bench.pages import targets
+from bench.records.machines import Machine
+from bench.records.rows import collect
 from bench.report import render
-from bench.rows import collect
 from tests.made import CPU, GPU, LABELS, experiment_of, trained
 
 MADE = experiment_of("targets = [0.8, 0.9]\n" + """

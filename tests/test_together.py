@@ -8,10 +8,12 @@ import sys
 import pytest
 import torch
 
-from bench import experiment, launch, options, run, together, trial
-from bench.attempts import Attempt
-from bench.plan import siblings, tasks
+from bench import experiment, run
+from bench.inputs import options
 from bench.store import Store
+from bench.sweep import launch, together, trial
+from bench.sweep.attempts import Attempt
+from bench.sweep.plan import siblings, tasks
 from tests.small import small_dataset
 
 CONTENT = {"question": "Which?", "seeds": {"cpu": 3, "cuda": 3}, "measure": False,

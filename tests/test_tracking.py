@@ -10,10 +10,11 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from bench import experiment, tracking, trial
-from bench.attempts import Attempt
-from bench.launch import Notice
-from bench.plan import Task
+from bench import experiment
+from bench.sweep import tracking, trial
+from bench.sweep.attempts import Attempt
+from bench.sweep.launch import Notice
+from bench.sweep.plan import Task
 from fmnist_core.config import CellConfig, KernelDepthCNN, TrainConfig, quality_key
 from fmnist_core.train import Training, fit
 from tests.small import small_dataset

@@ -9,12 +9,13 @@ import msgspec
 import pytest
 import torch
 
-from bench import experiment, trial
-from bench.attempts import Attempt
-from bench.launch import Notice, Stopped
-from bench.load import Usage
-from bench.plan import Task
+from bench import experiment
 from bench.record import SpeedRecord, TrainRecord
+from bench.sweep import trial
+from bench.sweep.attempts import Attempt
+from bench.sweep.launch import Notice, Stopped
+from bench.sweep.plan import Task
+from bench.timing.other_processes import Usage
 from fmnist_core import checkpoint
 from fmnist_core.config import (
     CellConfig,

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from bench import environment, experiment, turns
-from bench.machines import machine_names
 from bench.pages.overview import beside
-from bench.side_records import TimedCell, Turns, load_every
+from bench.records.machines import machine_names
+from bench.records.side_records import TimedCell, Turns, load_every
 from fmnist_core.config import to_dict
 from tests.made import CPU
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fmnist_core.config import CellConfig, Network2, TrainConfig
+from fmnist_core.cpu.uniform_dropout import UniformDropout, draw_masks_from_uniform
 from fmnist_core.train import Training
-from fmnist_core.uniform_dropout import UniformDropout, draw_masks_from_uniform
 from tests.small import small_dataset
 
 

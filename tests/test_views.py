@@ -9,8 +9,8 @@ from torch import nn
 from fmnist_core import views
 from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, TrainConfig
 from fmnist_core.evaluation import evaluate
-from fmnist_core.fused import FusedTraining
-from fmnist_core.fused_evaluation import fused_evaluate
+from fmnist_core.fused.evaluation import fused_evaluate
+from fmnist_core.fused.training import FusedTraining
 from fmnist_core.train import Training
 from tests.small import small_dataset
 

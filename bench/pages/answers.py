@@ -5,7 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from bench import outcomes, stats
+from bench import stats
 from bench.evidence import (
     ALPHA,
     HALF_A_DIGIT,
@@ -17,11 +17,12 @@ from bench.evidence import (
     pooled_sd,
 )
 from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
-from bench.identity import Numerics
-from bench.machines import Machine
 from bench.record import SpeedRecord
-from bench.rows import Row, comparable, memory_formats, one_per_cell
-from bench.side_records import Pairs, record_ratio
+from bench.records import outcomes
+from bench.records.identity import Numerics
+from bench.records.machines import Machine
+from bench.records.rows import Row, comparable, memory_formats, one_per_cell
+from bench.records.side_records import Pairs, record_ratio
 
 
 def answer(rows: Sequence[Row]) -> str:

@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bench import outcomes, stats
+from bench import stats
 from bench.formatting import NOTHING, code, escape, estimate, folded, p_value, percent, plural, points, table
-from bench.machines import Machine
 from bench.pages.cited import row_of, waiting
 from bench.pages.goals import FAST, RESULT, is_undisturbed
 from bench.pages.tables import training_time
-from bench.rows import Results, Row
+from bench.records import outcomes
+from bench.records.machines import Machine
+from bench.records.rows import Results, Row
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, by_cell
 
 WHOLE = "the recipe"

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 
-from bench import outcomes
 from bench.formatting import NOTHING, count, escape, estimate, folded, percent, plural, table
-from bench.machines import Machine
 from bench.pages.tables import training_time
-from bench.rows import Results, Row
+from bench.records import outcomes
+from bench.records.machines import Machine
+from bench.records.rows import Results, Row
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, CitedSystem
 
 HOW_TO_READ = (

@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 
 from bench import stats
 from bench.claims import readings
-from bench.outcomes import LEARNT, validation_last
 from bench.pages.drawing import (
     COLOURS,
     LINES,
@@ -27,7 +26,8 @@ from bench.pages.drawing import (
     title_of,
 )
 from bench.record import Epochs, TrainRecord
-from bench.rows import Results, Row
+from bench.records.outcomes import LEARNT, validation_last
+from bench.records.rows import Results, Row
 from fmnist_core.config import DATASETS
 
 CLASSES = DATASETS["fashion-mnist"].classes

@@ -3,18 +3,19 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from bench import outcomes, stats, unlisted
+from bench import stats
 from bench.claims import Judged, by_experiment, judge, parts_table, summary_table
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
 from bench.judges import noise_of_machines
-from bench.machines import Machine, machine_names
 from bench.pages import beyond, cited, figures, final_network, glossary, goals, overview, pareto, readme, reported
 from bench.pages.sections import figures as figures_of
 from bench.pages.sections import section
 from bench.record import Record
-from bench.rows import Results, Row, collect
-from bench.side_records import SideRecord
+from bench.records import outcomes, unlisted
+from bench.records.machines import Machine, machine_names
+from bench.records.rows import Results, Row, collect
+from bench.records.side_records import SideRecord
 from fmnist_core.config import class_names
 
 FIRST = ("final", "table_1_1", "table_1_2", "network1_printed", "network2_printed", "kernel_depth",

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bench import frame, stats
-from bench.dotted import as_text
 from bench.formatting import NOISY, SHARED
-from bench.identity import Numerics
-from bench.machines import Machine
+from bench.inputs.dotted import as_text
+from bench.inputs.settings import every_setting
 from bench.record import Record
-from bench.rows import Row
-from bench.settings import every_setting
+from bench.records.identity import Numerics
+from bench.records.machines import Machine
+from bench.records.rows import Row
 from fmnist_core.config import CellConfig, CitedModel, CustomModel, KernelDepthCNN, Network1, Network2
 
 FILTERS = ("experiment", "model", "kernel_size", "depth", "precision", "status", "timing", "machine", "train_machine")

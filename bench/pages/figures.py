@@ -13,7 +13,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from bench.pages import curves, grids, pareto, pictures, scaling_tables
-from bench.rows import Results
+from bench.records.rows import Results
 from fmnist_core.files import DataError
 
 _ATTRIBUTE = re.compile(rb' (?:d|x|y|transform)="[^"]*"')

@@ -3,13 +3,14 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from bench import outcomes, stats
+from bench import stats
 from bench.claims import readings
 from bench.evidence import ALPHA
 from bench.formatting import NOTHING, escape, estimate, folded, percent, plural, points, table
 from bench.pages.curves import CLASSES, mean_confusion
 from bench.pages.layer_tables import in_closed_form, layer_table
-from bench.rows import Results, Row
+from bench.records import outcomes
+from bench.records.rows import Results, Row
 
 MAX_MISTAKES = 20
 ORDER = ("The report's order is convolution, ReLU, pool. The pool comes first here, with the same result: the largest "

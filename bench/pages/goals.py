@@ -11,13 +11,14 @@ from typing import Literal, NamedTuple
 
 import msgspec
 
-from bench import outcomes, stats
+from bench import stats
 from bench.formatting import NOTHING, code, escape, estimate, percent, plural, significant, table
-from bench.machines import Machine
 from bench.pages.tables import training_time
 from bench.pages.targets import first_epoch_surplus_s
 from bench.record import TrainRecord
-from bench.rows import Results, Row
+from bench.records import outcomes
+from bench.records.machines import Machine
+from bench.records.rows import Results, Row
 
 RESULT = "the recipe, all 60,000 images"
 """Label of the cell that is the result."""

@@ -7,9 +7,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench import outcomes, stats
+from bench import stats
 from bench.formatting import plural, significant
-from bench.machines import Machine, machines
 from bench.pages.drawing import (
     COLOURS,
     LINES,
@@ -27,7 +26,9 @@ from bench.pages.drawing import (
 )
 from bench.pages.pareto import front
 from bench.record import SpeedRecord
-from bench.rows import Results, Row
+from bench.records import outcomes
+from bench.records.machines import Machine, machines
+from bench.records.rows import Results, Row
 
 At = tuple[int, int]
 """Kernel size and depth."""

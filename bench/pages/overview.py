@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 from bench.experiment import Experiment
 from bench.formatting import NOTHING, anchor, code, count, escape, plural, table
-from bench.machines import Machine
 from bench.pages import scaling_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Record, SpeedRecord, TrainRecord
-from bench.rows import Results, one_per_cell
-from bench.side_records import Calibration, Ledger, Peers, Scaling, SideRecord, Turns
+from bench.records.machines import Machine
+from bench.records.rows import Results, one_per_cell
+from bench.records.side_records import Calibration, Ledger, Peers, Scaling, SideRecord, Turns
 
 HOW_TO_READ = """\
 - **Accuracies** are in per cent: mean ± standard deviation over seeds [95 % Student interval of the mean]. A cell with

@@ -8,12 +8,13 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench import outcomes, stats
+from bench import stats
 from bench.formatting import plural
-from bench.machines import Machine
 from bench.pages.drawing import SMALL, WIDTH, coverage, label_points, legend_below, number_axis, seeds_of, title_of
 from bench.record import TrainRecord
-from bench.rows import Results, Row
+from bench.records import outcomes
+from bench.records.machines import Machine
+from bench.records.rows import Results, Row
 from fmnist_core.config import Baseline, CitedModel, KernelDepthCNN, Network1, Network2, quality_key
 from fmnist_core.model_config import Config
 

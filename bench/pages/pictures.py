@@ -12,7 +12,7 @@ from bench.claims import readings
 from bench.pages.curves import CLASSES
 from bench.pages.drawing import WIDTH
 from bench.pages.final_network import common_mistakes
-from bench.rows import Results
+from bench.records.rows import Results
 from fmnist_core.files import Bytes, find, load_arrays
 
 COLUMNS, ROWS = 10, 2

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from bench import outcomes
 from bench.claims import Judged, parts_by_verdict, readings
 from bench.formatting import escape, estimate, percent, table
 from bench.pages.reported import TEST_SOURCES, VALIDATION
-from bench.rows import Results
+from bench.records import outcomes
+from bench.records.rows import Results
 
 BEGIN, END = "<!-- results: written by `python -m bench.report` -->", "<!-- end of the results -->"
 

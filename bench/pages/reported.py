@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
-from bench import outcomes, stats
+from bench import stats
 from bench.claims import readings, trials
 from bench.formatting import NOTHING, as_printed, escape, estimate, percent, table
-from bench.rows import Results, Row
+from bench.records import outcomes
+from bench.records.rows import Results, Row
 
 TABLES = {"table_1_1": "Table 1.1", "table_1_2": "Table 1.2"}
 VALIDATION, TEST_SOURCES = 0.916, (("section 1.7", 0.904), ("section 1.8", 0.908))

@@ -8,8 +8,9 @@ from bench import experiment, stats
 from bench.formatting import NOTHING, escape, significant, table
 from bench.pages.drawing import COLOURS, LINES, MARKERS, WIDTH, number, number_axis, say_waiting
 from bench.pages.side_tables import images_per_s
-from bench.rows import Results
-from bench.scaling_model import (
+from bench.records.rows import Results
+from bench.records.side_records import AXES, Axis, Point, Scaling
+from bench.timing.scaling_model import (
     StepCost,
     break_even_s,
     fit_link,
@@ -18,7 +19,6 @@ from bench.scaling_model import (
     link_between,
     shared_step_s,
 )
-from bench.side_records import AXES, Axis, Point, Scaling
 from fmnist_core.config import input_shape
 from fmnist_core.models.layers import multiply_adds, num_parameters
 from fmnist_core.models.networks import layers_of

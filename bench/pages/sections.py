@@ -5,8 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 
 from bench.experiment import Cell, Experiment
 from bench.formatting import code, escape, estimate, folded, plural, table
-from bench.identity import Numerics
-from bench.machines import Machine
 from bench.pages.answers import answer, speed_answer
 from bench.pages.figures import DRAWINGS, FOLDER
 from bench.pages.layer_tables import in_closed_form, layer_table
@@ -20,8 +18,10 @@ from bench.pages.tables import (
 )
 from bench.pages.targets import targets_table
 from bench.record import SpeedRecord
-from bench.rows import Row, comparable, one_per_cell
-from bench.side_records import Pairs
+from bench.records.identity import Numerics
+from bench.records.machines import Machine
+from bench.records.rows import Row, comparable, one_per_cell
+from bench.records.side_records import Pairs
 
 WITH_LAYERS = ("network1_printed", "network2_printed", "table_1_1", "table_1_2")
 """Whose first cell is shown layer by layer: the sizes that its settings leave unsaid."""

@@ -4,7 +4,7 @@ import math
 
 from bench import stats
 from bench.formatting import NOTHING, ratio_text, significant
-from bench.side_records import (
+from bench.records.side_records import (
     METRICS,
     PAIRS,
     THRESHOLD,

@@ -5,8 +5,7 @@ from typing import Any
 
 import msgspec
 
-from bench import outcomes, stats
-from bench.dotted import as_written, flatten
+from bench import stats
 from bench.formatting import (
     NOISY,
     NOTHING,
@@ -21,11 +20,13 @@ from bench.formatting import (
     table,
     without_empty_columns,
 )
-from bench.identity import Numerics
-from bench.machines import Conditions, Machine
+from bench.inputs.dotted import as_written, flatten
+from bench.inputs.settings import known_keys
 from bench.record import SpeedRecord
-from bench.rows import Row, memory_formats
-from bench.settings import known_keys
+from bench.records import outcomes
+from bench.records.identity import Numerics
+from bench.records.machines import Conditions, Machine
+from bench.records.rows import Row, memory_formats
 from fmnist_core.model_config import Baseline
 
 LATENCY_BATCH = 1

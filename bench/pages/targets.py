@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 from bench import stats
 from bench.formatting import NOTHING, SHARED, escape, percent, significant, table
-from bench.machines import Conditions, Machine
 from bench.record import TrainRecord
-from bench.rows import Row
+from bench.records.machines import Conditions, Machine
+from bench.records.rows import Row
 
 BY_TEST = "¶"
 """Marks a target that was judged by the last epoch's test accuracy."""

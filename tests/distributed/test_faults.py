@@ -10,10 +10,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import attempts, experiment, run
-from bench.attempts import Attempt
+from bench import experiment, run
 from bench.record import TrainRecord
 from bench.store import Store
+from bench.sweep import attempts
+from bench.sweep.attempts import Attempt
 from fmnist_core.config import quality_key
 from tests.distributed.launching import RUN, finish, start, torchrun
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench import ranks
+from bench.sweep import ranks
 from fmnist_core import checkpoint, evaluation
 from fmnist_core.config import (
     CellConfig,

@@ -12,7 +12,7 @@ import torch
 from bench import environment
 from bench.record import Environment
 from fmnist_core.clock import synchronize
-from fmnist_core.heap import keep_freed_memory
+from fmnist_core.cpu.heap import keep_freed_memory
 from tests.perf import gate
 
 JUDGED = pytest.StashKey[list[gate.Judged]]()

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from bench import experiment, plan
-from bench.lines import encode
+from bench import experiment
 from bench.record import Epochs, TestDetail, TrainRecord
+from bench.records.lines import encode
 from bench.report import render
 from bench.store import Store
+from bench.sweep import plan
 from fmnist_core.config import to_dict
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -1,0 +1,69 @@
+"""Which cell a record is of, where no experiment says it: by its settings alone. No torch."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+
+from bench.inputs.dotted import flatten
+from bench.inputs.settings import CODE, every_setting, varied
+from bench.record import Record
+from fmnist_core.config import CellConfig
+from fmnist_core.nearest import nearest_key
+
+IDENTITY = ("model", "data", "train")
+"""Sections of a configuration that decide what is learnt."""
+MAX_TRIED = 50
+"""Cells of a set that are looked at for the ones most alike."""
+
+
+def identity(record: Record, without: Collection[str] = ()) -> str:
+    """What decides accuracy but the seed, as canonical JSON; `without` these settings."""
+    content = {section: dict(record.cell.get(section, {})) for section in IDENTITY}
+    for key in without:
+        section, _, name = ("model", ".", "source") if key == CODE else key.partition(".")
+        names = ("name", "factory", "source") if key == "model.name" else (name,)
+        content[section] = {each: value for each, value in content[section].items() if each not in names}
+        if key != CODE and name in (options := content[section].get("options", {})):
+            content[section]["options"] = {each: value for each, value in options.items() if each != name}
+    return msgspec.json.encode({**content, "num_processes": record.labels.num_processes}, order="sorted").decode()
+
+
+def names(identities: Sequence[str]) -> dict[str, str]:
+    """Each cell by the settings in which the cells differ; by its model where they differ in none."""
+    settings = [settings_of(identity) for identity in identities]
+    keys = varied(settings) or ["model.name"]
+    return {identity: ", ".join(f"{key.rpartition('.')[2]} {each[key]}" for key in keys if key in each)
+            for identity, each in zip(identities, settings, strict=True)}
+
+
+def settings_of(identity: str) -> dict[str, Any]:
+    """All values by dotted key, defaults too; of a configuration that can no longer be read, those that it states."""
+    content = msgspec.json.decode(identity)
+    try:
+        cell = msgspec.convert({section: content[section] for section in IDENTITY}, CellConfig)
+    except msgspec.ValidationError:
+        return flatten(content)
+    return every_setting(cell)
+
+
+def nearest_settings(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:
+    """Of the cells `a` and `b` the two most alike: each setting in which they differ, and how."""
+    of_a, of_b = ([settings_of(identity) for identity in some[:MAX_TRIED]] for some in (a, b))
+    differences = ({key: f"{one.get(key)} against {other.get(key)}" for key in varied([one, other])}
+                   for one in of_a for other in of_b)
+    return min(differences, key=len, default={})
+
+
+def is_setting(name: str) -> bool:
+    """Whether it is the key of a setting that decides what is learnt, rather than a fact."""
+    return name == CODE or name.partition(".")[0] in IDENTITY
+
+
+def check_settings(keys: Collection[str], records: Sequence[Record]) -> None:
+    """Raise ValueError for a key that no cell has."""
+    identities = dict.fromkeys(map(identity, records)) if keys else ()
+    known = dict.fromkeys(key for each in identities for key in settings_of(each))
+    for key in keys:
+        if key not in known:
+            raise ValueError(f"--allow {key}: no cell has this setting{nearest_key(key, known)}")

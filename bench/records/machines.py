@@ -1,0 +1,65 @@
+"""The machines that records come from, and under what conditions two times may be compared. No torch."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from bench.environment import speed_identity
+from bench.record import Environment, Record, TrainRecord
+from bench.records.side_records import SideRecord
+
+
+class Machine(NamedTuple):
+    """What must be equal for two times to be compared. On a GPU the host's threads are none of it, and count as 0."""
+
+    device: str
+    driver: str
+    cpu: str
+    num_cpus: int
+    num_threads: int
+    torch: str
+    num_processes: int
+
+    @classmethod
+    def of(cls, record: Record) -> "Machine":
+        return cls.at(record.environment, record.labels.num_processes)
+
+    @classmethod
+    def at(cls, environment: Environment, num_processes: int = 1) -> "Machine":
+        facts = speed_identity(environment)
+        if environment.device != "cpu":
+            facts["num_threads"] = 0
+        return cls(**facts, num_processes=num_processes)
+
+    @property
+    def hardware(self) -> str:
+        """What computes: accelerator or processor."""
+        return self.cpu or "unknown CPU" if self.device == "cpu" else self.device
+
+    def __str__(self) -> str:
+        accelerator = "" if self.device == "cpu" else f"{self.device} (driver {self.driver or 'unknown'}), "
+        threads = f"threads: {self.num_threads}, " if self.num_threads else ""
+        return (f"{accelerator}{self.cpu or 'unknown CPU'}, processors: {self.num_cpus}, {threads}"
+                f"processes that share a batch: {self.num_processes}, torch {self.torch or 'unknown'}")
+
+
+class Conditions(NamedTuple):
+    """What must be equal for two training times to be averaged."""
+
+    machine: Machine
+    shared: bool
+    fused_seeds: int
+    """Trained as one module: the seconds are those of all of them together."""
+
+    @classmethod
+    def of(cls, record: TrainRecord) -> "Conditions":
+        return cls(Machine.of(record), record.labels.machine_shared, record.labels.fused_seeds)
+
+
+def machines(records: Iterable[Record]) -> list[Machine]:
+    return sorted({Machine.of(record) for record in records})
+
+
+def machine_names(records: Iterable[Record], sides: Iterable[SideRecord]) -> dict[Machine, str]:
+    """M1, M2 ... of all machines that anything was measured on: the names in RESULTS.md and in the explorer."""
+    known = {*machines(records), *(Machine.at(side.environment) for side in sides)}
+    return {machine: f"M{i}" for i, machine in enumerate(sorted(known), start=1)}

@@ -1,0 +1,263 @@
+"""Two sets of records, cell by cell: which may be compared, and what the comparison says. No torch.
+
+Cells match by what decides accuracy: model, data, training, processes that share a batch. Accuracies are compared where
+the arithmetic was the same, speeds where machine and everything observed were; the rest is refused, with the reason.
+"""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+
+from bench import stats
+from bench.environment import speed_identity
+from bench.formatting import estimate, points, ratio_text, significant
+from bench.record import Environment, Record, SpeedRecord, TrainRecord
+from bench.records import cells, outcomes
+from bench.records.rows import current
+from bench.records.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
+from fmnist_core.config import ExecutionConfig
+
+NO_CALIBRATION = "not resolved: this machine has no calibration, see python -m bench.calibrate"
+ACCURACY = "test accuracy (%)"
+
+Kind = TypeVar("Kind", TrainRecord, SpeedRecord)
+
+
+class Finding(NamedTuple):
+    """One row of a comparison, B against A."""
+
+    what: str
+    metric: str
+    a: str
+    b: str
+    change: str
+    verdict: str
+    """`faster`, `slower`, `better`, `worse`, `the same within ...`, or `not resolved` and why."""
+
+
+class Question(NamedTuple):
+    """A comparison before many of them are corrected together."""
+
+    what: str
+    metric: str
+    a: str
+    b: str
+    result: stats.Ratio | stats.Comparison | None
+    """Of a Ratio: A's time over B's, so that above 1 B is faster. None: nothing is known of the noise."""
+    change: str
+    words: tuple[str, str]
+    """If the result is greater; if it is less."""
+    minimum: float
+    equivalent: str
+    """If the whole interval lies within the minimum."""
+
+
+class Sets(NamedTuple):
+    findings: list[Finding]
+    refused: list[str]
+    failed: list[str]
+    """What failed in one set of a cell that the other has, too."""
+    only_a: list[str]
+    """Cells that the other set has not, as JSON."""
+    only_b: list[str]
+    stale_a: int
+    """Trainings left out: of another version of the training code, or of a configuration that can no longer be read."""
+    stale_b: int
+
+
+def compare(
+    a: Sequence[Record], b: Sequence[Record], *, calibration_for: Callable[[Environment], Calibration | None],
+    threshold: float, accuracy_threshold: float, allowed: Collection[str] = (),
+) -> Sets:
+    """`threshold`: the least change that counts of a speed, relative; `accuracy_threshold`: of a mean accuracy.
+
+    `allowed`: facts that may differ all the same, by the names that the refusals give, and settings by their keys.
+    Raises ValueError for a set in which cells differ only in those.
+    """
+    settings = [name for name in allowed if cells.is_setting(name)]
+    cells.check_settings(settings, [*a, *b])
+    trains_a, speeds_a, failures_a, stale_a = _grouped(a, settings)
+    trains_b, speeds_b, failures_b, stale_b = _grouped(b, settings)
+    identities_a = dict.fromkeys([*trains_a, *speeds_a, *failures_a])
+    identities_b = dict.fromkeys([*trains_b, *speeds_b, *failures_b])
+    names = cells.names([identity for identity in identities_a if identity in identities_b])
+    accuracies: list[Question] = []
+    speeds: list[Question] = []
+    refused: list[str] = []
+    failed: list[str] = []
+    for identity, name in names.items():
+        failed += [f"{name}: {side}: {_failure(record)}" for side, failures in (("A", failures_a), ("B", failures_b))
+                   for record in failures[identity]]
+        pairs, reason = _pairs(trains_a[identity], trains_b[identity], _numerics, allowed)
+        accuracies += [_accuracy(name, one, other, accuracy_threshold) for one, other in pairs]
+        refused += [f"{name}: accuracy: {reason}"] if reason else []
+        timings, reason = _pairs(speeds_a[identity], speeds_b[identity], _facts, allowed)
+        refused += [f"{name}: speed: {reason}"] if reason else []
+        for one, other in timings:
+            reason = _unfit(one[-1], allowed) or _unfit(other[-1], allowed)
+            if reason:
+                refused.append(f"{name}: speed: {reason}")
+            else:
+                speeds += _speeds(name, one[-1], other[-1], calibration_for(other[-1].environment), threshold)
+    return Sets([*judge(accuracies), *judge(speeds)], refused, failed,
+                only_a=[each for each in identities_a if each not in identities_b],
+                only_b=[each for each in identities_b if each not in identities_a],
+                stale_a=stale_a, stale_b=stale_b)
+
+
+def names_of_facts() -> list[str]:
+    """All that can be allowed to differ."""
+    execution = msgspec.structs.asdict(ExecutionConfig())
+    speeds = _facts(SpeedRecord(experiment="", speed_key="", cell={"execution": execution},
+                                environment=Environment(device="any but cpu")))
+    accuracies = _numerics(TrainRecord(experiment="", quality_key="", seed=0, cell={}))
+    return sorted({*speeds, *accuracies, "machine_shared", "warnings"})
+
+
+def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Finding]:
+    """Verdicts with Holm's correction over all questions that can be answered."""
+    p_values = [_p(question.result) for question in questions]
+    adjusted = iter(stats.holm(known) if (known := [p for p in p_values if p == p]) else [])
+    findings = []
+    for question, p in zip(questions, p_values, strict=True):
+        if question.result is None:
+            verdict = NO_CALIBRATION
+        elif p != p:
+            verdict = "not resolved: needs at least two of each"
+        else:
+            said = stats.verdict(question.result, question.minimum, alpha, p=next(adjusted))
+            verdict = {"greater": question.words[0], "less": question.words[1],
+                       "equivalent": question.equivalent}.get(said, said)
+        findings.append(Finding(question.what, question.metric, question.a, question.b, question.change, verdict))
+    return findings
+
+
+def _p(result: stats.Ratio | stats.Comparison | None) -> float:
+    """nan where the question has no answer."""
+    if result is None:
+        return float("nan")
+    return result.p if isinstance(result, stats.Ratio) else result.welch_p
+
+
+def medians(record: SpeedRecord) -> dict[Metric, float]:
+    """Median seconds of a record by metric, those that it has."""
+    by_size = {one.batch_size: one.batch_s for one in record.inference if one.batch_s}
+    samples: dict[Metric, Sequence[float]] = {
+        "train_step": record.step_s, "batch": record.batch_s, "evaluate": record.evaluate_s,
+        "inference": by_size.get(max(by_size, default=0), []), "latency": by_size.get(1, []),
+    }
+    return {metric: stats.summarize(values).median for metric, values in samples.items() if values}
+
+
+def _grouped(
+    records: Sequence[Record], without: Collection[str]
+) -> tuple[dict[str, list[TrainRecord]], dict[str, list[SpeedRecord]], dict[str, list[Record]], int]:
+    """Trainings, timings and failures by cell; how many trainings were left out, as no seeds of a cell of today.
+
+    `without`: settings that do not tell cells apart.
+    """
+    whole: dict[str, str] = {}
+    trains: dict[str, list[TrainRecord]] = defaultdict(list)
+    speeds: dict[str, list[SpeedRecord]] = defaultdict(list)
+    failures: dict[str, list[Record]] = defaultdict(list)
+    for record in records:
+        identity = cells.identity(record, without)
+        if without and whole.setdefault(identity, own := cells.identity(record)) != own:
+            raise ValueError(f"--allow {' and '.join(without)}: cells of one set differ in nothing else, and would be "
+                             "taken for one")
+        if record.status != "ok":
+            failures[identity].append(record)
+        elif isinstance(record, TrainRecord):
+            trains[identity].append(record)
+        else:
+            speeds[identity].append(record)
+    up_to_date = {identity: kept for identity, group in trains.items() if (kept := current(group))}
+    num_stale = sum(map(len, trains.values())) - sum(map(len, up_to_date.values()))
+    return defaultdict(list, up_to_date), speeds, failures, num_stale
+
+
+def _failure(record: Record) -> str:
+    what = f"seed {record.seed}" if isinstance(record, TrainRecord) else "the timing"
+    return f"{what} failed, {record.status}" + (f": {record.reason.splitlines()[0]}" if record.reason else "")
+
+
+def _numerics(record: TrainRecord) -> dict[str, Any]:
+    """What must be equal for two accuracies to be compared."""
+    tf32 = record.environment.device != "cpu" and (record.labels.matmul_tf32 or record.labels.cudnn_tf32)
+    return {"precision": record.labels.precision, "tf32": tf32}
+
+
+def _facts(record: SpeedRecord) -> dict[str, Any]:
+    """What must be equal for two speeds to be compared."""
+    labels = {key: value for key, value in msgspec.structs.asdict(record.labels).items() if key != "compile_timings_s"}
+    if record.environment.device == "cpu":  # the flags are set there too, and mean nothing
+        labels = {key: value for key, value in labels.items() if "tf32" not in key}
+    return {"host": record.environment.host, **speed_identity(record.environment), **labels,
+            **{f"execution.{key}": value for key, value in record.cell.get("execution", {}).items()}}
+
+
+def _pairs(
+    a: Sequence[Kind], b: Sequence[Kind], facts_of: Callable[[Kind], Mapping[str, Any]], allowed: Collection[str]
+) -> tuple[list[tuple[list[Kind], list[Kind]]], str]:
+    """Those of A with those of B whose facts are equal; without any, what the nearest two differ in."""
+    relevant = lambda record: {key: value for key, value in facts_of(record).items() if key not in allowed}
+    groups = [[(relevant(record), record) for record in records] for records in (a, b)]
+    different = list({repr(facts): facts for facts, _ in groups[0]}.values())
+    pairs = [([record for facts, record in groups[0] if facts == chosen],
+              [record for facts, record in groups[1] if facts == chosen]) for chosen in different]
+    pairs = [pair for pair in pairs if pair[1]]
+    if pairs or not a or not b:
+        return pairs, ""
+    nearest = min((_differences(one, other) for one, _ in groups[0] for other, _ in groups[1]), key=len)
+    return [], "; ".join(nearest)
+
+
+def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
+    return [f"{key}: {a.get(key)} against {b.get(key)}" for key in sorted({*a, *b}) if a.get(key) != b.get(key)]
+
+
+def _unfit(record: SpeedRecord, allowed: Collection[str]) -> str:
+    """Why this timing is no measurement of speed; empty where it is one."""
+    if record.labels.machine_shared and "machine_shared" not in allowed:
+        return "machine_shared: other work ran meanwhile"
+    return "" if "warnings" in allowed or not record.warnings else f"warnings: {record.warnings[0]}"
+
+
+def _accuracy(name: str, a: Sequence[TrainRecord], b: Sequence[TrainRecord], minimum: float) -> Question:
+    values_a, values_b = ([accuracy for record in records if (accuracy := outcomes.test_last(record)) is not None]
+                          for records in (a, b))
+    result = stats.compare(values_a, values_b)
+    interval = "" if math.isnan(result.low) else f" [{points(result.low)}, {points(result.high)}]"
+    detail = f"{points(result.difference)}{interval} points"
+    return Question(name, ACCURACY, estimate(values_a), estimate(values_b), result, detail, ("better", "worse"),
+                    minimum, f"the same within {100 * minimum:g} points")
+
+
+def _speeds(
+    name: str, a: SpeedRecord, b: SpeedRecord, calibration: Calibration | None, minimum: float
+) -> Iterator[Question]:
+    of_a, of_b = medians(a), medians(b)
+    for metric in [metric for metric in of_a if metric in of_b]:
+        result, detail = None, significant(of_a[metric] / of_b[metric])
+        if calibration and metric in calibration.metrics:
+            result = record_ratio(of_a[metric], of_b[metric], calibration.metrics[metric])
+            resolved = 100 * resolvable_unpaired(calibration.metrics[metric])
+            detail = f"{ratio_text(result)}, resolvable: {significant(resolved, 2)} %"
+        yield speed_question(name, metric, of_a, of_b, result, detail, minimum)
+
+
+def speed_question(name: str, metric: Metric, a: Mapping[Metric, float], b: Mapping[Metric, float],
+                   result: stats.Ratio | None, change: str, threshold: float) -> Question:
+    """`a`, `b`: seconds by metric. Batches are a part of every step: by that their change is judged."""
+    minimum, of_what = threshold, ""
+    if metric == "batch" and a.get("train_step"):
+        minimum, of_what = threshold * (a["batch"] + a["train_step"]) / a["batch"], " of a step"
+    return Question(name, metric.replace("_", " "), milliseconds(a[metric]), milliseconds(b[metric]), result, change,
+                    ("faster", "slower"), minimum, f"the same within {100 * threshold:g} %{of_what}")
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{significant(1000 * seconds)} ms"

@@ -1,0 +1,74 @@
+"""The command that gives a row's records again. No torch."""
+
+import json
+import re
+import shlex
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from bench.experiment import Cell, Experiment
+from bench.inputs.settings import known_keys, value_of
+from bench.records.rows import Row
+from fmnist_core.config import to_dict
+
+MAX_KEYS = 2
+"""A cell with more values of its own than this is asked for by its label, where it has one."""
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def command(row: Row, filters: Mapping[str, Any] | None) -> str:
+    """What to type in the project's folder. `filters` select the cell in its experiment, as `selections` gives them;
+    without, the cell is written out as an experiment of its own."""
+    seeds = max((one.seed + 1 for one in [*row.trained, *row.failed]), default=max(1, row.seeds_wanted))
+    processes = max([row.experiment.launch.num_processes, *(one.labels.num_processes for one in row.records)])
+    # `accelerate launch --num_processes` starts one process where there is no GPU; torchrun starts them all.
+    start = f"torchrun --nproc-per-node {processes}" if processes > 1 else "accelerate launch"
+    if filters is not None:
+        only = "".join(f" --only {shlex.quote(f'{key}={_json_or_text(value)}')}" for key, value in filters.items())
+        return f"{start} bench/run.py {shlex.quote(row.experiment.name)}{only} --seeds {seeds}"
+    mode = "ddp" if processes > 1 else row.experiment.launch.mode
+    lines = ['question = "One cell"', f'launch.mode = "{mode}"', f"base = {_toml(to_dict(row.cell.config))}"]
+    return (f"printf '%s\\n' {' '.join(map(shlex.quote, lines))} > cell.toml && "
+            f"{start} bench/run.py cell.toml --seeds {seeds}")
+
+
+def selections(experiment: Experiment) -> dict[int, dict[str, Any]]:
+    """By the id of a cell, the values that it alone has: settings, or its label. A cell without is left out."""
+    labels = Counter(cell.label for cell in experiment.cells)
+    # Two cells with the same keys differ in one of them; with other keys, one could have all that another sets.
+    alike = len({tuple(cell.axes) for cell in experiment.cells}) == 1
+    found = {}
+    for cell in experiment.cells:
+        by_settings = alike and all(_has(cell, key, value) for key, value in cell.axes.items())
+        if cell.label and labels[cell.label] == 1 and not (by_settings and len(cell.axes) <= MAX_KEYS):
+            found[id(cell)] = {"label": cell.label}
+        elif by_settings:
+            found[id(cell)] = dict(cell.axes)
+    return found
+
+
+def _has(cell: Cell, key: str, value: Any) -> bool:
+    """As the option --only compares: not what is inside a model's options, and no lists."""
+    return key in known_keys(cell.config) and bool(value_of(cell.config, key) == value)
+
+
+def _json_or_text(value: Any) -> str:
+    """What the option --only reads as `value`: text that is JSON too must be quoted."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    try:
+        json.loads(value)
+    except json.JSONDecodeError:
+        return value
+    return json.dumps(value)
+
+
+def _toml(value: Any) -> str:
+    """JSON types as inline TOML, where scalars are written as in JSON."""
+    if isinstance(value, Mapping):
+        name = lambda key: key if _BARE_KEY.fullmatch(key) else json.dumps(key)
+        return f"{{{', '.join(f'{name(key)} = {_toml(each)}' for key, each in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    return json.dumps(value)

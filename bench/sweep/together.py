@@ -1,0 +1,88 @@
+"""The seeds of one cell trained as one module, to a record per seed as if each had run alone."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import msgspec
+
+from bench import environment
+from bench.record import Epochs, Labels, Record, TrainRecord
+from bench.sweep import launch, trial
+from bench.sweep.plan import Task
+from fmnist_core.config import to_dict
+from fmnist_core.fused.choice import choose_num_replicas
+from fmnist_core.fused.training import FusedTraining, fused_fit
+from fmnist_core.observe import observe
+from fmnist_core.summary import multiply_adds, num_parameters, summarize
+from fmnist_core.train import Diverged
+
+
+def num_replicas(group: Sequence[Task], *, data_dir: str | None) -> int:
+    """How many of these seeds to train at once: 1 where that does not pay or cannot be found out."""
+    try:
+        dataset = trial.dataset_of(group[0], data_dir)
+        return choose_num_replicas(group[0].cell.config, dataset, dataset.train.labels_N.device, len(group))
+    except Exception:  # the cell fails alone, and is recorded, in its turn
+        return 1
+
+
+def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared: Callable[[], bool],
+        notice: launch.Notice, on_epoch: Callable[[Any], None] | None = None) -> list[Record] | None:
+    """Train the group. A failure of all is a record of each, but for want of memory: then None, as each seed alone may
+    fit. Raises Stopped on notice: nothing is kept of the group.
+    """
+    started_at, start, company = environment.now(), time.perf_counter(), trial.Company(shared, on_epoch)
+    trial.set_up(group[0], num_threads)
+    try:
+        records = _train(group, data_dir, _watch(group, notice, start), company.after_epoch)
+    except Exception as error:
+        status, reason = trial.explain(error, group[0])
+        records = [trial.failed(task, status, reason) for task in group]
+    trial.free_memory()
+    if records[0].status == "oom":
+        return None
+    wall_s, where, was_shared = time.perf_counter() - start, environment.collect(num_threads), company.look()
+    labels = [msgspec.structs.replace(each.labels, machine_shared=was_shared, fused_seeds=len(group))
+              for each in records]
+    about = {"started_at": started_at, "wall_s": wall_s, "environment": where}
+    return [msgspec.structs.replace(record, labels=each, **about) for record, each in zip(records, labels, strict=True)]
+
+
+def _train(group: Sequence[Task], data_dir: str | None, on_step: Callable[[FusedTraining], None],
+           on_epoch: Callable[[Any], None] | None) -> list[Record]:
+    cell, dataset = group[0].cell.config, trial.dataset_of(group[0], data_dir)
+    training = FusedTraining(cell, [task.seed for task in group if task.seed is not None], dataset)
+    labels, single = Labels(**asdict(observe(training))), training.single(0)
+    rows = summarize(single, dataset.input_shape)
+    records: list[Record] = []
+    for replica, (task, outcome) in enumerate(zip(group, fused_fit(training, on_step=on_step, on_epoch=on_epoch),
+                                                  strict=True)):
+        logits_NK = training.test_logits_NK[replica]
+        if isinstance(outcome, Diverged) or logits_NK is None or task.seed is None:
+            assert isinstance(outcome, Diverged)
+            records.append(trial.failed(task, "diverged", str(outcome)))
+            continue
+        detail, extra = trial.details(logits_NK, dataset.test.labels_N.cpu(), cell.train)
+        records.append(TrainRecord(
+            experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(cell),
+            epochs=Epochs(**asdict(outcome)), test=detail, extra=extra,
+            num_parameters=num_parameters(single), multiply_adds=multiply_adds(rows), num_train=len(dataset.train),
+            num_validation=len(dataset.validation), num_test=len(dataset.test), labels=labels,
+        ))
+    return records
+
+
+def _watch(group: Sequence[Task], notice: launch.Notice, start: float) -> Callable[[FusedTraining], None]:
+    """Seeds one by one would have the time R times over."""
+    timeout_s = group[0].timeout_s * len(group)
+
+    def watch(training: FusedTraining) -> None:
+        if notice.number:
+            raise launch.Stopped(notice.number)
+        if timeout_s and time.perf_counter() - start > timeout_s:
+            raise trial.TimeoutExceeded(f"stopped at step {training.step} of {training.num_steps} "
+                                        f"after {timeout_s:g} s for {len(group)} seeds")
+
+    return watch

@@ -1,0 +1,1 @@
+"""What the timed commands share: loops over a cell, turns, processes, and what else ran meanwhile."""

@@ -1,0 +1,1 @@
+"""Fused seeds: the R seeds of a cell as one module."""

@@ -1,0 +1,249 @@
+"""Fused seeds: the R seeds of a cell trained as one module, each as if it were alone.
+
+R replicas, N images of a batch each, T training images, K classes. A replica has the initialisation and the data order
+of its seed; what it learns differs from a training of that seed alone by rounding, and where there is dropout or
+augmentation by their draws: all replicas share one generator, so each still gets masks of its own.
+"""
+
+import copy
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from fmnist_core import capture, objective
+from fmnist_core.average import Average, averaged
+from fmnist_core.config import CellConfig
+from fmnist_core.data import Dataset
+from fmnist_core.evaluation import History
+from fmnist_core.fused.evaluation import fused_evaluate_epoch
+from fmnist_core.fused.layers import FusedSequential, is_fusible
+from fmnist_core.fused.tuning import tune
+from fmnist_core.initialization import initialize
+from fmnist_core.mix import mix
+from fmnist_core.models.build import build
+from fmnist_core.optimizers import optimizer_for
+from fmnist_core.seeds import stream
+from fmnist_core.steps import Steps
+from fmnist_core.train import Diverged, accelerator_for, be_deterministic
+
+OnFusedStep = Callable[["FusedTraining"], None]
+
+
+class FusedTraining(Steps):
+    """The models of several seeds, their optimizer, and where they are in the run: all at the same step."""
+
+    def __init__(self, cell: CellConfig, seeds: Sequence[int], dataset: Dataset,
+                 accelerator: Accelerator | None = None) -> None:
+        """Raises ValueError for a cell that cannot be fused."""
+        self.cell, self.seeds, self.dataset = cell, tuple(seeds), dataset
+        self.accelerator = accelerator or accelerator_for(cell.train.precision)
+        self.device, self.num_processes = self.accelerator.device, self.accelerator.num_processes
+        self.batch_size = cell.train.global_batch_size
+        self.steps_per_epoch = math.ceil(len(dataset.train) / self.batch_size)
+        self.num_steps = cell.train.epochs * self.steps_per_epoch
+        self.captured = cell.execution.capture
+        be_deterministic(cell.execution.deterministic)
+        singles = [_single(cell, seed, dataset) for seed in self.seeds]
+        check_fusible(cell, singles[0], self.num_processes)
+        if self.captured:
+            capture.check(cell, self.device, self.num_processes)
+
+        self._template = singles[0]
+        self.network = FusedSequential(singles).to(self.device)
+        self._choose_methods()
+        self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+        self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer_for(self.network, cell.train))
+        self.average = Average(self.network, cell.train.ema) if cell.train.ema else None
+        if cell.execution.compile != "no":
+            self.model = torch.compile(self.model, mode=cell.execution.compile, dynamic=False)
+        torch.manual_seed(stream(self.seeds[0], "step", 0, *self.seeds[1:]))
+
+        num = len(self.seeds)
+        self.epoch, self.step_in_epoch = 0, 0
+        self.losses = torch.zeros(self.steps_per_epoch, num, device=self.device)
+        self.bad = torch.zeros(num, dtype=torch.bool, device=self.device)
+        self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
+        self.progress = None
+        self.flip_start_TR = self._flip_start()
+        self.replay = capture.Replay(self.optimizer, self.rates()) if self.captured else None
+        self.histories = [History() for _ in self.seeds]
+        self.diverged: dict[int, Diverged] = {}
+        """By replica."""
+        self.running = list(range(num))
+        """Replicas that have neither diverged nor stopped early."""
+        self.test_logits_NK: list[Tensor | None] = [None] * num
+        """Of each replica after its last epoch, on the CPU."""
+
+    @property
+    def history(self) -> History:
+        """Of one replica that still runs, for displays."""
+        return self.histories[self.running[0] if self.running else 0]
+
+    def single(self, replica: int) -> nn.Module:
+        """A model of its own with what one replica has learnt, on the CPU."""
+        with averaged(self.average):
+            return self.network.unfuse(replica, copy.deepcopy(self._template))
+
+    def order(self) -> Tensor:
+        """The permutations of this epoch (T, R): of each replica that of its seed alone."""
+        return torch.stack([self._permutation(seed) for seed in self.seeds], dim=1).to(self.device)
+
+    def batch(self, index_NR: Tensor) -> tuple[Tensor, Tensor]:
+        """Images (N, R, C, H, W), augmented, and labels (N, R) (mixed: (N, R, K))."""
+        flip = None
+        if self.flip_start_TR is not None:
+            flip = (self.flip_start_TR.gather(0, index_NR) ^ self.odd_epoch).flatten()
+        images, labels = self.dataset.train_batch(index_NR.flatten(), flip)
+        images_NRCHW, labels_NR = images.unflatten(0, tuple(index_NR.shape)), labels.view(index_NR.shape)
+        data = self.cell.data
+        return mix(images_NRCHW, labels_NR, data) if data.mixup or data.cutmix else (images_NRCHW, labels_NR)
+
+    def step_on(self, index_NR: Tensor) -> Tensor:
+        """One training step, from index to optimizer; each replica's mean loss."""
+        images_NRCHW, labels_NR = self.batch(index_NR)
+        return fused_step(self, images_NRCHW, labels_NR)
+
+    def _permutation(self, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(stream(seed, "order", self.epoch))
+        return torch.randperm(len(self.dataset.train), generator=generator)
+
+    def _flip_start(self) -> Tensor | None:
+        if self.cell.data.flip != "alternating":
+            return None
+        generators = [torch.Generator().manual_seed(stream(seed, "flip")) for seed in self.seeds]
+        starts = [torch.rand(len(self.dataset.train), generator=generator) < 0.5 for generator in generators]
+        return torch.stack(starts, dim=1).to(self.device)
+
+    def _choose_methods(self) -> None:
+        """By timing; where runs must be equal to the bit, timing may not choose."""
+        if not self.cell.execution.deterministic:
+            index_N = torch.arange(min(self.batch_size, len(self.dataset.train)), device=self.device)
+            tune(self.network, self.dataset.images(self.dataset.train, index_N),
+                 precision=self.cell.train.precision, captured=self.captured)
+
+
+def check_fusible(cell: CellConfig, model: nn.Module, num_processes: int = 1) -> None:
+    """Raise ValueError for a cell whose seeds cannot be trained as one module; `model` is one of its networks."""
+    if cell.train.precision == "fp16":
+        raise ValueError("seeds cannot be fused with train.precision = 'fp16': the gradient scaler would let one "
+                         "seed's overflow skip the step of all; allowed: 'no', 'bf16'")
+    if cell.train.optimizer == "muon" or cell.train.whitening == "frozen":
+        option = "optimizer = 'muon'" if cell.train.optimizer == "muon" else "whitening = 'frozen'"
+        raise ValueError(f"seeds cannot be fused with train.{option}: fused parameters are one matrix, which hides "
+                         "from the optimizer what is a convolution")
+    if not is_fusible(model):
+        raise ValueError(f"seeds cannot be fused: {type(model).__name__} is no plain sequence of known layers, each of "
+                         "them trained")
+    if cell.execution.compile == "auto":
+        raise ValueError("seeds cannot be fused with execution.compile = 'auto', which times them alone; allowed: "
+                         "'no', 'default'")
+    if num_processes > 1:
+        raise ValueError(f"seeds cannot be fused over {num_processes} processes; allowed: launch.mode = 'cells'")
+
+
+def fused_step(training: FusedTraining, images_NRCHW: Tensor, labels_NR: Tensor) -> Tensor:
+    """Forward, loss, backward, optimizer step, zeroed gradients: `train_step` for R replicas. Their losses (R,)."""
+    config = training.cell.train
+    loss = torch.vmap(functools.partial(objective.loss, config=config))
+    total_R: Tensor | None = None
+    for images, labels in zip(images_NRCHW.chunk(config.gradient_accumulation),
+                              labels_NR.chunk(config.gradient_accumulation), strict=True):
+        losses_R = loss(training.model(images), labels.transpose(0, 1)) * (len(labels) / len(labels_NR))
+        training.accelerator.backward(losses_R.sum())  # a replica's loss has no gradient in another's parameters
+        total_R = losses_R.detach() if total_R is None else total_R + losses_R.detach()
+    assert total_R is not None
+    if config.gradient_clip_norm:
+        _clip(training.network.parameters_RP, config.gradient_clip_norm)
+    training.optimizer.step()
+    training.optimizer.zero_grad()
+    _hold(training, total_R)
+    if training.average is not None:
+        training.average.update()
+    return total_R
+
+
+def fused_epoch(training: FusedTraining, on_step: OnFusedStep | None = None) -> list[float]:
+    """Train the rest of the current epoch; returns each replica's mean loss. Who diverged no longer runs."""
+    training.model.train()
+    if training.step_in_epoch == 0:
+        training.losses.zero_()
+    training.odd_epoch.fill_(bool(training.epoch % 2))
+    batches = training.order().split(training.batch_size)
+    while training.step_in_epoch < len(batches):
+        training.advance(batches)
+        if on_step is not None:
+            on_step(training)
+    mean_losses = (training.losses.sum(0) / len(training.dataset.train)).tolist()
+    for replica in [r for r in training.running if not math.isfinite(mean_losses[r])]:
+        training.running.remove(replica)
+        training.diverged[replica] = _diverged(training, training.losses[:, replica], [len(b) for b in batches])
+    training.epoch, training.step_in_epoch = training.epoch + 1, 0
+    return mean_losses
+
+
+def fused_fit(training: FusedTraining, *, on_step: OnFusedStep | None = None,
+              on_epoch: OnFusedStep | None = None) -> list[History | Diverged]:
+    """Train to the last epoch, evaluating after each; for every seed what `fit` would return, or raise.
+
+    `train_s` is the time of the epoch for all replicas together. Early stopping ends the history of one replica, and
+    the run when none is left. `on_step` and `on_epoch` may raise to stop the run.
+    """
+    patience = training.cell.train.early_stopping_patience
+    while training.epoch < training.cell.train.epochs and training.running:
+        start = time.perf_counter()
+        mean_losses = fused_epoch(training, on_step)
+        train_s = time.perf_counter() - start
+        fused_evaluate_epoch(training)
+        for replica in training.running:
+            training.histories[replica].train_s.append(train_s)
+            training.histories[replica].train_loss.append(mean_losses[replica])
+        for replica in list(training.running):
+            if reason := training.histories[replica].divergence():
+                training.running.remove(replica)
+                training.diverged[replica] = Diverged(reason)
+        if on_epoch is not None and training.running:
+            on_epoch(training)
+        training.running = [r for r in training.running if not _has_stalled(training.histories[r], patience)]
+    return [training.diverged.get(replica, training.histories[replica]) for replica in range(len(training.seeds))]
+
+
+def _has_stalled(history: History, patience: int) -> bool:
+    accuracies = history.validation_accuracy
+    return patience > 0 and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience
+
+
+def _single(cell: CellConfig, seed: int, dataset: Dataset) -> nn.Module:
+    """The model as `Training` initialises it."""
+    torch.manual_seed(stream(seed, "init"))
+    model = build(cell.model, dataset.input_shape)
+    initialize(model, dataset, cell.train)
+    return model
+
+
+@torch.no_grad()
+def _clip(parameters_RP: nn.Parameter, max_norm: float) -> None:
+    """`torch.nn.utils.clip_grad_norm_`, each replica by the norm of its own gradient."""
+    assert parameters_RP.grad is not None
+    norm_R1 = parameters_RP.grad.norm(dim=1, keepdim=True)
+    parameters_RP.grad.mul_((max_norm / (norm_R1 + 1e-6)).clamp(max=1.0))
+
+
+@torch.no_grad()
+def _hold(training: FusedTraining, losses_R: Tensor) -> None:
+    """From a replica's first loss that is not finite on, its parameters are zero.
+
+    So nothing is left in it that is not finite and that a kernel shared by all replicas could spread.
+    """
+    training.bad |= ~losses_R.isfinite()
+    training.network.parameters_RP.masked_fill_(training.bad.unsqueeze(1), 0.0)
+
+
+def _diverged(training: FusedTraining, losses_S: Tensor, sizes: list[int]) -> Diverged:
+    step = int((~losses_S.isfinite()).nonzero()[0])
+    return Diverged(f"the loss was {losses_S[step].item() / sizes[step]} at step "
+                    f"{training.epoch * training.steps_per_epoch + step + 1} of {training.num_steps}")
