@@ -44,6 +44,8 @@ class Reported(_Strict, frozen=True, kw_only=True):
 
     validation_accuracy: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
     test_accuracy: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    by_sign: bool = False
+    """The source counts hits of an SVM by the sign of the logits: see `fmnist_core.objective.sign_argmax_accuracy`."""
     source: str = ""
 
 

@@ -13,8 +13,10 @@ from bench import stats
 
 NOTHING = "-"
 """What a cell of a table shows where there is no value."""
-NOISY, SHARED = "†", "‡"
-"""Marks of a time: IQR / median above 10 %; other work ran meanwhile."""
+NOISY, SHARED, ELSEWHEN = "†", "‡", "§"
+"""Marks of a time: IQR / median above 10 %; other work ran meanwhile; timed at another commit than others beside it."""
+VAGUE = 2.0
+"""High over low end of an interval from which on three digits say enough."""
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)(_)|(_)(?!\w)")
 
 
@@ -115,9 +117,11 @@ def count(value: int) -> str:
 
 
 def ratio_text(ratio: stats.Ratio) -> str:
-    """e.g. 1.023 [1.010, 1.036]; without the interval for a single pair."""
+    """e.g. 1.023 [1.010, 1.036]; without the interval for a single pair, with three digits where it is a wide one."""
     if math.isnan(ratio.low):
         return f"{ratio.ratio:.3f}"
+    if ratio.high > VAGUE * ratio.low:
+        return f"{significant(ratio.ratio)} [{significant(ratio.low)}, {significant(ratio.high)}]"
     return f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 

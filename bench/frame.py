@@ -56,7 +56,7 @@ COLUMNS = {
                "machine or in how many were trained as one module",
     "train_fused_seeds": "seeds that were trained as one module: `train_s` is of all of them together",
     "train_machine": "the machine of those trainings; empty where `train_s` has no median",
-    "train_s_shared": "whether other work ran beside any of those trainings",
+    "train_s_shared": "whether other work disturbed any of those trainings",
     "num_parameters": "trainable parameters; 0 where unknown",
     "multiply_adds": "of one image's forward pass; 0 where unknown",
     "machine": "the machine that the times below come from; empty without any",
@@ -122,7 +122,7 @@ def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
     if conditions := row.trained_in:
         entry |= {"train_machine": str(conditions.machine), "train_fused_seeds": conditions.fused_seeds}
         if seconds := row.values(outcomes.train_s):
-            entry |= {"train_s": stats.summarize(seconds).median, "train_s_shared": conditions.shared}
+            entry |= {"train_s": stats.summarize(seconds).median, "train_s_shared": conditions.disturbed}
     speed = row.timed(machine) if machine else None
     return entry | (_times(speed) if speed else {})
 

@@ -34,11 +34,15 @@ def seeds_needed(
 
 
 def resolvable_difference(
-    sd: float, n: int, power: float = 0.8, alpha: float = 0.05, minimum_effect: float = 0.0
+    sd: float, n: int, power: float = 0.8, alpha: float = 0.05, minimum_effect: float = 0.0, df: int | None = None
 ) -> float:
-    """The smallest true difference that n seeds per arm find with chance `power`; undoes `seeds_needed`."""
+    """The smallest true difference that n seeds per arm find with chance `power`; undoes `seeds_needed`.
+
+    `df`: degrees of freedom of a spread that is known from more than the two arms, as in `compare_with`.
+    """
     _check_plan(power, alpha, sd=sd, minimum_effect=minimum_effect)
-    return _smallest_effect(power, minimum_effect, sd * (2 / n) ** 0.5, sd * _welch_width(n, alpha))
+    width = _welch_width(n, alpha) if df is None else _width(df, 2 / n, alpha)
+    return _smallest_effect(power, minimum_effect, sd * (2 / n) ** 0.5, sd * width)
 
 
 def pairs_needed(
@@ -52,7 +56,7 @@ def pairs_needed(
     _check_plan(power, alpha, log_ratio_sd=log_ratio_sd, minimum_effect=minimum_effect)
     _check_effect("effect", effect, minimum_effect)
     shift, gate = np.log1p([effect, minimum_effect])
-    power_at = lambda n: _power(shift, gate, log_ratio_sd / n**0.5, log_ratio_sd * _paired_width(n, alpha))
+    power_at = lambda n: _power(shift, gate, log_ratio_sd / n**0.5, log_ratio_sd * _width(n - 1, 1 / n, alpha))
     return _smallest_n(power, power_at)
 
 
@@ -62,27 +66,30 @@ def resolvable_ratio(
     """The smallest effect (0.05: a ratio of 1.05) that n pairs find with chance `power`; undoes `pairs_needed`."""
     _check_plan(power, alpha, log_ratio_sd=log_ratio_sd, minimum_effect=minimum_effect)
     gate = float(np.log1p(minimum_effect))
-    width = log_ratio_sd * _paired_width(n, alpha)
+    width = log_ratio_sd * _width(n - 1, 1 / n, alpha)
     return float(np.expm1(_smallest_effect(power, gate, log_ratio_sd / n**0.5, width)))
 
 
-def _variances(n: int) -> Floats:
-    """The sample variances of n normal values of variance 1, at 100 evenly spaced probabilities."""
-    if n < 2:
-        raise ValueError(f"n = {n}: expected at least 2")
-    variances: Floats = stats.chi2.ppf((np.arange(100) + 0.5) / 100, n - 1) / (n - 1)
+def _variances(df: int) -> Floats:
+    """The sample variances of normal values of variance 1, at 100 evenly spaced probabilities."""
+    if df < 1:
+        raise ValueError(f"n = {df + 1}: expected at least 2")
+    variances: Floats = stats.chi2.ppf((np.arange(100) + 0.5) / 100, df) / df
     return variances
 
 
-def _paired_width(n: int, alpha: float) -> Floats:
-    """Half widths of the t interval of n values, in sds of one value, over the sample variances that may occur."""
-    width: Floats = np.sqrt(_variances(n) / n) * stats.t.ppf(1 - alpha / 2, n - 1)
+def _width(df: int, share: float, alpha: float) -> Floats:
+    """Half widths of a t interval, in sds of one value, over the sample variances that may occur.
+
+    `share`: the estimate's variance, in variances of one value: 1 / n of a mean, 2 / n of a difference of two.
+    """
+    width: Floats = np.sqrt(_variances(df) * share) * stats.t.ppf(1 - alpha / 2, df)
     return width
 
 
 def _welch_width(n: int, alpha: float) -> Floats:
     """The same for Welch's interval, n values in each arm."""
-    a, b = _variances(n)[:, None], _variances(n)[None, :]
+    a, b = _variances(n - 1)[:, None], _variances(n - 1)[None, :]
     width: Floats = np.sqrt((a + b) / n) * stats.t.ppf(1 - alpha / 2, (n - 1) * (a + b) ** 2 / (a**2 + b**2))
     return width
 

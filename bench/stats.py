@@ -5,6 +5,7 @@ two-sided. `confidence` is a fraction in (0, 1). Every function refuses empty, N
 What too few samples cannot give is nan. Samples count as independent: the steps of one run speak for that run only.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -25,6 +26,8 @@ Verdict = Literal["greater", "less", "equivalent", "not resolved"]
 
 NOISY = 0.10
 """IQR / median above which a measurement is marked as noisy."""
+SPREADS_DIFFER = 0.05
+"""p below which samples are said to differ in spread."""
 
 
 class Interval(NamedTuple):
@@ -66,7 +69,7 @@ class Throughput(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """`b` against `a`, in the unit of the samples. Interval and Welch's p are nan where a sample has only one value."""
+    """`b` against `a`, in the unit of the samples. Interval and p are nan where a sample has only one value."""
 
     n_a: int
     n_b: int
@@ -76,8 +79,8 @@ class Comparison(NamedTuple):
     """mean_b - mean_a"""
     low: float
     high: float
-    """Welch's interval for the difference."""
-    welch_p: float
+    """Interval for the difference."""
+    p: float
     mann_whitney_p: float
     """A second opinion that does not depend on the shape of the distributions."""
 
@@ -149,15 +152,28 @@ def compare(a: Samples, b: Samples, confidence: float = 0.95) -> Comparison:
     """
     a, b = checked("a", a), checked("b", b)
     fraction("confidence", confidence)
-    difference = float(b.mean() - a.mean())
     variance_a, variance_b = _sd(a) ** 2 / len(a), _sd(b) ** 2 / len(b)
     total = variance_a + variance_b
     # Satterthwaite's degrees of freedom; in shares of the total, since squares of small variances underflow.
     df = 1 / ((variance_a / total) ** 2 / (len(a) - 1) + (variance_b / total) ** 2 / (len(b) - 1)) if total > 0 else 1.0
-    half = _half_width(total**0.5, df, confidence)
-    return Comparison(len(a), len(b), float(a.mean()), float(b.mean()), difference,
-                      low=difference - half, high=difference + half, welch_p=_t_test(difference, total**0.5, df),
-                      mann_whitney_p=float(stats.mannwhitneyu(a, b, method="auto").pvalue))
+    return _comparison(a, b, total**0.5, df, confidence)
+
+
+def compare_with(control: Samples, others: Sequence[Samples], confidence: float = 0.95) -> list[Comparison]:
+    """Each of `others` against one sample, by the spread of all of them where that may be the same, else by `compare`.
+
+    "May be": Bartlett's test (1937) at 5 %. Two or three seeds a cell hardly know their own spread: Welch's test then
+    finds little, and among many cells of which one has far more seeds it finds too much. p is not adjusted.
+    """
+    samples = [checked("samples", one) for one in (control, *others)]
+    fraction("confidence", confidence)
+    sds = [_sd(one) for one in samples]
+    if not min(sds) > 0 or stats.bartlett(*samples).pvalue < SPREADS_DIFFER:
+        return [compare(control, one, confidence) for one in others]
+    df = sum(map(len, samples)) - len(samples)
+    variance = sum((len(one) - 1) * sd**2 for one, sd in zip(samples, sds, strict=True)) / df
+    return [_comparison(samples[0], one, (variance * (1 / len(samples[0]) + 1 / len(one))) ** 0.5, df, confidence)
+            for one in samples[1:]]
 
 
 def paired_ratio(a: Samples, b: Samples, confidence: float = 0.95) -> Ratio:
@@ -192,10 +208,10 @@ def verdict(result: Comparison | Ratio, minimum_effect: float, alpha: float = 0.
     if not 0 <= minimum_effect < float("inf"):
         raise ValueError(f"minimum_effect = {minimum_effect}: expected 0 or more")
     if isinstance(result, Ratio):
-        estimate, own_p, least, most = result.ratio, result.p, 1 / (1 + minimum_effect), 1 + minimum_effect
+        estimate, least, most = result.ratio, 1 / (1 + minimum_effect), 1 + minimum_effect
     else:
-        estimate, own_p, least, most = result.difference, result.welch_p, -minimum_effect, minimum_effect
-    significant = (own_p if p is None else p) < alpha
+        estimate, least, most = result.difference, -minimum_effect, minimum_effect
+    significant = (result.p if p is None else p) < alpha
     if significant and not least < estimate < most:
         return "greater" if estimate >= most else "less"
     return "equivalent" if least < result.low and result.high < most else "not resolved"
@@ -237,6 +253,14 @@ def sd_upper_bound(samples: Samples, confidence: float = 0.8) -> float:
 
 def _sd(values: npt.NDArray[np.float64]) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+def _comparison(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], standard_error: float, df: float,
+                confidence: float) -> Comparison:
+    difference, half = float(b.mean() - a.mean()), _half_width(standard_error, df, confidence)
+    return Comparison(len(a), len(b), float(a.mean()), float(b.mean()), difference, low=difference - half,
+                      high=difference + half, p=_t_test(difference, standard_error, df),
+                      mann_whitney_p=float(stats.mannwhitneyu(a, b, method="auto").pvalue))
 
 
 def _half_width(standard_error: float, df: float, confidence: float) -> float:

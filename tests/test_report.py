@@ -177,7 +177,7 @@ def test_a_failed_seed_is_of_its_cell_whatever_the_arithmetic_of_the_others():
 def test_a_cell_of_two_arithmetics_has_one_row_of_speed():
     tf32 = Labels(precision="float32", cudnn_tf32=True)
     text = text_of([trained(MADE, K2, 0), trained(MADE, K2, 1, environment=GPU, labels=tf32), timed(MADE, K2)])
-    _, speeds = text.split("**Speed on")
+    _, speeds = text.split(": one cell</summary>")
     assert len(rows_of(speeds, "kernel_size 2")) == 1
     assert "- Not timed: kernel_size 3" in speeds
     assert not rows_of(speeds, "kernel_size 2 (float32)") + rows_of(speeds, "kernel_size 2 (float32 with TF32)")
@@ -291,9 +291,22 @@ def test_a_timing_alone_is_preferred_to_a_shared_one():
 def test_each_machine_has_its_own_speed_table():
     threads = msgspec.structs.replace(CPU, num_threads=2)
     text = text_of([timed(MADE, K2), timed(MADE, K2, environment=GPU), timed(MADE, K2, environment=threads)])
-    assert [f"**Speed on M{i}**" in text for i in (1, 2, 3, 4)] == [True, True, True, False]
+    assert [f"Speed on M{i}: one cell" in text for i in (1, 2, 3, 4)] == [True, True, True, False]
     assert "| M1 | Test GPU (driver 570), Host CPU, processors: 8, processes that share a batch: 1" in text
     assert "| M3 | Test CPU, processors: 2, threads: 2, " in text
+    both = text_of([timed(MADE, K2), timed(MADE, K3)])
+    assert "**Speed on M1** (precision float32;" in both
+    assert "Speed on M1: one cell" not in both
+
+
+def test_a_timing_at_another_commit_is_marked_and_left_out_of_the_answer():
+    made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4]"))
+    later = msgspec.structs.replace(CPU, commit="b" * 40)
+    text = text_of([timed(made, made.cells[0]), timed(made, made.cells[1], [0.02] * 10),
+                    timed(made, made.cells[2], [0.001] * 10, environment=later)], made)
+    rates = [row[3] for k in (2, 3, 4) for row in rows_of(text, f"kernel_size {k}") if len(row) == SPEED_COLUMNS]
+    assert rates == ["10,000 [10,000, 10,000]", "5,000 [5,000, 5,000]", "100,000 [100,000, 100,000]§"]
+    assert "fastest in training is kernel_size 2 with 10,000 images/s" in text
 
 
 def test_rows_that_differ_in_what_was_observed_are_not_compared_silently():
@@ -363,6 +376,26 @@ def test_answer_calls_a_tiny_difference_none():
     assert "but by less than 0.1 points, which is called no effect" in line
 
 
+def test_answer_tests_no_cell_of_seeds_that_did_not_learn_and_names_the_best_of_one_seed():
+    made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4, 5]"))
+    accuracies = ((0.899, 0.900, 0.901), (0.919, 0.920, 0.921), (0.1, 0.1, 0.9), (0.93,))
+    line = text_of([trained(made, cell, seed, test=value) for cell, values in zip(made.cells, accuracies, strict=True)
+                    for seed, value in enumerate(values)], made)
+    assert "Not learnt, and so not compared: kernel_size 4 (2 of 3 seeds). It is above every other of two seeds" in line
+    assert "One seed, no test: 1 cell, the highest of them kernel_size 5 with 93.00 %." in line
+
+
+def test_answer_counts_an_svms_hits_as_its_author_does():
+    agarap = experiment.load("cited_agarap")
+    softmax, svm = agarap.cells[:2]
+    records = [record for seed in range(3) for record in (
+        trained(agarap, softmax, seed, test=0.93 + 0.0001 * seed),
+        trained(agarap, svm, seed, test=0.92 + 0.0001 * seed, extra={"sign_argmax_accuracy": 0.907 + 0.0001 * seed}))]
+    text = text_of(records, agarap)
+    assert "Counted as right by the sign of the logits alone: CNN-SVM 90.71 [90.69, 90.73] %." in text
+    assert "(95 % prediction interval, last epoch): 1 of 2; ours is higher for 1 and lower for 0." in text
+
+
 def test_answer_counts_reported_figures_that_one_run_would_give():
     made = experiment_of(ONE_FACTOR.split("[grid]")[0] + "".join(f"""
         [[cells]]
@@ -405,7 +438,12 @@ def test_trend_is_told_for_a_grid_of_numbers():
     made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4, 5]"))
     rising = [trained(made, cell, seed, test=0.8 + 0.02 * i + 0.001 * seed)
               for i, cell in enumerate(made.cells) for seed in range(3)]
-    assert "Test accuracy rises with kernel size (Spearman by permutation, p < 0.001)" in text_of(rising, made)
+    assert ("Test accuracy rises with kernel size: 80.10 % at 2, 82.10 % at 3, 84.10 % at 4, 86.10 % at 5 (Spearman by "
+            "permutation, p < 0.001)") in text_of(rising, made)
+    hump = [trained(made, cell, seed, test=value + 0.001 * seed)
+            for cell, value in zip(made.cells, (0.80, 0.83, 0.87, 0.86), strict=True) for seed in range(8)]
+    assert "Test accuracy rises with kernel size on the whole, but is highest at 4: 80.35 % at 2, 83.35 %" in text_of(
+        hump, made)
     dented = [trained(made, cell, seed, test=value + 0.001 * seed)
               for cell, value in zip(made.cells, (0.80, 0.83, 0.82, 0.86), strict=True) for seed in range(3)]
     assert "rises, on the whole but not from each value to the next, with kernel size" in text_of(dented, made)

@@ -145,3 +145,11 @@ def test_without_noise_two_are_enough():
 def test_mistakes_are_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_spread_known_from_more_cells_resolves_more():
+    alone, of_ten = stats.resolvable_difference(0.003, 2), stats.resolvable_difference(0.003, 2, df=10)
+    assert of_ten < 0.5 * alone
+    # (t of 0.975 + about t of 0.8) standard errors, 10 degrees of freedom: 2.228 + 0.879
+    assert of_ten == pytest.approx(0.003 * 3.107, rel=0.02)
+    assert stats.resolvable_difference(0.003, 2, df=2) < alone, "Welch's degrees of freedom are at most those of both"

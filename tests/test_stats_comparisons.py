@@ -36,7 +36,7 @@ def test_compare_agrees_with_scipy(a, b):
     if np.ptp(a) < 1e-6 or np.ptp(b) < 1e-6:
         return  # scipy warns of nearly equal values
     oracle = scipy_stats.ttest_ind(b, a, equal_var=False)
-    assert result.welch_p == pytest.approx(oracle.pvalue, rel=1e-6)
+    assert result.p == pytest.approx(oracle.pvalue, rel=1e-6)
     assert result[5:7] == pytest.approx(tuple(oracle.confidence_interval(0.95)), rel=1e-6, abs=1e-6)
     assert result.difference == pytest.approx(np.mean(b) - np.mean(a))
 
@@ -48,15 +48,15 @@ def test_mann_whitney_is_exact_for_small_samples():
 
 def test_compare_without_spread():
     same, other = stats.compare([1.0, 1.0], [1.0, 1.0]), stats.compare([1.0, 1.0], [2.0, 2.0])
-    assert (same.difference, same.low, same.high, same.welch_p, same.mann_whitney_p) == (0.0, 0.0, 0.0, 1.0, 1.0)
-    assert (other.difference, other.low, other.high, other.welch_p) == (1.0, 1.0, 1.0, 0.0)
+    assert (same.difference, same.low, same.high, same.p, same.mann_whitney_p) == (0.0, 0.0, 0.0, 1.0, 1.0)
+    assert (other.difference, other.low, other.high, other.p) == (1.0, 1.0, 1.0, 0.0)
 
 
 @pytest.mark.parametrize(("a", "b"), [([1.0], [5.0, 6.0]), ([1.0, 2.0], [5.0]), ([1.0], [5.0])])
 def test_compare_with_a_single_value_resolves_nothing(a, b):
     result = stats.compare(a, b)
     assert result.difference == np.mean(b) - np.mean(a)
-    assert all_nan(result.low, result.high, result.welch_p)
+    assert all_nan(result.low, result.high, result.p)
     assert stats.verdict(result, 0.1) == "not resolved"
 
 
@@ -65,7 +65,7 @@ def test_compare_with_a_single_value_resolves_nothing(a, b):
 def test_swapping_the_samples_mirrors_the_comparison(a, b):
     one, other = stats.compare(a, b), stats.compare(b, a)
     assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low))
-    assert one.welch_p == pytest.approx(other.welch_p)
+    assert one.p == pytest.approx(other.p)
     mirror = {"greater": "less", "less": "greater"}
     verdict = stats.verdict(one, 0.5)
     assert stats.verdict(other, 0.5) == mirror.get(verdict, verdict)
@@ -151,9 +151,39 @@ def test_two_equal_samples_alarm_in_under_five_percent(n):
     assert np.mean([stats.verdict(result, 0.002) in ("greater", "less") for result in results]) < 0.05
 
 
+def test_compare_with_is_students_test_of_the_common_spread():
+    control, others = [3.0, 4.0, 5.0, 6.0], [[4.0, 6.0], [7.0, 8.0, 9.5]]
+    # Sums of squares about the means: 5, 2 and 3.1667 with 3 + 1 + 2 degrees of freedom
+    variance = (5 + 2 + 19 / 6) / 6
+    for found, other in zip(stats.compare_with(control, others), others, strict=True):
+        error = math.sqrt(variance * (1 / 4 + 1 / len(other)))
+        difference = np.mean(other) - 4.5
+        assert found.difference == pytest.approx(difference)
+        assert found.p == pytest.approx(2 * scipy_stats.t.sf(difference / error, 6))
+        assert found.high == pytest.approx(difference + 2.446912 * error)  # t of 6 degrees of freedom
+
+
+def test_compare_with_falls_back_to_welch_where_spreads_differ():
+    control, wild = [1.0, 1.001, 0.999, 1.0005], [[0.0, 5.0, 10.0, 2.0], [1.1, 1.101, 1.102]]
+    assert stats.compare_with(control, wild) == [stats.compare(control, one) for one in wild]
+    flat = [[1.0, 1.0], [2.0, 2.1]]
+    assert stats.compare_with(flat[0], flat[1:]) == [stats.compare(*flat)]
+
+
+@pytest.mark.parametrize("sizes", [(3,) * 8, (16, *(3,) * 7), (2,) * 6])
+def test_equal_cells_alarm_in_under_five_percent_of_experiments(sizes):
+    """Welch's test with Holm's correction does in 14 % of the second kind."""
+    rng, trials = np.random.default_rng(3), 400
+    alarms = 0
+    for _ in range(trials):
+        cells = [rng.normal(0.9, 0.003, size) for size in sizes]
+        alarms += min(stats.holm([one.p for one in stats.compare_with(cells[0], cells[1:])])) < 0.05
+    assert not above(alarms / trials, 0.05, trials)
+
+
 def test_equal_samples_of_unequal_size_and_spread_alarm_in_five_percent():
     rng = np.random.default_rng(8)
-    alarms = np.mean([stats.compare(rng.normal(0, 1, 4), rng.normal(0, 3, 16)).welch_p < 0.05 for _ in range(2000)])
+    alarms = np.mean([stats.compare(rng.normal(0, 1, 4), rng.normal(0, 3, 16)).p < 0.05 for _ in range(2000)])
     assert not above(alarms, 0.05, 2000)
 
 

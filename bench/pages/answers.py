@@ -2,11 +2,11 @@
 
 import itertools
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 from bench import stats
-from bench.evidence import (
+from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
+from bench.judging.evidence import (
     ALPHA,
     HALF_A_DIGIT,
     MAX_PERMUTED,
@@ -16,7 +16,7 @@ from bench.evidence import (
     one_way_p,
     pooled_sd,
 )
-from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
+from bench.pages.tables import main_commit
 from bench.record import SpeedRecord
 from bench.records import outcomes
 from bench.records.identity import Numerics
@@ -52,9 +52,24 @@ def answer(rows: Sequence[Row]) -> str:
                     f"One seed a cell is asked for: no test.{rest}")
         return (f"Not resolved: a test needs two seeds in at least two cells of equal arithmetic. So far the highest "
                 f"test accuracy of these is {percent(stats.summarize(values).mean)} % ({escape(best.label)}).{rest}")
-    if single := len(with_values) - len(tested):
-        rest += f" One seed, no test: {plural(single, 'cell')}."
-    return f"{_differences(tested)}{rest}{_trends([row for row, _ in tested])}{reproduced(rows)}"
+    rest += _of_one_seed([(row, values[0]) for row, values in with_values if len(values) == 1])
+    above_all = "every other" if len(tested) == len(with_values) else "every other of two seeds or more"
+    trends = _trends([row for row, _ in tested])
+    return f"{_differences(tested, above_all)}{rest}{trends}{_by_sign(rows)}{reproduced(rows)}"
+
+
+def _of_one_seed(cells: Sequence[tuple[Row, float]]) -> str:
+    if not cells:
+        return ""
+    best, value = max(cells, key=lambda pair: pair[1])
+    return (f" One seed, no test: {plural(len(cells), 'cell')}, the highest of them {escape(best.label)} with "
+            f"{percent(value)} %.")
+
+
+def _by_sign(rows: Sequence[Row]) -> str:
+    counted = [f"{escape(row.label)} {mean_with_interval(values)} %" for row in comparable(rows)
+               if (values := row.values(outcomes.test_by_sign))]
+    return f" Counted as right by the sign of the logits alone: {', '.join(counted)}." if counted else ""
 
 
 def reproduced(rows: Sequence[Row]) -> str:
@@ -64,8 +79,9 @@ def reproduced(rows: Sequence[Row]) -> str:
     return "".join([
         _reproduced("validation", where, [(row.cell.reported.validation_accuracy, row.values(outcomes.validation_last))
                                           for row in cells]),
-        _reproduced("test", where, [(row.cell.reported.test_accuracy, row.values(outcomes.test_last))
-                                    for row in cells]),
+        _reproduced("test", where, [
+            (reported.test_accuracy, row.values(outcomes.test_by_sign if reported.by_sign else outcomes.test_last))
+            for row in cells for reported in (row.cell.reported,)]),
     ])
 
 
@@ -91,8 +107,7 @@ def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> 
     faster or slower. `noise`: the machine's calibration, if it has one.
     """
     timed = [(row, speed) for row in rows if (speed := row.timed(machine)) and not speed.labels.machine_shared]
-    commits = Counter(speed.environment.commit for _, speed in timed)
-    commit = max(commits, key=lambda one: (commits[one], one), default="")
+    commit = main_commit([speed for _, speed in timed])
     speeds = [(row, speed) for row, speed in timed if speed.environment.commit == commit]
     left_out = [escape(row.label) for row, speed in timed if speed.environment.commit != commit]
     others = f" Left out, timed at another commit: {', '.join(left_out)}." if left_out else ""
@@ -125,7 +140,7 @@ def _differ_unasked(speeds: Sequence[tuple[Row, SpeedRecord]]) -> bool:
                for group in asked.values())
 
 
-def _differences(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:
+def _differences(tested: Sequence[tuple[Row, Sequence[float]]], above_all: str) -> str:
     groups = [values for _, values in tested]
     p = one_way_p(groups)
     ordered = sorted(tested, key=lambda pair: -stats.summarize(pair[1]).mean)
@@ -139,16 +154,27 @@ def _differences(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:
                 f"{_power(groups)}")
     if stats.summarize(best).mean - stats.summarize(worst).mean < MINIMUM_EFFECT:
         return f"The cells differ ({test}), but by less than 0.1 points, which is called no effect; {extremes}."
-    level = _level_with_best(ordered)
+    learnt = [(row, values) for row, values in ordered if min(values) > outcomes.LEARNT]
+    if len(learnt) < 2:
+        return f"Test accuracy differs between the cells ({test}): {extremes}."
+    level = _level_with_best(learnt)
     names = "; ".join(escape(row.label) for row in level[:6]) + ("; ..." if len(level) > 6 else "")
-    tied = f"Not told apart from the highest: {names}" if level else "It is above every other"
-    return f"Test accuracy differs between the cells ({test}): {extremes}. {tied} (Welch, Holm)."
+    told = f"Not told apart from the highest: {names}" if level else f"It is above {above_all}"
+    power = _power([values for _, values in learnt]) if level else ""
+    return f"Test accuracy differs between the cells ({test}): {extremes}.{_lost(ordered)} {told}.{power}"
+
+
+def _lost(ordered: Sequence[tuple[Row, Sequence[float]]]) -> str:
+    """The cells with seeds that did not learn: their spread is another's, and they are compared with none."""
+    cells = [f"{escape(row.label)} ({count(num)} of {count(len(values))} seeds)" for row, values in ordered
+             if (num := sum(value <= outcomes.LEARNT for value in values))]
+    return f" Not learnt, and so not compared: {', '.join(cells)}." if cells else ""
 
 
 def _level_with_best(ordered: Sequence[tuple[Row, Sequence[float]]]) -> list[Row]:
     """The cells that are not resolved to be below the first."""
-    comparisons = [stats.compare(ordered[0][1], values) for _, values in ordered[1:]]
-    adjusted = stats.holm([comparison.welch_p for comparison in comparisons])
+    comparisons = stats.compare_with(ordered[0][1], [values for _, values in ordered[1:]])
+    adjusted = stats.holm([comparison.p for comparison in comparisons])
     verdicts = [stats.verdict(one, MINIMUM_EFFECT, p=p) for one, p in zip(comparisons, adjusted, strict=True)]
     return [row for (row, _), verdict in zip(ordered[1:], verdicts, strict=True) if verdict != "less"]
 
@@ -168,17 +194,25 @@ def _trends(rows: Sequence[Row]) -> str:
         if p >= ALPHA:
             sentences.append(f" No trend with {escape(name)} is resolved ({p_value(p)}).")
             continue
-        throughout = "" if _is_monotonic(pairs) else ", on the whole but not from each value to the next,"
-        sentences.append(f" Test accuracy {'rises' if slope > 0 else 'falls'}{throughout} with {escape(name)} "
-                         f"(Spearman by permutation, {p_value(p)}).")
+        means = _means(pairs)
+        values = list(means.values())
+        rises = [a < b for a, b in itertools.pairwise(values)]
+        peak = max(means, key=lambda x: means[x])
+        if all(rises) or not any(rises):
+            told = f"{'rises' if slope > 0 else 'falls'} with {escape(name)}"
+        elif 0 < list(means).index(peak) < len(means) - 1:
+            told = f"{'rises' if slope > 0 else 'falls'} with {escape(name)} on the whole, but is highest at {peak:g}"
+        else:
+            told = (f"{'rises' if slope > 0 else 'falls'}, on the whole but not from each value to the next, with "
+                    f"{escape(name)}")
+        listed = ", ".join(f"{percent(value)} % at {x:g}" for x, value in means.items())
+        sentences.append(f" Test accuracy {told}: {listed} (Spearman by permutation, {p_value(p)}).")
     return "".join(sentences)
 
 
-def _is_monotonic(pairs: Sequence[tuple[float, float]]) -> bool:
-    """Whether the means of y all rise or all fall with x."""
-    means = [stats.summarize([y for x, y in pairs if x == at]).mean for at in sorted({x for x, _ in pairs})]
-    rises = [a < b for a, b in itertools.pairwise(means)]
-    return all(rises) or not any(rises)
+def _means(pairs: Sequence[tuple[float, float]]) -> dict[float, float]:
+    """The mean of y at each x, in order."""
+    return {at: stats.summarize([y for x, y in pairs if x == at]).mean for at in sorted({x for x, _ in pairs})}
 
 
 def _grid_axes(rows: Sequence[Row]) -> list[str]:
@@ -194,7 +228,8 @@ def _power(groups: Sequence[Sequence[float]]) -> str:
     sd, n = pooled_sd(groups), min(len(group) for group in groups)
     if math.isnan(sd) or not sd:
         return ""
-    found = stats.resolvable_difference(sd, n, minimum_effect=MINIMUM_EFFECT)
+    df = sum(map(len, groups)) - len(groups)
+    found = stats.resolvable_difference(sd, n, minimum_effect=MINIMUM_EFFECT, df=df)
     return (f" With this spread (sd {percent(sd)} points), {n} seeds a cell find a difference of {percent(found)} "
             "points between two cells four times in five.")
 

@@ -1,15 +1,17 @@
 """What each part of the recipes beyond the cited systems brings, and everything as a command of one line. No torch."""
 
+import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bench import stats
 from bench.formatting import NOTHING, code, escape, estimate, folded, p_value, percent, plural, points, table
 from bench.pages.cited import row_of, waiting
-from bench.pages.goals import FAST, RESULT, is_undisturbed
+from bench.pages.goals import FAST, RESULT
 from bench.pages.tables import training_time
 from bench.records import outcomes
-from bench.records.machines import Machine
+from bench.records.machines import Machine, is_undisturbed
 from bench.records.rows import Results, Row
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, by_cell
 
@@ -43,23 +45,34 @@ def _validation(row: Row | None) -> str:
 
 def _changes(results: Results, whole: Row | None, rows: Sequence[Row]) -> list[list[str]]:
     """Each against seeds of the whole recipe with the same arithmetic; Holm over those with two seeds or more."""
-    compared = {}
-    for row in rows:
-        alike = results.alike(whole, row) if whole is not None and whole.trained and row.trained else None
-        if alike is not None:
-            before, after = (one.values(outcomes.validation_last) for one in alike)
-            compared[row] = stats.compare(before, after)
-    tested = [row for row, change in compared.items() if min(change.n_a, change.n_b) > 1]
-    adjusted = dict(zip(tested, stats.holm([compared[row].welch_p for row in tested]), strict=True)) if tested else {}
+    changes = _compared(results, whole, rows) if whole is not None and whole.trained else {}
+    tested = [row for row, change in changes.items() if not math.isnan(change.p)]
+    adjusted = dict(zip(tested, stats.holm([changes[row].p for row in tested]), strict=True)) if tested else {}
     body = []
     for row in rows:
-        change = compared.get(row)
+        change = changes.get(row)
         less = NOTHING if change is None else points(change.difference)
         if row in adjusted and change is not None:
             less += f" [{points(change.low)}, {points(change.high)}]"
         body.append([escape(row.label), _validation(row), less, p_value(adjusted[row]) if row in adjusted else NOTHING,
                      str(len(row.trained)) if row.trained else NOTHING])
     return body
+
+
+def _compared(results: Results, whole: Row, rows: Sequence[Row]) -> dict[Row, stats.Comparison]:
+    """By the spread of all cells where it may be the same: `stats.compare_with`; of one seed, no more than a change."""
+    changes, together = {}, defaultdict(list)
+    for row in rows:
+        if row.trained and (alike := results.alike(whole, row)):
+            before, after = (one.values(outcomes.validation_last) for one in alike)
+            if min(len(before), len(after)) > 1:
+                together[tuple(before)].append((row, after))
+            else:
+                changes[row] = stats.compare(before, after)
+    for recipe, cells in together.items():
+        compared = stats.compare_with(recipe, [after for _, after in cells])
+        changes |= {row: change for (row, _), change in zip(cells, compared, strict=True)}
+    return changes
 
 
 def commands(results: Results, names: Mapping[Machine, str]) -> str:

@@ -11,7 +11,7 @@ from fmnist_core.models.catalogue import CITED, NON_NEURAL, CitedSystem
 
 HOW_TO_READ = (
     "Authors: the accuracy that they give (in brackets: where it was read, if not in their own text or code), how the "
-    "network was chosen that it belongs to, and on which release of the data set; the one in use before 31 August 2017 "
+    "network was chosen that it belongs to, and on which release of the data set; the one in use before September 2017 "
     "is 0.4 to 0.55 points easier. Here: the current release, checked by its SHA-256; accuracies in %, mean ± sd "
     "[95 % interval of the mean] over n seeds. The last epoch's is the result; the best on test is shown because it is "
     "what many authors give. `waiting`: no record yet; `waiting (GPU)`: too heavy for a CPU, where tests "
@@ -77,7 +77,7 @@ def _here(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
         return [waiting(row), *[NOTHING] * 4]
     unfinished = sum(record.extra.get("converged") == 0 for record in row.trained)
     number = f"{len(row.trained)}{f', {unfinished} not converged' if unfinished else ''}"
-    by_sign = row.values(lambda record: record.extra.get("sign_argmax_accuracy"))
+    by_sign = row.values(outcomes.test_by_sign)
     as_the_author = f"; counted by sign: {estimate(by_sign)}" if by_sign else ""
     return [estimate(row.values(outcomes.test_last)) + as_the_author, estimate(row.values(outcomes.test_selected)),
             estimate(row.values(outcomes.test_best)), number, training_time(row, names)]

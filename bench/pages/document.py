@@ -4,13 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from bench import stats
-from bench.claims import Judged, by_experiment, judge, parts_table, summary_table
+from bench.claims import Judged, judge
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
-from bench.judges import noise_of_machines
+from bench.judging.step_times import noise_of_machines
 from bench.pages import beyond, cited, figures, final_network, glossary, goals, overview, pareto, readme, reported
 from bench.pages.sections import figures as figures_of
 from bench.pages.sections import section
+from bench.pages.verdicts import by_experiment, parts_table, summary_table
 from bench.record import Record
 from bench.records import outcomes, unlisted
 from bench.records.machines import Machine, machine_names

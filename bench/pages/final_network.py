@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from bench import stats
 from bench.claims import readings
-from bench.evidence import ALPHA
 from bench.formatting import NOTHING, escape, estimate, folded, percent, plural, points, table
+from bench.judging.evidence import ALPHA
 from bench.pages.curves import CLASSES, mean_confusion
 from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.records import outcomes
@@ -61,13 +61,16 @@ def _stopping_answer(results: Results) -> str:
               and stats.summarize(accuracies).mean > outcomes.LEARNT}
     gains = [values for row in learnt.values() if len(values := row.values(outcomes.gain_by_stopping)) > 1]
     intervals = [stats.mean_interval(values, 1 - ALPHA / len(gains)) for values in gains]
+    means = [stats.summarize(values).mean for values in gains]
     if not intervals:
         return "**Answer.** No answer yet: no configuration has two seeds."
+    mean, (low, high) = stats.summarize(means).mean, stats.mean_interval(means)
     better, worse = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
     return (f"**Answer.** Of {plural(len(intervals), 'configuration')} that learnt, with two seeds or more, stopping "
             f"at the epoch with the best validation accuracy changes the test accuracy for the better in {better}, for "
             f"the worse in {worse}, and is not resolved in {len(intervals) - better - worse} (interval of the mean "
-            "difference within a seed, Bonferroni).")
+            f"difference within a seed, Bonferroni). Over them all it changes it by {points(mean)} points "
+            f"[{points(low)}, {points(high)}].")
 
 
 def _hyperparameters(row: Row) -> str:

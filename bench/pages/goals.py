@@ -15,9 +15,8 @@ from bench import stats
 from bench.formatting import NOTHING, code, escape, estimate, percent, plural, significant, table
 from bench.pages.tables import training_time
 from bench.pages.targets import first_epoch_surplus_s
-from bench.record import TrainRecord
 from bench.records import outcomes
-from bench.records.machines import Machine
+from bench.records.machines import Machine, is_undisturbed
 from bench.records.rows import Results, Row
 
 RESULT = "the recipe, all 60,000 images"
@@ -117,10 +116,6 @@ def choose(rows: Sequence[Row], goal: float) -> Row | None:
 def _is_reached(row: Row, goal: float) -> bool:
     values = row.values(outcomes.validation_last)
     return bool(values) and stats.summarize(values).mean >= goal
-
-
-def is_undisturbed(record: TrainRecord) -> bool:
-    return not record.labels.machine_shared and record.labels.fused_seeds <= 1
 
 
 def _undisturbed_s(row: Row, machine: Machine | None = None) -> list[float]:

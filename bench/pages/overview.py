@@ -24,8 +24,9 @@ HOW_TO_READ = """\
 - **training images**: accuracy on the first 10,000 training images, in evaluation mode.
 - **Throughput** is images per step by the median step [95 % interval of the median, distribution-free]. The interval
   is that of one run: it does not say how the next one, on a warmer or busier machine, would fare.
-- **†**: IQR / median above 10 %, a noisy timing. **‡**: other work ran on the machine meanwhile: no measurement of
-  speed.
+- **†**: IQR / median above 10 %, a noisy timing. **‡**: other work ran on the machine meanwhile, as was seen then or
+  as the epochs of a training tell, IQR / median above 10 %: no measurement of speed. **§**: timed at another commit
+  than most of the table; the code may have become faster or slower in between.
 - **step**: forward, loss, backward, optimizer step, zeroed gradients; **batch**: gathering and augmenting the images,
   beside it. **times the limit**: the median step over the least time that the machine's own ceilings, measured
   beside, allow. **first step**: with compilation and allocation. **memory**: most bytes of tensors alive at once, and
@@ -35,13 +36,15 @@ HOW_TO_READ = """\
   accuracy reaches it, mean ± standard deviation over seeds [95 % interval]; never a mean over the seeds that reached it
   without saying how many. ¶: no validation set, judged by the last epoch's test accuracy. On the clock is also what the
   first epoch has beyond the others (first step, compilation; negative where it was the faster); **off the clock**:
-  set-up, evaluation, checkpoints, over the whole training. Seconds of different machines, of shared and unshared ones,
-  are rows of their own.
+  set-up, evaluation, checkpoints, over the whole training. Seconds of different machines, of disturbed and undisturbed
+  trainings, are rows of their own.
 - Times are compared within one machine only, with the same driver, torch, threads and processes. Rows whose
   arithmetic or memory format differ from what their settings ask for are marked and not compared.
 - **p** values are two-sided. Where many are compared, Holm's correction is in them; the intervals beside them are of
   one comparison, without it. A section's answer corrects for its own cells alone; the claims, for all comparisons of
   theirs, and so may leave open what a section calls different. Differences below 0.1 points are never called effects.
+- **Not told apart from the highest**, and what a part of a recipe brings: t-tests of each cell against one, by the
+  spread of all cells where that may be the same (Bartlett's test at 5 %), else by Welch's test of the two.
 - **Arithmetic**: `float32 with TF32`, on a GPU: products round their factors to 10 bits. Seeds of different arithmetic
   are rows of their own. `captured`: a step ran as a CUDA graph; `16 seeds as one module`: they were trained together,
   and their seconds are those of all."""
@@ -134,7 +137,8 @@ def beside(sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
 def _counts(results: Results, others: Results) -> str:
     trains = sum(isinstance(record, TrainRecord) for record in results.records)
     speeds = sum(isinstance(record, SpeedRecord) for record in results.records)
-    text = f"{plural(trains, 'training')} and {plural(speeds, 'timing')} belong to experiments."
+    text = (f"{plural(trains, 'training')} and {plural(speeds, 'timing')} belong to experiments, some to several, each "
+            "of which counts them.")
     if others.records:
         number = len(others.records)
         text += f" {plural(number, 'record')} {'is' if number == 1 else 'are'} of configurations that none of them has."
@@ -152,13 +156,13 @@ def _machines_table(records: Sequence[Record], names: Mapping[Machine, str]) -> 
 
 
 def _versions(records: Sequence[Record]) -> str:
-    commits = Counter((record.environment.commit[:12] or "unknown", record.environment.dirty) for record in records)
-    listed = [f"{code(commit)}{' with local changes' if dirty else ''} ({count_})"
-              for (commit, dirty), count_ in sorted(commits.items())]
+    commits = {record.environment.commit for record in records}
+    dirty = sum(record.environment.dirty for record in records)
     pythons = sorted({record.environment.python for record in records if record.environment.python})
     libraries = sorted({" ".join(one) for record in records for one in record.environment.libraries.items()})
     days = sorted(record.started_at[:10] for record in records if record.started_at)
-    lines = [f"- Commits (records): {', '.join(listed[:20])}{', ...' if len(listed) > 20 else ''}"]
+    lines = [f"- Commits: {len(commits)}; each record names its own"
+             + (f", {plural(dirty, 'record')} with local changes" if dirty else "")]
     lines += [f"- Python: {escape(', '.join(pythons))}"] if pythons else []
     lines += [f"- Libraries: {escape(', '.join(libraries))}"] if libraries else []
     lines += [f"- Measured: {escape(days[0])} to {escape(days[-1])}"] if days else []

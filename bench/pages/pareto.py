@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from bench import stats
 from bench.formatting import plural
+from bench.judging.evidence import MINIMUM_EFFECT
 from bench.pages.drawing import SMALL, WIDTH, coverage, label_points, legend_below, number_axis, seeds_of, title_of
-from bench.record import TrainRecord
 from bench.records import outcomes
-from bench.records.machines import Machine
+from bench.records.machines import Machine, is_undisturbed
 from bench.records.rows import Results, Row
 from fmnist_core.config import Baseline, CitedModel, KernelDepthCNN, Network1, Network2, quality_key
 from fmnist_core.model_config import Config
@@ -31,8 +31,9 @@ HOW_TO_READ = (
     "Mean test accuracy at the last epoch of every cell with records, on 50,000 or all 60,000 training images; hollow: "
     "one seed so far where more are asked for, which may be luck. Multiply-adds are those of all views that a "
     "prediction takes the mean of. Training times are of the machine and threads that trained most cells; k nearest "
-    "neighbours, which only store the images, and seeds trained as one module have none. The dotted line joins what "
-    "nothing cheaper beats, the hollow left out: it is read off the test set, and chooses nothing.")
+    "neighbours, which only store the images, seeds trained as one module and trainings that other work disturbed have "
+    "none. The dotted line joins what nothing cheaper beats, the hollow left out: it is read off the test set, and "
+    "chooses nothing. Named are those of it that beat the one named before by 0.1 points or more.")
 LEAST = 0.70
 """Accuracies below are left out, so that the others can be told apart; the title says how many."""
 FIRST_LOOK = "quick"
@@ -108,7 +109,8 @@ def _num_cells(results: Results) -> int:
 
 def _main_machine(rows: Sequence[Row]) -> Machine | None:
     """The one that trained most cells, seed by seed."""
-    counts = Counter(machine for row in rows for machine in {Machine.of(record) for record in _alone(row)})
+    counts = Counter(machine for row in rows
+                     for machine in {Machine.of(record) for record in row.trained if is_undisturbed(record)})
     return max(counts, key=lambda machine: (counts[machine], machine), default=None)
 
 
@@ -121,11 +123,20 @@ def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return best
 
 
+def _apart(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Of a front, accuracies in per cent: what is worth a name of its own."""
+    named: list[tuple[float, float]] = []
+    for cost, accuracy in points:
+        if not named or accuracy >= named[-1][1] + 100 * MINIMUM_EFFECT:
+            named.append((cost, accuracy))
+    return named
+
+
 def _point(row: Row, machine: Machine | None, is_reports: bool) -> Point:
     config = row.cell.config
     stores_only = isinstance(config.model, Baseline) and config.model.estimator == "k_nearest_neighbors"
-    seconds = [total for record in _alone(row) if Machine.of(record) == machine and not stores_only
-               and (total := outcomes.train_s(record)) is not None]
+    seconds = [total for record in filter(is_undisturbed, row.trained)
+               if Machine.of(record) == machine and not stores_only and (total := outcomes.train_s(record)) is not None]
     accuracies = row.values(outcomes.test_last)
     return Point(kind="the report's" if is_reports else kind_of(config.model),
                  name=f"{row.experiment.name}: {row.label}", accuracy=stats.summarize(accuracies).mean,
@@ -133,11 +144,6 @@ def _point(row: Row, machine: Machine | None, is_reports: bool) -> Point:
                  multiply_adds=row.multiply_adds * NUM_VIEWS[config.data.test_views],
                  seconds=stats.summarize(seconds).median if seconds else None,
                  may_be_luck=len(accuracies) < min(2, row.seeds_wanted))
-
-
-def _alone(row: Row) -> list[TrainRecord]:
-    """What was trained as a part of a module of several seeds has no time of its own."""
-    return [record for record in row.trained if record.labels.fused_seeds <= 1]
 
 
 def kind_of(model: Config) -> str:
@@ -177,6 +183,7 @@ def _panel(panel: Axes, costs: Sequence[tuple[Point, float]]) -> tuple[list[tupl
     panel.set_xscale("log")
     panel.margins(x=0.08, y=0.08)
     number_axis(panel.xaxis, logarithmic=True)
+    best = _apart(best)
     lines = [textwrap.fill(f"{i} {names[at]}", 42) for i, at in enumerate(best, start=1)]
-    panel.text(0, -0.22, "\n".join(lines), transform=panel.transAxes, va="top", fontsize=SMALL)
+    panel.text(0, -0.26, "\n".join(lines), transform=panel.transAxes, va="top", fontsize=SMALL)
     return [(*at, str(i)) for i, at in enumerate(best, start=1)], list(names)

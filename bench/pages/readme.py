@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 
-from bench.claims import Judged, parts_by_verdict, readings
+from bench.claims import Judged, readings
 from bench.formatting import escape, estimate, percent, table
 from bench.pages.reported import TEST_SOURCES, VALIDATION
+from bench.pages.verdicts import parts_by_verdict
 from bench.records import outcomes
 from bench.records.rows import Results
 

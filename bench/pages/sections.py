@@ -19,7 +19,7 @@ from bench.pages.tables import (
 from bench.pages.targets import targets_table
 from bench.record import SpeedRecord
 from bench.records.identity import Numerics
-from bench.records.machines import Machine
+from bench.records.machines import Machine, was_disturbed
 from bench.records.rows import Row, comparable, one_per_cell
 from bench.records.side_records import Pairs
 
@@ -92,15 +92,17 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
         parts.append(f"**The rows differ in their arithmetic, and are compared within each kind only.** {kinds}.")
     if to_targets := targets_table(rows, rows[0].experiment.targets, names):
         title = "Training time to a target validation accuracy"
-        alone = any(not record.labels.machine_shared for row in rows for record in row.trained)
+        alone = any(not was_disturbed(record) for row in rows for record in row.trained)
         parts.append(f"**{title}**\n\n{to_targets}" if alone else folded(f"{title} (‡)", to_targets))
     timed, cells = False, one_per_cell(rows)
     for machine, name in names.items():
         speeds = [speed for row in cells if (speed := row.timed(machine))]
         if speeds:
             timed = True
-            parts.append(f"**Speed on {name}** ({labels_text(speeds)})\n\n{speed_table(cells, machine)}")
-            parts.append(_warnings(cells, machine))
+            title, shown = f"Speed on {name}", f"{speed_table(cells, machine)}\n\n{_warnings(cells, machine)}"
+            alone = len(speeds) == 1 < len(cells)
+            parts.append(folded(f"{title}: one cell", f"({labels_text(speeds)})\n\n{shown}") if alone else
+                         f"**{title}** ({labels_text(speeds)})\n\n{shown}")
     to_time = [row for row in cells if row.experiment.times(row.cell)]
     if to_time and not timed:
         parts.append(f"**Speed**: waiting, none of {plural(len(to_time), 'cell')} is timed.")

@@ -1,5 +1,6 @@
 """The tables of an experiment: what was learnt, how fast it runs, and which settings differ. No torch."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -7,6 +8,7 @@ import msgspec
 
 from bench import stats
 from bench.formatting import (
+    ELSEWHEN,
     NOISY,
     NOTHING,
     SHARED,
@@ -30,6 +32,10 @@ from bench.records.rows import Row, memory_formats
 from fmnist_core.model_config import Baseline
 
 LATENCY_BATCH = 1
+MOST_LISTED = 6
+"""Members of a setting that is a list; longer ones are cut."""
+NO_MIXED_PRECISION = "no"
+"""Accelerate's word for it."""
 MAIN_SETTINGS = ("model.name", "train.epochs", "train.global_batch_size", "train.optimizer", "train.learning_rate")
 
 
@@ -88,22 +94,28 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 
 def speed_table(rows: Sequence[Row], machine: Machine) -> str:
-    """One row per cell that is timed on one machine."""
+    """One row per cell that is timed on one machine; marked where at another commit than `main_commit`."""
     headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "step (ms)", "step, IQR (ms)",
                "step, p99 (ms)", "batch (ms)", "times the limit", "first step (s)", "evaluation (s)",
                "inference (images/s)", "latency of one image (ms)", "memory (MB)", "operators a step"]
-    body = []
-    for row in rows:
-        if speed := row.timed(machine):
-            body.append([escape(row.label), count(row.num_parameters), count(row.multiply_adds),
-                         *_speed_figures(speed)])
+    timed = [(row, speed) for row in rows if (speed := row.timed(machine))]
+    commit = main_commit([speed for _, speed in timed])
+    body = [[escape(row.label), count(row.num_parameters), count(row.multiply_adds), *_speed_figures(speed, commit)]
+            for row, speed in timed]
     return table(*without_empty_columns(headers, body, kept=4))
 
 
-def _speed_figures(speed: SpeedRecord) -> list[str]:
+def main_commit(speeds: Sequence[SpeedRecord]) -> str:
+    """The one at which most were timed: another may have made the code faster or slower."""
+    commits = Counter(speed.environment.commit for speed in speeds)
+    return max(commits, key=lambda one: (commits[one], one), default="")
+
+
+def _speed_figures(speed: SpeedRecord, commit: str) -> list[str]:
     rate = stats.throughput(speed.images_per_step, speed.step_s)
     step = stats.summarize(speed.step_s)
-    mark = (NOISY if rate.noisy else "") + (SHARED if speed.labels.machine_shared else "")
+    mark = ((NOISY if rate.noisy else "") + (SHARED if speed.labels.machine_shared else "")
+            + (ELSEWHEN if speed.environment.commit != commit else ""))
     return [
         f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]{mark}",
         *(significant(1000 * seconds) for seconds in (step.median, step.iqr, step.p99)),
@@ -176,16 +188,17 @@ def _main_settings(row: Row) -> Sequence[str]:
 
 
 def training_time(row: Row, names: Mapping[Machine, str]) -> str:
-    """Median over seeds, for each machine, alone or shared, and number of seeds as one module; named by `names`."""
+    """Median over seeds, for each machine, disturbed or not, and number of seeds as one module; named by `names`."""
     texts = []
     for conditions in sorted(set(map(Conditions.of, row.trained))):
-        machine, shared, fused = conditions
+        machine, disturbed, fused = conditions
         records = [record for record in row.trained if Conditions.of(record) == conditions]
         seconds = [total for record in records if (total := outcomes.train_s(record)) is not None]
         if seconds:
             together = f" for {fused} seeds" if fused > 1 else ""
             where = f" on {names[machine]}" if names else ""
-            texts.append(f"{significant(stats.summarize(seconds).median)}{SHARED if shared else ''}{together}{where}")
+            mark = SHARED if disturbed else ""
+            texts.append(f"{significant(stats.summarize(seconds).median)}{mark}{together}{where}")
     return "; ".join(texts) or NOTHING
 
 
@@ -218,6 +231,12 @@ def _show(value: Any) -> str:
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value == NO_MIXED_PRECISION:
+        return f"{value} (float32)"
     if isinstance(value, dict):
         return ", ".join(f"{escape(key)} {_show(one)}" for key, one in value.items()) or "none"
-    return escape(" ".join(map(str, value)) or "none") if isinstance(value, list | tuple) else escape(value)
+    if not isinstance(value, list | tuple):
+        return escape(value)
+    shown = [escape(" ".join(map(str, one))) if isinstance(one, list | tuple) else escape(one) for one in value]
+    rest = f" ... ({len(shown)} in all)" if len(shown) > MOST_LISTED else ""
+    return " ".join(shown[:MOST_LISTED]) + rest if shown else "none"

@@ -45,14 +45,14 @@ def _line(row: Row, target: float, conditions: Conditions, names: Mapping[Machin
     records = [record for record in _timed(row) if Conditions.of(record) == conditions]
     reached = [one for record in records if (one := time_to(record, target))]
     by_test = BY_TEST if any(not record.epochs.validation_accuracy for record in records) else ""
-    where = names[conditions.machine] + (SHARED if conditions.shared else "")
+    where = names[conditions.machine] + (SHARED if conditions.disturbed else "")
     together = f", {conditions.fused_seeds} seeds as one module" if conditions.fused_seeds > 1 else ""
     seconds = seconds_text([one.train_s for one in reached])
     if 0 < len(reached) < len(records):
         seconds += f", of the {len(reached)} that reached it"
     return [escape(row.label), percent(target, 1) + by_test, where + together, f"{len(reached)} of {len(records)}",
             seconds, _range([one.epochs for one in reached]),
-            NOTHING if conditions.shared else _median(first_epoch_surplus_s(records)), _median(_off(records))]
+            NOTHING if conditions.disturbed else _median(first_epoch_surplus_s(records)), _median(_off(records))]
 
 
 def _timed(row: Row) -> Iterator[TrainRecord]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from bench import stats
 from bench.environment import speed_identity
 from bench.record import Environment, Record, TrainRecord
 from bench.records.side_records import SideRecord
@@ -46,13 +47,28 @@ class Conditions(NamedTuple):
     """What must be equal for two training times to be averaged."""
 
     machine: Machine
-    shared: bool
+    disturbed: bool
     fused_seeds: int
     """Trained as one module: the seconds are those of all of them together."""
 
     @classmethod
     def of(cls, record: TrainRecord) -> "Conditions":
-        return cls(Machine.of(record), record.labels.machine_shared, record.labels.fused_seeds)
+        return cls(Machine.of(record), was_disturbed(record), record.labels.fused_seeds)
+
+
+def was_disturbed(record: TrainRecord) -> bool:
+    """Whether other work ran beside a training: as the harness saw then, or as its epochs tell afterwards.
+
+    They do if IQR / median of their seconds is above 10 %; the first, which may compile, is left out, and three others
+    are the fewest that tell.
+    """
+    seconds = record.epochs.train_s[1:]
+    return record.labels.machine_shared or (len(seconds) > 2 and stats.summarize(seconds).noisy)
+
+
+def is_undisturbed(record: TrainRecord) -> bool:
+    """Whether its seconds say how long such a training takes: nothing beside it, and not a part of several seeds'."""
+    return not was_disturbed(record) and record.labels.fused_seeds <= 1
 
 
 def machines(records: Iterable[Record]) -> list[Machine]:

@@ -40,6 +40,11 @@ def test_best(record: TrainRecord) -> float | None:
     return max(record.epochs.test_accuracy, default=None)
 
 
+def test_by_sign(record: TrainRecord) -> float | None:
+    """At the last epoch, of an SVM: by the sign of the logits, where ties go to the lowest class, as Agarap counts."""
+    return record.extra.get("sign_argmax_accuracy")
+
+
 def gain_by_stopping(record: TrainRecord) -> float | None:
     """Test accuracy at the validation-selected epoch less that at the last."""
     selected, last = test_selected(record), test_last(record)

@@ -137,9 +137,7 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Finding]:
 
 def _p(result: stats.Ratio | stats.Comparison | None) -> float:
     """nan where the question has no answer."""
-    if result is None:
-        return float("nan")
-    return result.p if isinstance(result, stats.Ratio) else result.welch_p
+    return float("nan") if result is None else result.p
 
 
 def medians(record: SpeedRecord) -> dict[Metric, float]:

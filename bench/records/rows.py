@@ -76,9 +76,9 @@ class Row:
 
     @property
     def trained_in(self) -> Conditions | None:
-        """The conditions of its finished seeds, shared where any of them was; None where they differ otherwise."""
+        """The conditions of its finished seeds, disturbed where any of them was; None where they differ otherwise."""
         found = {Conditions.of(record) for record in self.trained}
-        if len({conditions._replace(shared=False) for conditions in found}) != 1:
+        if len({conditions._replace(disturbed=False) for conditions in found}) != 1:
             return None
         return max(found)
 

@@ -53,7 +53,7 @@ class CitedSystem:
     selection: Selection = "unknown"
     """Which of the trained networks that number belongs to."""
     release: Release = "unknown"
-    """Of the dataset: `old` is the one from before 31 August 2017, about 0.4 to 0.55 points easier."""
+    """Of the dataset: `old` is the one from before September 2017, about 0.4 to 0.55 points easier."""
     reported_accuracy: float | None = None
     """The number that the report quotes."""
     note: str = ""

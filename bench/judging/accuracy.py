@@ -7,42 +7,31 @@ Levels: 5 % for a whole judgement, shared among its comparisons by Holm's or Bon
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from bench import stats
-from bench.evidence import (
+from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
+from bench.judging.evidence import (
     ALPHA,
+    HALF_A_DIGIT,
     MINIMUM_EFFECT,
+    WAITING,
+    Finding,
+    Verdict,
     can_judge,
     holds,
     one_way_p,
     pooled_sd,
     seeds_for,
+    seeds_for_mean,
     seeds_for_one_way,
     seeds_to_predict,
 )
-from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
-from bench.record import SpeedRecord
-from bench.records.identity import Numerics
-from bench.records.machines import Machine, machines
 from bench.records.outcomes import LEARNT, Outcome, test_last, validation_last, validation_loss_rise
-from bench.records.rows import Results, Row, memory_formats
-from bench.records.side_records import Calibration, Pairs, Turns, record_ratio
-from fmnist_core.config import to_dict
+from bench.records.rows import Row
 
-Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
-
-MINIMUM_SLOWDOWN = 0.05
-"""Step times that differ by less are never called slower."""
 NEGLIGIBLE = 0.003
 """A factor whose largest difference is surely below 0.3 points is said not to affect accuracy."""
-
-
-class Finding(NamedTuple):
-    verdict: Verdict
-    evidence: str
-    seeds: float | None = None
-    """Per cell, to resolve it if the differences are as seen; infinite where that is beyond reach. None: no need."""
 
 
 class Contrast(NamedTuple):
@@ -51,9 +40,6 @@ class Contrast(NamedTuple):
     name: str
     low: Sequence[float]
     high: Sequence[float]
-
-
-WAITING = Finding("waiting", "no records yet")
 
 
 def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT) -> Finding:
@@ -68,15 +54,16 @@ def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT)
     if not tested:
         return Finding("waiting" if missing else "not resolved", "one seed a cell: no spread, no test", 2)
     results = [stats.compare(pair.low, pair.high) for pair in tested]
-    adjusted = stats.holm([result.welch_p for result in results])
+    adjusted = stats.holm([result.p for result in results])
     verdicts = [stats.verdict(result, minimum_effect, p=p) for result, p in zip(results, adjusted, strict=True)]
     as_claimed, against = verdicts.count("greater"), verdicts.count("less") + verdicts.count("equivalent")
     verdict: Verdict = ("contradicted" if against else "waiting" if missing else
                         "supported" if as_claimed == len(pairs) else "not resolved")
     evidence = _contrast_text(tested, results, adjusted, verdicts)
-    evidence += (f"{as_claimed} of {plural(len(pairs), 'comparison')} resolved as claimed, {against} reversed or "
-                 f"equal, {len(pairs) - missing - as_claimed - against} not resolved"
-                 f"{f', {missing} waiting' if missing else ''}")
+    if len(pairs) > 1:
+        evidence += (f"; {as_claimed} of {len(pairs)} comparisons resolved as claimed, {against} reversed or equal, "
+                     f"{len(pairs) - missing - as_claimed - against} not resolved"
+                     f"{f', {missing} waiting for seeds of equal arithmetic' if missing else ''}")
     open_ = [result for result, one in zip(results, verdicts, strict=True) if one == "not resolved"]
     return Finding(verdict, evidence, _seeds(open_, tested, minimum_effect) if verdict == "not resolved" else None)
 
@@ -86,15 +73,20 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
 
     Supported if any reading's interval holds it, contradicted if none does.
     """
-    intervals = [(f"{row.label}, {name}", len(values), *stats.prediction_interval(values))
-                 for row in rows for name, outcome in readings if (values := row.values(outcome))]
-    if not intervals:
+    measured = [(f"{row.label}, {name}", values) for row in rows for name, outcome in readings
+                if (values := row.values(outcome))]
+    if not measured:
         return WAITING
+    intervals = [(name, len(values), *stats.prediction_interval(values)) for name, values in measured]
+    intervals.sort(key=lambda one: not holds(one[2], one[3], figure))
     usable = [one for one in intervals if can_judge(*one[1:])]
     spread = "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {n})"
                        for name, n, low, high in intervals if n > 1)
     alone = "; ".join(escape(name) for name, n, *_ in intervals if n == 1)
-    evidence = "; ".join([*([f"one run gives {spread}"] if spread else []),
+    values = [value for _, own in measured for value in own]
+    reached = sum(value >= figure - HALF_A_DIGIT for value in values)
+    evidence = "; ".join([f"reached by {reached} of {plural(len(values), 'figure')}",
+                          *([f"one run gives {spread}"] if spread else []),
                           *([f"one seed, no interval: {alone}"] if alone else [])])
     if any(holds(low, high, figure) for _, _, low, high in usable):
         return Finding("supported", evidence)
@@ -124,8 +116,7 @@ def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
     if all(not low <= figure <= high for low, high in intervals):
         return Finding("not resolved", f"{evidence}: it depends on the reading, not on seeds")
     summaries = [stats.summarize(values) for _, values in measured]
-    needed = [seeds_for(summary.sd, abs(summary.mean - figure), ALPHA, 0.0) for summary in summaries]
-    return Finding("not resolved", evidence, max(needed))
+    return Finding("not resolved", evidence, max(seeds_for_mean(one.sd, one.mean - figure, ALPHA) for one in summaries))
 
 
 def counts_rise(sequences: Sequence[Sequence[Row]], attribute: Callable[[Row], int]) -> Finding:
@@ -145,59 +136,24 @@ def counts_rise(sequences: Sequence[Sequence[Row]], attribute: Callable[[Row], i
     return Finding(verdict, f"exact counts, smallest kernel first: {'; '.join(shown)}")
 
 
-def noise_of_machines(results: Results) -> dict[Machine, Pairs]:
-    """How far two timings of one training step differ by themselves, on each machine that was calibrated."""
-    return {Machine.at(side.environment): side.metrics["train_step"] for side in results.sides
-            if isinstance(side, Calibration)}
-
-
-STEP_WORDS: dict[stats.Verdict, str] = {
-    "less": "faster", "equivalent": "within 5 %", "greater": "slower", "not resolved": "not resolved"}
-"""In the order in which they are told: what decides comes first, and first what decides against the claim."""
-
-
-def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> Finding:
-    """Whether a training step takes longer in the second row of each pair, on a machine that timed both alone.
-
-    In turns, or each in one run: how far two runs differ by themselves is known of machines that were calibrated. One
-    that is too noisy to tell says nothing, and so takes nothing from what another one shows.
-    """
-    noise = noise_of_machines(results)
-    in_turns = [(name, side, before_s, after_s) for side in results.sides if isinstance(side, Turns)
-                for name, one, other in pairs if (before_s := side.step_s_of(to_dict(one.cell.config)))
-                and (after_s := side.step_s_of(to_dict(other.cell.config)))]
-    timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
-             if (a := _alone(one.timed(machine))) and (b := _alone(other.timed(machine))) and _alike(a, b)]
-    if not timed and not in_turns:
-        return Finding("waiting", "no timings yet on a machine that had nothing else to do")
-    alpha = ALPHA / (len(timed) + len(in_turns))
-    verdicts, texts = [], []
-    for name, side, before_s, after_s in in_turns:
-        change = stats.paired_ratio(after_s, before_s, 1 - alpha)
-        verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
-        hardware = Machine.at(side.environment).hardware
-        texts.append(f"{escape(name)} on {escape(hardware)}, in turns: {change.ratio:.3f} [{change.low:.3f}, "
-                     f"{change.high:.3f}] times the step time, {STEP_WORDS[verdicts[-1]]}")
-    for name, machine, a, b in timed:
-        before, after = (stats.summarize(one.step_s).median for one in (a, b))
-        about = f"{escape(name)} on {escape(machine.hardware)}: {after / before:.3f}"
-        if machine in noise:
-            change = record_ratio(after, before, noise[machine], alpha)
-            verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
-            about += f" [{change.low:.3f}, {change.high:.3f}]"
-        else:
-            verdicts.append("not resolved")
-        texts.append(f"{about} times the step time, {STEP_WORDS[verdicts[-1]]}"
-                     f"{'' if machine in noise else ': not calibrated'}")
-    texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
-    shown = "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
-    if "less" in verdicts or "equivalent" in verdicts:
-        return Finding("contradicted", shown)
-    names = [name for name, *_ in (*in_turns, *timed)]
-    if len(set(names)) < len(pairs):
-        return Finding("waiting", shown)
-    slower = {name for name, verdict in zip(names, verdicts, strict=True) if verdict == "greater"}
-    return Finding("supported" if len(slower) == len(pairs) else "not resolved", shown)
+def rises(rows: Sequence[tuple[float, Row]], outcome: Outcome, unit: str) -> Finding:
+    """Whether an outcome rises with a number, of equal arithmetic: Spearman's test by permutation over all seeds."""
+    by_number = {at: values for at, row in sorted(rows, key=lambda one: one[0]) if (values := row.values(outcome))}
+    waiting = sum(not row.trained and not row.failed for _, row in rows)
+    if not by_number:
+        return WAITING
+    means = ", ".join(f"{percent(stats.summarize(values).mean)} at {at:g}" for at, values in by_number.items())
+    pairs = [(at, value) for at, values in by_number.items() for value in values]
+    if len(by_number) < 3 or len(pairs) == len(by_number):
+        return Finding("waiting" if waiting else "not resolved", f"{means} {unit}: too few seeds for a test", 2)
+    slope, p = stats.trend([at for at, _ in pairs], [value for _, value in pairs])
+    evidence = f"{means} {unit}, n = {len(pairs)}, {p_value(p)}{f', {waiting} waiting' if waiting else ''}"
+    if p >= ALPHA:
+        first, last = (stats.summarize(by_number[at]).mean for at in (min(by_number), max(by_number)))
+        needed = seeds_for(pooled_sd([*by_number.values()]), abs(last - first), ALPHA, MINIMUM_EFFECT)
+        return Finding("waiting" if waiting else "not resolved", evidence,
+                       max(needed, 1 + min(map(len, by_number.values()))))
+    return Finding("supported" if slope > 0 else "contradicted", evidence)
 
 
 def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
@@ -221,8 +177,13 @@ def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
         return Finding("supported" if for_ > half else "contradicted", evidence)
     unclear = [stats.summarize(values) for (_, values), (low, high) in zip(learnt, intervals, strict=True)
                if not (low > 0 or high < 0)]
-    needed = [seeds_for(summary.sd, abs(summary.mean), ALPHA / len(learnt), 0.0) for summary in unclear]
-    return Finding("not resolved", evidence, max(needed, default=None))
+    needed = {rises: sorted(seeds_for_mean(one.sd, one.mean, ALPHA / len(learnt)) for one in unclear
+                            if (one.mean > 0) == rises) for rises in (True, False)}
+    missing = {True: math.floor(half) + 1 - rising, False: math.floor(half) + 1 - falling}
+    majorities = [own[missing[rises] - 1] for rises, own in needed.items() if len(own) >= missing[rises]]
+    if not majorities:
+        return Finding("not resolved", f"{evidence}: it depends on the configuration, not on seeds")
+    return Finding("not resolved", evidence, min(majorities))
 
 
 def factors_matter(groups: dict[str, Sequence[Row]]) -> dict[str, Finding]:
@@ -252,11 +213,14 @@ def _untested(rows: Sequence[Row]) -> Finding:
 
 def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float, level: float) -> Finding:
     """`p`: adjusted; `level`: that of the test without adjustment, for the seeds that it would take."""
-    ordered = sorted(values, key=lambda one: stats.summarize(one).mean)
-    extremes = stats.compare(ordered[0], ordered[-1])
+    tested = [row for row in rows if len(row.values(test_last)) > 1]
+    ordered = sorted(tested, key=lambda row: stats.summarize(row.values(test_last)).mean)
+    lowest, highest = ordered[0], ordered[-1]
+    extremes = stats.compare(lowest.values(test_last), highest.values(test_last))
     waiting = sum(not row.trained and not row.failed for row in rows)
-    evidence = (f"{len(values)} cells from {percent(extremes.mean_a)} to {percent(extremes.mean_b)} % test accuracy, "
-                f"adjusted {p_value(p)}{f', {waiting} waiting' if waiting else ''}")
+    evidence = (f"{len(values)} cells from {percent(extremes.mean_a)} ({escape(lowest.label)}) to "
+                f"{percent(extremes.mean_b)} % ({escape(highest.label)}) test accuracy, adjusted {p_value(p)}"
+                f"{f', {waiting} waiting' if waiting else ''}")
     if p < ALPHA and extremes.difference >= MINIMUM_EFFECT:
         return Finding("supported", evidence)
     if waiting:
@@ -272,9 +236,9 @@ def _contrast_text(tested: Sequence[Contrast], results: Sequence[stats.Compariso
     """At most four, those that decide first."""
     deciding = ["less", "equivalent", "greater", "not resolved"]
     shown = sorted(range(len(tested)), key=lambda i: (deciding.index(verdicts[i]), -abs(results[i].difference)))[:4]
-    return "".join(f"{escape(tested[i].name)}: {points(results[i].difference)} points [{points(results[i].low)}, "
+    return "; ".join(f"{escape(tested[i].name)}: {points(results[i].difference)} points [{points(results[i].low)}, "
                    f"{points(results[i].high)}], {p_value(adjusted[i])}, n = {len(tested[i].high)} and "
-                   f"{len(tested[i].low)}; " for i in shown)
+                   f"{len(tested[i].low)}" for i in shown)
 
 
 def _seeds(open_: Sequence[stats.Comparison], tested: Sequence[Contrast], minimum_effect: float) -> float:
@@ -282,14 +246,3 @@ def _seeds(open_: Sequence[stats.Comparison], tested: Sequence[Contrast], minimu
     groups = [values for pair in tested for values in (pair.low, pair.high)]
     sd, alpha, more = pooled_sd(groups), ALPHA / len(tested), 1 + min(map(len, groups))
     return max([more, *(seeds_for(sd, abs(result.difference), alpha, minimum_effect) for result in open_)])
-
-
-def _alone(speed: SpeedRecord | None) -> SpeedRecord | None:
-    return None if speed is None or speed.labels.machine_shared else speed
-
-
-def _alike(a: SpeedRecord, b: SpeedRecord) -> bool:
-    """Same arithmetic, memory format and execution, as observed."""
-    facts = lambda one: (Numerics.of(one), one.labels.compiled, one.labels.captured, one.images_per_step)
-    formats = [(one.labels.weight_memory_format, one.labels.activation_memory_format) for one in (a, b)]
-    return bool(facts(a) == facts(b)) and all(len(memory_formats(kind)) == 1 for kind in zip(*formats, strict=True))

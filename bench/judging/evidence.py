@@ -1,11 +1,14 @@
 """When seeds decide a question, for the answers of RESULTS.md and for the verdicts on claims. No torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
 
 import scipy.stats
 
 from bench import stats
+
+Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
 
 ALPHA = 0.05
 HALF_A_DIGIT = 0.0005
@@ -19,6 +22,16 @@ MAX_SEEDS = 10_000
 MAX_PERMUTED = 2_000
 """Values that a permutation test is given at most: its time grows with them, the memory of a slope with their square.
 """
+
+
+class Finding(NamedTuple):
+    verdict: Verdict
+    evidence: str
+    seeds: float | None = None
+    """Per cell, to resolve it if the differences are as seen; infinite where that is beyond reach. None: no need."""
+
+
+WAITING = Finding("waiting", "no records yet")
 
 
 def can_judge(num_seeds: int, low: float, high: float) -> bool:
@@ -37,7 +50,7 @@ def one_way_p(groups: Sequence[Sequence[float]]) -> float:
     Of two groups Welch's test: three seeds a group have only 20 permutations, too few for a p below 0.1.
     """
     if len(groups) == 2:
-        return stats.compare(groups[0], groups[1]).welch_p
+        return stats.compare(groups[0], groups[1]).p
     limit = max(2, MAX_PERMUTED // len(groups))
     return stats.one_way([group[:limit] for group in groups])
 
@@ -58,15 +71,14 @@ def seeds_for_one_way(groups: Sequence[Sequence[float]], alpha: float) -> float:
 
 def seeds_for(sd: float, difference: float, alpha: float, minimum_effect: float) -> float:
     """Per cell, for Welch's test; infinite beyond `MAX_SEEDS`."""
-    if math.isnan(sd):
-        return 2
-    if difference <= minimum_effect:
-        return math.inf
-    try:
-        seeds = stats.seeds_needed(sd, difference, alpha=alpha, minimum_effect=minimum_effect)
-    except ValueError:  # more than a billion
-        return math.inf
-    return seeds if seeds <= MAX_SEEDS else math.inf
+    return _within_reach(sd, difference, minimum_effect, lambda: stats.seeds_needed(
+        sd, difference, alpha=alpha, minimum_effect=minimum_effect))
+
+
+def seeds_for_mean(sd: float, distance: float, alpha: float) -> float:
+    """For a mean's interval to leave out what lies `distance` away."""
+    return _within_reach(sd, abs(distance), 0.0, lambda: stats.pairs_needed(
+        sd, math.expm1(abs(distance)), power=0.8, alpha=alpha))
 
 
 def seeds_to_predict(sd: float) -> float:
@@ -75,3 +87,15 @@ def seeds_to_predict(sd: float) -> float:
         return 3
     half_width = lambda n: sd * math.sqrt(1 + 1 / n) * float(scipy.stats.t.ppf(0.975, n - 1))
     return next((n for n in range(3, 1000) if half_width(n) <= WIDEST_PREDICTION), math.inf)
+
+
+def _within_reach(sd: float, difference: float, minimum_effect: float, needed: Callable[[], int]) -> float:
+    if math.isnan(sd):
+        return 2
+    if difference <= minimum_effect:
+        return math.inf
+    try:
+        seeds = needed()
+    except ValueError:  # more than a billion
+        return math.inf
+    return seeds if seeds <= MAX_SEEDS else math.inf

@@ -1,0 +1,1 @@
+"""How a claim is judged: kinds of evidence to a verdict."""

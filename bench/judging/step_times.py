@@ -1,0 +1,86 @@
+"""Whether a training step takes longer in one cell than in another: timings to a verdict. No torch."""
+
+from collections.abc import Sequence
+
+from bench import stats
+from bench.formatting import escape, plural
+from bench.judging.evidence import ALPHA, Finding
+from bench.record import SpeedRecord
+from bench.records.identity import Numerics
+from bench.records.machines import Machine, machines
+from bench.records.rows import Results, Row, memory_formats
+from bench.records.side_records import Calibration, Pairs, Turns, record_ratio
+from fmnist_core.config import to_dict
+
+MINIMUM_SLOWDOWN = 0.05
+"""Step times that differ by less are never called slower."""
+
+
+def noise_of_machines(results: Results) -> dict[Machine, Pairs]:
+    """How far two timings of one training step differ by themselves, on each machine that was calibrated."""
+    return {Machine.at(side.environment): side.metrics["train_step"] for side in results.sides
+            if isinstance(side, Calibration)}
+
+
+STEP_WORDS: dict[stats.Verdict, str] = {
+    "less": "faster", "equivalent": "within 5 %", "greater": "slower", "not resolved": "not resolved"}
+"""In the order in which they are told: what decides comes first, and first what decides against the claim."""
+
+
+def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> Finding:
+    """Whether a training step takes longer in the second row of each pair, on a machine that timed both alone.
+
+    In turns, or each in one run: how far two runs differ by themselves is known of machines that were calibrated. One
+    that is too noisy to tell says nothing, and so takes nothing from what another one shows.
+    """
+    noise = noise_of_machines(results)
+    in_turns = [(name, side, before_s, after_s) for side in results.sides if isinstance(side, Turns)
+                for name, one, other in pairs if (before_s := side.step_s_of(to_dict(one.cell.config)))
+                and (after_s := side.step_s_of(to_dict(other.cell.config)))]
+    timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
+             if (a := _alone(one.timed(machine))) and (b := _alone(other.timed(machine))) and _alike(a, b)]
+    if not timed and not in_turns:
+        return Finding("waiting", "no timings yet on a machine that had nothing else to do")
+    alpha = ALPHA / (len(timed) + len(in_turns))
+    verdicts, texts = [], []
+    for name, side, before_s, after_s in in_turns:
+        change = stats.paired_ratio(after_s, before_s, 1 - alpha)
+        verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
+        texts.append(f"{escape(name)} on {_where(Machine.at(side.environment))}, in turns: {change.ratio:.3f} "
+                     f"[{change.low:.3f}, {change.high:.3f}] times the step time, {STEP_WORDS[verdicts[-1]]}")
+    for name, machine, a, b in timed:
+        before, after = (stats.summarize(one.step_s).median for one in (a, b))
+        about = f"{escape(name)} on {_where(machine)}: {after / before:.3f}"
+        if machine in noise:
+            change = record_ratio(after, before, noise[machine], alpha)
+            verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
+            about += f" [{change.low:.3f}, {change.high:.3f}]"
+        else:
+            verdicts.append("not resolved")
+        texts.append(f"{about} times the step time, {STEP_WORDS[verdicts[-1]]}"
+                     f"{'' if machine in noise else ': not calibrated'}")
+    texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
+    shown = "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
+    if "less" in verdicts or "equivalent" in verdicts:
+        return Finding("contradicted", shown)
+    names = [name for name, *_ in (*in_turns, *timed)]
+    if len(set(names)) < len(pairs):
+        return Finding("waiting", shown)
+    slower = {name for name, verdict in zip(names, verdicts, strict=True) if verdict == "greater"}
+    return Finding("supported" if len(slower) == len(pairs) else "not resolved", shown)
+
+
+def _where(machine: Machine) -> str:
+    threads = f", {plural(machine.num_threads, 'thread')}" if machine.num_threads else ""
+    return escape(machine.hardware) + threads
+
+
+def _alone(speed: SpeedRecord | None) -> SpeedRecord | None:
+    return None if speed is None or speed.labels.machine_shared else speed
+
+
+def _alike(a: SpeedRecord, b: SpeedRecord) -> bool:
+    """Same arithmetic, memory format and execution, as observed."""
+    facts = lambda one: (Numerics.of(one), one.labels.compiled, one.labels.captured, one.images_per_step)
+    formats = [(one.labels.weight_memory_format, one.labels.activation_memory_format) for one in (a, b)]
+    return bool(facts(a) == facts(b)) and all(len(memory_formats(kind)) == 1 for kind in zip(*formats, strict=True))
