@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bench import stats
 from bench.formatting import plural
-from bench.judging.evidence import MINIMUM_EFFECT
+from bench.judging.accuracy import NEGLIGIBLE
 from bench.pages.drawing import SMALL, WIDTH, coverage, label_points, legend_below, number_axis, seeds_of, title_of
 from bench.records import outcomes
 from bench.records.machines import Machine, is_undisturbed
@@ -33,7 +33,7 @@ HOW_TO_READ = (
     "prediction takes the mean of. Training times are of the machine and threads that trained most cells; k nearest "
     "neighbours, which only store the images, seeds trained as one module and trainings that other work disturbed have "
     "none. The dotted line joins what nothing cheaper beats, the hollow left out: it is read off the test set, and "
-    "chooses nothing. Named are those of it that beat the one named before by 0.1 points or more.")
+    "chooses nothing. Named are those of it that beat the one named before by 0.3 points or more.")
 LEAST = 0.70
 """Accuracies below are left out, so that the others can be told apart; the title says how many."""
 FIRST_LOOK = "quick"
@@ -127,7 +127,7 @@ def _apart(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     """Of a front, accuracies in per cent: what is worth a name of its own."""
     named: list[tuple[float, float]] = []
     for cost, accuracy in points:
-        if not named or accuracy >= named[-1][1] + 100 * MINIMUM_EFFECT:
+        if not named or accuracy >= named[-1][1] + 100 * NEGLIGIBLE:
             named.append((cost, accuracy))
     return named
 
