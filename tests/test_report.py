@@ -250,6 +250,19 @@ def test_a_run_of_two_processes_is_found_by_its_own_key():
     assert rows_of(text_of([trained(MADE, K2, 0, labels=ddp)]), "kernel_size 2")[0][1] == "1, 2 waiting"
 
 
+def test_what_tf32_comes_to_is_told_over_the_cells_that_learnt():
+    made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4, 5, 6, 7]"))
+    tf32 = Labels(precision="float32", cudnn_tf32=True)
+    lost = lambda cell: cell is made.cells[5]
+    records = [trained(made, cell, seed, test=0.1 if lost(cell) else 0.9 + higher, environment=where, labels=labels)
+               for cell in made.cells for seed in range(2)
+               for where, labels, higher in ((CPU, LABELS, 0.0), (GPU, tf32, 0.002))]
+    text = text_of(records, made)
+    assert "**float32 with TF32 less float32**, mean over the 5 cells" in text
+    assert "last epoch: test +0.20 points [+0.20, +0.20]; validation +0.00 points [+0.00, +0.00]." in text
+    assert "less float32" not in text_of(records[:16], made), "four cells are few"
+
+
 # Speed
 
 

@@ -68,9 +68,11 @@ def test_how_many_reached_it_is_always_said():
 
 
 def test_what_is_off_the_clock_stands_beside():
-    records = [history(seed, [0.9] * 3, [5.0, 2.0, 3.0], wall_s=12.0 + 2 * seed) for seed in range(2)]
-    assert lines(*records)[0][6:] == ["2.50", "3.00"]  # 5 - 2.5; the median of 12 - 10 and 14 - 10
-    assert lines(history(0, [0.9], [5.0]))[0][6:] == ["-", "-"]
+    records = lambda **more: [history(seed, [0.9] * 3, [5.0, 2.0, 3.0], wall_s=12.0 + 2 * seed, **more)
+                              for seed in range(2)]
+    assert lines(*records(environment=GPU))[0][6:] == ["2.50", "3.00"]  # 5 - 2.5; the median of 12 - 10 and 14 - 10
+    assert lines(*records())[0][6:] == ["3.00"], "nobody knows of a CPU what its first epoch has beyond the others"
+    assert lines(history(0, [0.9], [5.0])) == [["kernel_size 2", "90.0", "M1", "1 of 1", "5.00", "1"]]
 
 
 def test_machines_sharing_and_fused_seeds_are_never_averaged():

@@ -51,7 +51,8 @@ def answer(rows: Sequence[Row]) -> str:
             return (f"The highest test accuracy is {percent(stats.summarize(values).mean)} % ({escape(best.label)}). "
                     f"One seed a cell is asked for: no test.{rest}")
         return (f"Not resolved: a test needs two seeds in at least two cells of equal arithmetic. So far the highest "
-                f"test accuracy of these is {percent(stats.summarize(values).mean)} % ({escape(best.label)}).{rest}")
+                f"test accuracy of these is {percent(stats.summarize(values).mean)} % ({escape(best.label)}).{rest}"
+                f"{reproduced(rows)}")
     rest += _of_one_seed([(row, values[0]) for row, values in with_values if len(values) == 1])
     above_all = "every other" if len(tested) == len(with_values) else "every other of two seeds or more"
     trends = _trends([row for row, _ in tested])

@@ -1,16 +1,23 @@
 """The opening of RESULTS.md: what was measured, on what, how to read it, and what is missing. No torch."""
 
-from collections import Counter
+import itertools
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from bench import stats
 from bench.experiment import Experiment
-from bench.formatting import NOTHING, anchor, code, count, escape, plural, table
+from bench.formatting import NOTHING, anchor, code, count, escape, plural, points, table
 from bench.pages import scaling_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Record, SpeedRecord, TrainRecord
+from bench.records import outcomes
+from bench.records.identity import Numerics
 from bench.records.machines import Machine
-from bench.records.rows import Results, one_per_cell
+from bench.records.rows import Results, Row, one_per_cell
 from bench.records.side_records import Calibration, Ledger, Peers, Scaling, SideRecord, Turns
+
+FEWEST_CELLS = 5
+"""With seeds of two kinds of arithmetic, for a sentence on their difference."""
 
 HOW_TO_READ = """\
 - **Accuracies** are in per cent: mean ± standard deviation over seeds [95 % Student interval of the mean]. A cell with
@@ -35,8 +42,8 @@ HOW_TO_READ = """\
 - **Training time to a target**: the training seconds of the epochs up to and including the first whose validation
   accuracy reaches it, mean ± standard deviation over seeds [95 % interval]; never a mean over the seeds that reached it
   without saying how many. ¶: no validation set, judged by the last epoch's test accuracy. On the clock is also what the
-  first epoch has beyond the others (first step, compilation; negative where it was the faster); **off the clock**:
-  set-up, evaluation, checkpoints, over the whole training. Seconds of different machines, of disturbed and undisturbed
+  first epoch has beyond the others (first step, compilation), told of GPUs; **off the clock**: set-up, evaluation,
+  checkpoints, over the whole training. Seconds of different machines, of disturbed and undisturbed
   trainings, are rows of their own.
 - Times are compared within one machine only, with the same driver, torch, threads and processes. Rows whose
   arithmetic or memory format differ from what their settings ask for are marked and not compared.
@@ -96,7 +103,7 @@ def introduction(results: Results, others: Results, names: Mapping[Machine, str]
     records = [*results.records, *others.records]
     parts = [OF_ONES_OWN.format(command=own) if own else WHAT_THIS_IS, _counts(results, others)]
     if records:
-        parts += [f"**Machines**\n\n{_machines_table(records, names)}", _versions(records)]
+        parts += [f"**Machines**\n\n{_machines_table(records, names)}", _versions(records), *_arithmetics(results)]
     return "\n\n".join(parts)
 
 
@@ -132,6 +139,33 @@ def beside(sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
         if isinstance(side, Scaling):
             parts.append(scaling_tables.render(side))
     return "\n\n".join(parts)
+
+
+def _arithmetics(results: Results) -> list[str]:
+    """For each two kinds of arithmetic that several cells have two seeds of: whether their accuracies differ."""
+    of_cell: dict[str, dict[Numerics, Row]] = defaultdict(dict)
+    for row in (row for rows in results.rows.values() for row in rows):
+        values = row.values(outcomes.test_last)
+        if row.numerics and len(values) > 1 and min(values) > outcomes.LEARNT:
+            of_cell[row.trained[0].quality_key][row.numerics] = row  # once, in however many experiments it stands
+    pairs: dict[tuple[Numerics, Numerics], list[tuple[Row, Row]]] = defaultdict(list)
+    for kinds in of_cell.values():
+        for one, other in itertools.combinations(sorted(kinds), 2):
+            pairs[one, other].append((kinds[one], kinds[other]))
+    return [_difference(*kinds, found) for kinds, found in pairs.items() if len(found) >= FEWEST_CELLS]
+
+
+def _difference(one: Numerics, other: Numerics, pairs: Sequence[tuple[Row, Row]]) -> str:
+    texts = []
+    for name, outcome in (("test", outcomes.test_last), ("validation", outcomes.validation_last)):
+        changes = [stats.summarize(b).mean - stats.summarize(a).mean for row_a, row_b in pairs
+                   if (a := row_a.values(outcome)) and (b := row_b.values(outcome))]
+        if changes:
+            low, high = stats.mean_interval(changes)
+            texts.append(f"{name} {points(stats.summarize(changes).mean)} points [{points(low)}, {points(high)}]")
+    return (f"**{other} less {one}**, mean over the {plural(len(pairs), 'cell')} with two seeds or more of both that "
+            f"learnt, last epoch: {'; '.join(texts)}. Machines differ too, and some of these seeds were trained as one "
+            "module.")
 
 
 def _counts(results: Results, others: Results) -> str:

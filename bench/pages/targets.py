@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bench import stats
-from bench.formatting import NOTHING, SHARED, escape, percent, significant, table
+from bench.formatting import NOTHING, SHARED, escape, percent, significant, table, without_empty_columns
 from bench.record import TrainRecord
 from bench.records.machines import Conditions, Machine
 from bench.records.rows import Row
@@ -38,7 +38,7 @@ def targets_table(rows: Sequence[Row], targets: Sequence[float], names: Mapping[
             for conditions in sorted({Conditions.of(record) for record in _timed(row)})]
     headers = ["cell", "target (%)", "on", "reached by", "training time to it (s)", "epochs to it",
                "first epoch beyond the others (s)", "off the clock (s)"]
-    return table(headers, body, text_columns=4) if body else ""
+    return table(*without_empty_columns(headers, body, kept=6), text_columns=4) if body else ""
 
 
 def _line(row: Row, target: float, conditions: Conditions, names: Mapping[Machine, str]) -> list[str]:
@@ -52,7 +52,7 @@ def _line(row: Row, target: float, conditions: Conditions, names: Mapping[Machin
         seconds += f", of the {len(reached)} that reached it"
     return [escape(row.label), percent(target, 1) + by_test, where + together, f"{len(reached)} of {len(records)}",
             seconds, _range([one.epochs for one in reached]),
-            NOTHING if conditions.disturbed else _median(first_epoch_surplus_s(records)), _median(_off(records))]
+            _surplus(records, conditions), _median(_off(records))]
 
 
 def _timed(row: Row) -> Iterator[TrainRecord]:
@@ -80,6 +80,12 @@ def first_epoch_surplus_s(records: Iterable[TrainRecord]) -> list[float]:
     """What the first epoch has beyond the median of the others, of trainings that have others."""
     seconds = [record.epochs.train_s for record in records]
     return [one[0] - stats.summarize(one[1:]).median for one in seconds if len(one) > 1]
+
+
+def _surplus(records: Sequence[TrainRecord], conditions: Conditions) -> str:
+    """On a GPU, which compiles and captures: on a CPU it is noise."""
+    seen = conditions.machine.device != "cpu" and not conditions.disturbed
+    return _median(first_epoch_surplus_s(records)) if seen else NOTHING
 
 
 def _off(records: Sequence[TrainRecord]) -> list[float]:
