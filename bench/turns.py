@@ -2,6 +2,7 @@
 
     python -m bench.turns --experiment kernel_size_network2    stores turns-<host>-<experiment>.json and prints it
     python -m bench.turns --experiment mine.toml --threads 1   on a machine whose threads others keep waiting
+    python -m bench.turns --set execution.capture=true         on a GPU, where an eager step is Python's time
 
 Tells smaller differences apart than timings that a sweep took one after the other.
 """
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 
 from bench import command, environment, experiment
 from bench.experiment import Experiment
+from bench.inputs.options import overrides
 from bench.records.side_records import TimedCell, Turns, save
 from bench.timing import side_runs
 from bench.timing.interleave import interleave
@@ -21,9 +23,10 @@ ROUNDS = 20
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = side_runs.parser("turns", __doc__, rounds=ROUNDS, timed="all cells of this experiment are")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting of each")
     options = parser.parse_args(arguments)
     try:
-        chosen = experiment.load(options.experiment, side_runs.overrides(options))
+        chosen = experiment.load(options.experiment, overrides(options))
         _check(chosen)
         with side_runs.alone(options.store) as load_warnings:
             started_at = environment.now()

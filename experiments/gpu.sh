@@ -17,9 +17,10 @@ PROCESSES=${PROCESSES:-2}  # that share the GPU while accuracy alone is asked fo
 mkdir -p "$STORE"
 export PYTHONUNBUFFERED=1 PYTHONPATH=$PWD${PYTHONPATH:+:$PYTHONPATH}
 failed=()
+trap 'exit 130' INT; trap 'exit 143' TERM  # bash goes on after a program that itself ends on Ctrl-C
 step() {  # NAME COMMAND...: a log of its own, and its seconds; a failure is noted and the rest goes on
     local start=$SECONDS
-    echo "== $1"; "${@:2}" 2>&1 | tee "$STORE/$1.log" || failed+=("$1")
+    echo "== $1"; "${@:2}" 2>&1 | tee -a "$STORE/$1.log" || failed+=("$1")
     echo "== $1: $((SECONDS - start)) s" | tee -a "$STORE/seconds.log"
 }
 alone() { step "$1" "$PYTHON" bench/run.py "${@:2}" --store "$STORE" --set launch.device=cuda; }
@@ -44,7 +45,8 @@ captured=(--set execution.capture=true)
 nvidia-smi --query-gpu=name,driver_version,power.limit,clocks.max.sm --format=csv | tee "$STORE/gpu.csv"
 
 # Is it right? Equality and waits first, without the timing tests; a failure here is the first thing to read.
-wanted equality && step equality "$PYTHON" -m pytest -q tests/test_gpu.py tests/test_kernels.py -k "not speed and not choice"
+wanted equality && step equality "$PYTHON" -m pytest -q tests/test_gpu.py tests/test_kernels.py \
+    tests/test_checkpoint.py -k "not speed and not choice"
 # How fast: eager, captured, fused (1 to 64 seeds), each precision and memory format.
 wanted speed && step speed "$PYTHON" -m pytest -q -s tests/test_gpu.py -k "speed or choice"
 trap 'share stop > /dev/null 2>&1' EXIT
@@ -58,22 +60,22 @@ fi
 wanted rest && together rest kernel_size_network1 kernel_size_network2 batch_size dropout feature_maps fc_layers \
     activation batch_norm learning_rate loss optimizer stride input_size network1_printed network2_printed final depth \
     augmentation "${captured[@]}"
-# With the machine to themselves. Time to accuracy; timings, eager, then captured (another speed key).
+# With the machine to themselves. Time to accuracy; timings, captured, and of the final network eager ones beside.
 share stop
 if wanted fast; then
     alone fast-choice beyond_fast_gpu --only data.validation_size=10000 --untimed
     for goal in 0.94 0.95; do
-        label=$("$PYTHON" -m bench.chosen beyond_fast_gpu "$goal" --store "$STORE") || continue
+        label=$("$PYTHON" -m bench.chosen beyond_fast_gpu "$goal" --store "$STORE") || { failed+=("chosen-$goal"); continue; }
         alone "fast-$goal" beyond_fast_gpu --only "label=$label" --seeds 30 --untimed
     done
 fi
 if wanted timings; then
     alone timings-captured final kernel_depth table_1_1 table_1_2 --seeds 1 "${captured[@]}"
-    alone timings-eager final kernel_depth table_1_1 table_1_2 --seeds 1
-    for name in kernel_size_network1 kernel_size_network2 kernel_depth; do
-        step "turns-$name" "$PYTHON" -m bench.turns --experiment "$name" --store "$STORE"
-    done
+    alone timings-eager final --seeds 1
     for name in calibrate scaling ledger; do step "$name" "$PYTHON" -m "bench.$name" --store "$STORE"; done
+    for name in kernel_size_network1 kernel_size_network2 kernel_depth; do
+        step "turns-$name" "$PYTHON" -m bench.turns --experiment "$name" --store "$STORE" "${captured[@]}"
+    done
 fi
 wanted peers && step peers "$PYTHON" -m bench.peers --store "$STORE"
 # Large networks fill a GPU: one at a time. The recipes, their results first; of every cited system one seed, then all.

@@ -29,8 +29,7 @@ def optimizer_for(model: nn.Module, config: TrainConfig) -> torch.optim.Optimize
         case "adamw":
             return AdamW(parameters, rate, weight_decay=decay, fused=True)
         case "sgd":
-            return torch.optim.SGD(parameters, rate, config.momentum, weight_decay=decay, nesterov=config.nesterov,
-                                   fused=True)
+            return SGD(parameters, rate, config.momentum, weight_decay=decay, nesterov=config.nesterov, fused=True)
         case "rmsprop":
             return torch.optim.RMSprop(parameters, rate, weight_decay=decay, momentum=config.momentum, foreach=True)
         case "muon":
@@ -41,6 +40,18 @@ def set_learning_rate(optimizer: Any, rate: float | Tensor) -> None:
     """That of the schedule, for every group in its proportion; a 0-d tensor is read by a captured step's kernels."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["rate_factor"] if "rate_factor" in group else rate
+
+
+class SGD(torch.optim.SGD):
+    """Momentum begins at zero: torch's fused step leaves it unset where fp16's scaling skips the first step."""
+
+    def _init_group(self, group: dict[str, Any], *lists: list[Any]) -> bool:
+        has_sparse: bool = super()._init_group(group, *lists)
+        parameters, _, momenta = lists
+        if group["momentum"]:
+            momenta[:] = [torch.zeros_like(parameter) if momentum is None else momentum
+                          for parameter, momentum in zip(parameters, momenta, strict=True)]
+        return has_sparse
 
 
 class Adam(torch.optim.Adam):

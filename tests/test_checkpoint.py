@@ -299,7 +299,8 @@ def test_fp16_on_a_gpu_resumes_with_its_scale_and_its_generator(tmp_path):
     dataset = type(dataset)(dataset.config, *(type(split)(split.images_NCHW.cuda(), split.labels_N.cuda())
                                               for split in (dataset.train, dataset.validation, dataset.test)), 0.0, 1.0)
     cell = CellConfig(model=model, data=DataConfig(dataset="synthetic", validation_size=40, shift=2),
-                      train=TrainConfig(epochs=1, global_batch_size=48, precision="fp16"))
+                      train=TrainConfig(epochs=1, global_batch_size=48, precision="fp16"),
+                      execution=ExecutionConfig(deterministic=True))
     alone, path = Training(cell, 0, dataset), tmp_path / "checkpoint.safetensors"
     fit(alone)
     interrupted(Training(cell, 0, dataset), path, 3)

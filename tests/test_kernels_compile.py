@@ -7,6 +7,7 @@ the arguments that it was really called with.
 import inspect
 import itertools
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,9 @@ from fmnist_core.fused.conv import HAS_TRITON, INTERPRETED
 
 pytestmark = pytest.mark.skipif(not HAS_TRITON or INTERPRETED or torch.cuda.is_available(),
                                 reason="the kernels run instead, or there is no Triton")
+
+
+randn = partial(torch.randn, dtype=torch.float32)
 
 
 @pytest.fixture
@@ -36,7 +40,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> dict[Any, list[Any]]:
 
 @pytest.mark.parametrize("capability", [80, 90])
 @pytest.mark.parametrize("far", [False, True])
-def test_all_of_them(capability: int, far: bool, compiled: dict[Any, list[Any]],
+@pytest.mark.parametrize("default", [torch.float32, torch.float64])
+def test_all_of_them(capability: int, far: bool, default: torch.dtype, compiled: dict[Any, list[Any]],
                      monkeypatch: pytest.MonkeyPatch) -> None:
     """For the oldest GPU that they are used on and for an H100, at the shapes of the check before their first use."""
     from triton.backends.compiler import GPUTarget
@@ -54,11 +59,16 @@ def test_all_of_them(capability: int, far: bool, compiled: dict[Any, list[Any]],
     monkeypatch.setattr(conv_kernels, "_is_far", lambda *tensors: far)
     monkeypatch.setattr(kernel_check, "_compare", lambda *args: None)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    for dtype, (num_in, num_out) in itertools.product(kernel_check.TOLERANCES, kernel_check.SHAPES):
-        kernel_check._check_layers(torch.randn(5, 2 * num_in, 8, 7).to(dtype), torch.randn(2, num_out * num_in * 9),
-                                   torch.randn(2, num_out))
-    for decoupled in (False, True):
-        kernel_check._check_adam(torch.randn(3, 5000), torch.randn(5000), decoupled)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(default)  # the tests of equality compute in float64, the kernels never do
+    try:
+        for dtype, (num_in, num_out) in itertools.product(kernel_check.TOLERANCES, kernel_check.SHAPES):
+            kernel_check._check_layers(randn(5, 2 * num_in, 8, 7).to(dtype), randn(2, num_out * num_in * 9),
+                                       randn(2, num_out))
+        for decoupled in (False, True):
+            kernel_check._check_adam(randn(3, 5000), randn(5000), decoupled)
+    finally:
+        torch.set_default_dtype(before)
 
     def kernels_of(module: ModuleType) -> set[Any]:
         return {kernel for _, kernel in inspect.getmembers(module, lambda each: isinstance(each, JITFunction))}

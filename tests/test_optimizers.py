@@ -101,6 +101,27 @@ def test_it_learns_and_a_network_without_convolutions_is_refused():
         optimizer_for(nn.Linear(3, 3), train)
 
 
+def test_momentum_is_there_after_a_first_step_that_was_skipped(monkeypatch):
+    """Gradients that overflow in fp16 skip the step, and with it what torch's fused kernel would have written."""
+    monkeypatch.setattr(torch, "empty_like", lambda tensor, **more: torch.full_like(tensor, float("nan")))
+    config = TrainConfig(optimizer="sgd", momentum=0.9, nesterov=True, learning_rate=0.1, weight_decay=0.01)
+    ours, theirs = nn.Linear(3, 2), nn.Linear(3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = optimizer_for(ours, config)
+    plain = torch.optim.SGD(theirs.parameters(), 0.1, 0.9, weight_decay=0.01, nesterov=True)
+    gradients = [[torch.randn_like(parameter) for parameter in ours.parameters()] for _ in range(3)]
+    optimizer.grad_scale, optimizer.found_inf = torch.tensor(1.0), torch.tensor(1.0)
+    for step in range(3):
+        for model in (ours, theirs):
+            for parameter, gradient in zip(model.parameters(), gradients[step], strict=True):
+                parameter.grad = gradient.clone()
+        optimizer.step()
+        if step:
+            plain.step()
+        optimizer.found_inf.zero_()
+    torch.testing.assert_close([*ours.parameters()], [*theirs.parameters()])
+
+
 def test_a_network_without_parameters_to_train_is_refused():
     frozen = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).requires_grad_(False)
     with pytest.raises(ValueError, match="the network has no parameters to train"):

@@ -12,6 +12,7 @@ from bench.formatting import escape
 from bench.pages import pictures, readme
 from bench.record import Inference, Labels, TrainRecord
 from bench.records.lines import encode
+from bench.records.machines import Machine
 from bench.records.rows import collect, comparable
 from bench.records.side_records import Calibration, Pairs
 from bench.store import Store, read
@@ -238,6 +239,9 @@ def test_timings_of_another_execution_belong_to_their_cell():
     assert [len(row.speeds) for row in results.of("made")] == [1, 1]
     assert not results.others
     assert "execution captured)" in text_of([speed])
+    eager_too = collect([speed, timed(MADE, K2, environment=GPU)], [MADE]).of("made")[0]
+    assert eager_too.timed(Machine.of(speed)) is not None
+    assert eager_too.timed(Machine.of(speed)).labels.captured, "of a GPU an eager step tells Python's time"
 
 
 def test_tf32_flags_mean_nothing_on_a_cpu():

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from bench import environment, experiment, turns
+from bench.pages.document import render
 from bench.pages.overview import beside
 from bench.records.machines import machine_names
 from bench.records.side_records import TimedCell, Turns, load_every
 from fmnist_core.config import to_dict
-from tests.made import CPU
+from tests.made import CPU, timed
 
 EXPERIMENT = """
     question = "Which is faster?"
@@ -23,18 +24,41 @@ EXPERIMENT = """
 def test_the_command_stores_what_it_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(EXPERIMENT)
-    asked = ["--experiment", str(path), "--rounds", "2", "--block-s", "0", "--threads", "1", "--store", str(tmp_path)]
+    asked = ["--experiment", str(path), "--rounds", "2", "--block-s", "0", "--threads", "1", "--store", str(tmp_path),
+             "--set", "train.global_batch_size=20"]
     assert turns.main(asked) == 0
     assert (tmp_path / f"turns-{environment.collect().host}-mine.json").exists()
     [stored] = load_every(tmp_path)
     assert isinstance(stored, Turns)
     assert (stored.experiment, stored.environment.num_threads) == ("mine", 1)
     assert [one.label for one in stored.cells] == ["width 1", "width 3"]
-    assert [one.cell for one in stored.cells] == [to_dict(cell.config) for cell in experiment.load(str(path)).cells]
+    changed = experiment.load(str(path), {"train.global_batch_size": 20})
+    assert [one.cell for one in stored.cells] == [to_dict(cell.config) for cell in changed.cells]
     assert [len(one.step_s) for one in stored.cells] == [2, 2]
     printed = capsys.readouterr().out
-    assert "| width 1 | mine | 2 |" in printed
+    assert "| width 1 | 2 |" in printed
     assert "times the first's step" in printed
+
+
+@pytest.mark.parametrize(("other_s", "said"), [
+    ([0.020, 0.041, 0.079], "Steps on M1, in turns: shortest width 1, longest width 3 with 2.008 [1.9"),
+    ([0.010, 0.030, 0.020], "Steps on M1, in turns: training steps are not told apart: shortest width 1, longest"),
+])
+def test_the_section_of_the_experiment_shows_and_answers(other_s: list[float], said: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(EXPERIMENT)
+    mine = experiment.load(str(path))
+    one, other = (to_dict(cell.config) for cell in mine.cells)
+    made = Turns(environment=CPU, started_at="", experiment="mine", cells=[
+        TimedCell(label="width 1", cell=one, step_s=[0.010, 0.020, 0.040]),
+        TimedCell(label="width 3", cell=other, step_s=other_s)])
+    text = render([timed(mine, cell) for cell in mine.cells], [mine], [made]).text
+    assert said in text
+    assert "On M1: fastest" not in text, "turns on a machine tell more than what was timed in a row"
+    assert "**Steps on M1, in turns**" in text
+    assert "### Cells in turns" not in text
+    unknown = render([], [], [made]).text
+    assert "### Cells in turns of `mine`, M1" in unknown
 
 
 @pytest.mark.parametrize(("more", "said"), [
@@ -58,6 +82,7 @@ def test_ratios_by_hand() -> None:
         TimedCell(label="other", cell={"a": 2}, step_s=[0.010, 0.020, 0.040])])
     assert made.step_s_of({"a": 2}) == [0.010, 0.020, 0.040]
     assert made.step_s_of({"a": 3}) == []
+    assert made.step_s_of({"a": 2, "execution": {"capture": False}}) == [0.010, 0.020, 0.040], "the same training"
     page = beside([made], machine_names([], [made]))
     assert page.startswith("### Cells in turns of `made`, M1\n\n")
-    assert "| one | made | 3 | 10.0 | - |\n| other | made | 3 | 20.0 | 2.000 \\[2.000, 2.000\\] |" in page
+    assert "| one | 3 | 10.0 | - |\n| other | 3 | 20.0 | 2.000 \\[2.000, 2.000\\] |" in page

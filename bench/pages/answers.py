@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 
 from bench import stats
-from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, significant
+from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, ratio_text, significant
 from bench.judging.evidence import (
     ALPHA,
     HALF_A_DIGIT,
@@ -22,7 +22,7 @@ from bench.records import outcomes
 from bench.records.identity import Numerics
 from bench.records.machines import Machine
 from bench.records.rows import Row, comparable, memory_formats, one_per_cell
-from bench.records.side_records import Pairs, record_ratio
+from bench.records.side_records import Pairs, Turns, record_ratio
 
 
 def answer(rows: Sequence[Row]) -> str:
@@ -130,6 +130,18 @@ def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> 
     if ratio.low <= 1:
         return f"training speeds are not resolved: highest {named[0]}, lowest {named[1]}, {interval}.{others}"
     return f"fastest in training is {named[0]}, slowest {named[1]}, {interval}.{others}"
+
+
+def turns_answer(turns: Turns) -> str:
+    """Which cell has the shortest and which the longest training step, by blocks in turns."""
+    seconds = {one.label: one.step_s for one in turns.cells}
+    by_median = sorted(seconds, key=lambda label: stats.summarize(seconds[label]).median)
+    if len(by_median) < 2:
+        return ""
+    fast, slow = by_median[0], by_median[-1]
+    ratio = stats.paired_ratio(seconds[slow], seconds[fast], 1 - ALPHA / math.comb(len(by_median), 2))
+    steps = f"shortest {escape(fast)}, longest {escape(slow)} with {ratio_text(ratio)} times its time"
+    return f"{steps}." if ratio.low > 1 else f"training steps are not told apart: {steps}."
 
 
 def _differ_unasked(speeds: Sequence[tuple[Row, SpeedRecord]]) -> bool:

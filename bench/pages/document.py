@@ -16,7 +16,7 @@ from bench.record import Record
 from bench.records import outcomes, unlisted
 from bench.records.machines import Machine, machine_names
 from bench.records.rows import Results, Row, collect
-from bench.records.side_records import SideRecord
+from bench.records.side_records import SideRecord, Turns
 from fmnist_core.config import class_names
 
 FIRST = ("final", "table_1_1", "table_1_2", "network1_printed", "network2_printed", "kernel_depth",
@@ -72,8 +72,8 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
     chapters = [*without, *chapters] if own else [*chapters, *without]
     chapters.append(_Chapter("Glossary", "The fields of the records, as `bench/record.py` defines them.\n\n"
                              + folded("All fields", glossary.render())))
-    parts = ["# Results", overview.introduction(results, others, names, own), _contents(chapters),
-             f"## How to read the tables\n\n{overview.HOW_TO_READ}",
+    parts = ["# Results", overview.introduction(results, others, own), _contents(chapters),
+             f"## How to read the tables\n\n{overview.legend(results, others, names)}",
              *(f"## {one.title}\n\n{one.body}" for one in chapters)]
     return Document("\n\n".join(part for part in parts if part) + "\n", drawn,
                     "" if own else readme.render(results, judged))
@@ -103,7 +103,8 @@ def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[
 def _sections(results: Results, shown: Sequence[Experiment], judged: Sequence[Judged], names: Mapping[Machine, str],
               drawn: Mapping[str, bytes | None]) -> list[str]:
     claims, noise = by_experiment(judged), noise_of_machines(results)
-    return [section(one, results.rows[one.name], names, noise, drawn, claims.get(one.name, ()))
+    return [section(one, results.rows[one.name], names, noise, drawn, claims.get(one.name, ()),
+                    [side for side in results.sides if isinstance(side, Turns) and side.experiment == one.name])
             + (f"\n\n{final_network.render(results)}" if one.name == "final" else "") for one in shown]
 
 
@@ -114,9 +115,10 @@ def _other_chapters(results: Results, drawn: Mapping[str, bytes | None],
             final_network.overfitting(results), *figures_of("overfitting", drawn)]),
             final_network.OVERFITTING_EXPERIMENTS),
     ]
+    beside = [side for side in results.sides if not (isinstance(side, Turns) and side.experiment in results.rows)]
     if results.sides or results.records:
         chapters.append(_Chapter("The machine beside the cells", "\n\n".join([
-            overview.beside(results.sides, names), *figures_of("machine", drawn)])))
+            overview.beside(beside, names), *figures_of("machine", drawn)])))
     return chapters
 
 

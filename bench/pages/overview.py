@@ -95,13 +95,17 @@ Networks trained and timed: accuracy with its spread over seeds, speed with its 
 is generated from records; do not edit it. To get it again: `{command}`"""
 
 
-def introduction(results: Results, others: Results, names: Mapping[Machine, str], own: str = "") -> str:
-    """What this is, how to get it again, where it was measured, and what is left out.
+def introduction(results: Results, others: Results, own: str = "") -> str:
+    """What this is, how to get it again, and what is left out.
 
     `own`: the command that writes it, where the records are not the published ones.
     """
-    records = [*results.records, *others.records]
-    parts = [OF_ONES_OWN.format(command=own) if own else WHAT_THIS_IS, _counts(results, others)]
+    return f"{OF_ONES_OWN.format(command=own) if own else WHAT_THIS_IS}\n\n{_counts(results, others)}"
+
+
+def legend(results: Results, others: Results, names: Mapping[Machine, str]) -> str:
+    """How the tables are to be read, and where their figures were measured."""
+    parts, records = [HOW_TO_READ], [*results.records, *others.records]
     if records:
         parts += [f"**Machines**\n\n{_machines_table(records, names)}", _versions(records), *_arithmetics(results)]
     return "\n\n".join(parts)

@@ -5,9 +5,10 @@ from collections.abc import Collection, Mapping, Sequence
 
 from bench.experiment import Cell, Experiment
 from bench.formatting import code, escape, estimate, folded, plural, table
-from bench.pages.answers import answer, speed_answer
+from bench.pages.answers import answer, speed_answer, turns_answer
 from bench.pages.figures import DRAWINGS, FOLDER
 from bench.pages.layer_tables import in_closed_form, layer_table
+from bench.pages.side_tables import headers_and_rows
 from bench.pages.tables import (
     accuracy_table,
     failures,
@@ -21,7 +22,8 @@ from bench.record import SpeedRecord
 from bench.records.identity import Numerics
 from bench.records.machines import Machine, was_disturbed
 from bench.records.rows import Row, comparable, one_per_cell
-from bench.records.side_records import Pairs
+from bench.records.side_records import Pairs, Turns
+from fmnist_core.config import to_dict
 
 WITH_LAYERS = ("network1_printed", "network2_printed", "table_1_1", "table_1_2")
 """Whose first cell is shown layer by layer: the sizes that its settings leave unsaid."""
@@ -31,12 +33,12 @@ MOST_NAMED = 9
 
 def section(
     experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs],
-    drawn: Collection[str] = (), claims: Sequence[str] = (),
+    drawn: Collection[str] = (), claims: Sequence[str] = (), turns: Sequence[Turns] = (),
 ) -> str:
     """Question, answer, settings, tables, figures; folded up while no cell has a record.
 
     `names`: of the machines; `noise`: between runs, of those that were calibrated; `drawn`: the figures there are;
-    `claims`: the verdicts that rest on this experiment.
+    `claims`: the verdicts that rest on this experiment; `turns`: its cells timed in turns.
     """
     note = f" {escape(experiment.note)}." if experiment.note else ""
     parts = [f"### {escape(experiment.title)}", f"`{experiment.name}`" + (
@@ -44,10 +46,11 @@ def section(
     if not any(row.has_records for row in rows):
         return "\n\n".join([*parts, f"**Answer.** {answer(rows)}", _waiting(experiment, rows, names)])
     by_dataset = _by_dataset(rows)
-    parts += [_answer(own, names, noise) for own in by_dataset.values()]
+    parts += [_answer(own, names, noise, _of_these(turns, own)) for own in by_dataset.values()]
     parts += [f"**Claims**, each corrected for all of its comparisons: {'; '.join(claims)}."] if claims else []
     for dataset, own in by_dataset.items():
         parts += _tables(own, dataset, names)
+        parts += [_turns_table(one, names) for one in _of_these(turns, own)]
     return "\n\n".join(part for part in [*parts, *figures(experiment.name, drawn)] if part)
 
 
@@ -58,12 +61,27 @@ def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _answer(rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs]) -> str:
-    """Of the cells of one data set."""
-    cells = one_per_cell(rows)
-    answers = {name: speed_answer(cells, machine, noise.get(machine)) for machine, name in names.items()}
-    speeds = [f" On {name}: {text}" for name, text in answers.items() if text]
+def _answer(rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs],
+            turns: Sequence[Turns]) -> str:
+    """Of the cells of one data set. What took turns on a kind of machine tells more than what was timed in a row."""
+    in_turns = {Machine.at(one.environment): turns_answer(one) for one in turns}
+    speeds = [f" Steps on {names[machine]}, in turns: {text}" for machine, text in in_turns.items() if text]
+    told, cells = {machine.hardware for machine in in_turns}, one_per_cell(rows)
+    speeds += [f" On {name}: {text}" for machine, name in names.items()
+               if machine.hardware not in told and (text := speed_answer(cells, machine, noise.get(machine)))]
     return f"**Answer.** {answer(rows)}{''.join(speeds)}"
+
+
+def _of_these(turns: Sequence[Turns], rows: Sequence[Row]) -> list[Turns]:
+    """Those that timed one of the cells."""
+    return [one for one in turns if any(one.step_s_of(to_dict(row.cell.config)) for row in rows)]
+
+
+def _turns_table(turns: Turns, names: Mapping[Machine, str]) -> str:
+    headers, body = headers_and_rows(turns)
+    return (f"**Steps on {names[Machine.at(turns.environment)]}, in turns**: blocks of training steps of each cell, so "
+            "that the machine's drift strikes all alike; ratios of blocks beside each other [95 % interval].\n\n"
+            + table(headers, body) + "".join(f"\n- {escape(warning)}" for warning in turns.warnings))
 
 
 def _waiting(experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str]) -> str:

@@ -55,9 +55,9 @@ def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[s
 
 
 def _turns_table(turns: Turns) -> tuple[list[str], list[list[str]]]:
-    headers = ["cell", "experiment", "blocks", "median step (ms)", "times the first's step"]
+    headers = ["cell", "blocks", "median step (ms)", "times the first's step"]
     first = turns.cells[0]
-    rows = [[one.label, turns.experiment, str(len(one.step_s)), significant(1000 * stats.summarize(one.step_s).median),
+    rows = [[one.label, str(len(one.step_s)), significant(1000 * stats.summarize(one.step_s).median),
              NOTHING if one is first else ratio_text(stats.paired_ratio(one.step_s, first.step_s))]
             for one in turns.cells]
     return headers, rows

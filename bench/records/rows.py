@@ -41,10 +41,11 @@ class Row:
         return [value for value in measured if value is not None and math.isfinite(value)]
 
     def timed(self, machine: Machine) -> SpeedRecord | None:
-        """The last successful measurement on a machine, one that had it to itself if there is one."""
+        """The last successful measurement on a machine: one that had it to itself, and a captured one, if there is."""
         found = [one for one in self.speeds if one.status == "ok" and one.step_s and Machine.of(one) == machine]
-        alone = [one for one in found if not one.labels.machine_shared]
-        return (alone or found)[-1] if found else None
+        alone = [one for one in found if not one.labels.machine_shared] or found
+        captured = [one for one in alone if one.labels.captured] or alone
+        return captured[-1] if captured else None
 
     @property
     def has_records(self) -> bool:

@@ -174,8 +174,9 @@ class Turns(_Side, frozen=True, tag="turns", kw_only=True):
         return f"{self.environment.host}-{self.experiment}"
 
     def step_s_of(self, cell: dict[str, Any]) -> Seconds:
-        """Empty where the cell is not among them."""
-        return next((one.step_s for one in self.cells if one.cell == cell), [])
+        """Of the same training, however it was carried out; empty where the cell is not among them."""
+        trains = lambda one: {key: value for key, value in one.items() if key != "execution"}
+        return next((one.step_s for one in self.cells if trains(one.cell) == trains(cell)), [])
 
 
 SideRecord = Calibration | Ledger | Peers | Scaling | Turns

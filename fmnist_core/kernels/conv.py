@@ -93,8 +93,8 @@ def _weight_gradient(x: Tensor, grad: Tensor, num_in: int, num_out: int,
     num_blocks = triton.cdiv(num_pixels, tile_pixels)
     splits = max(1, min(triton.cdiv(num_blocks, 4), PROGRAMS // (num_replicas * tiles_out * tiles_depth)))
     blocks = triton.cdiv(num_blocks, splits)
-    weights = torch.empty(splits, num_replicas, num_out * depth, device=x.device)
-    biases = torch.empty(splits, num_replicas, num_out, device=x.device)
+    weights = torch.empty(splits, num_replicas, num_out * depth, dtype=torch.float32, device=x.device)
+    biases = torch.empty(splits, num_replicas, num_out, dtype=torch.float32, device=x.device)
     _correlate[splits, num_replicas, tiles_out * tiles_depth](
         x, grad, weights, biases, num_pixels, blocks, num_in, num_out, x.shape[2], x.shape[3], out_height, out_width,
         tiles_depth, HEIGHT=kernel[0], WIDTH=kernel[1], TILE_OUT=tile_out, TILE_DEPTH=tile_depth,

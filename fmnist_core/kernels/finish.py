@@ -78,7 +78,7 @@ class _Finish(torch.autograd.Function):
         sums_2M = mean
         if has_norm:
             splits = _splits(small)
-            parts = torch.empty(splits, 2, num_maps, device=x.device)
+            parts = torch.empty(splits, 2, num_maps, dtype=torch.float32, device=x.device)
             _sum_gradients[num_maps, splits](
                 x, y, place, grad, mean, rstd, parts, triton.cdiv(triton.cdiv(small, BLOCK), splits), small, height,
                 width, y.shape[2], y.shape[3], POOL=pool, RELU=relu, BLOCK=BLOCK)
@@ -101,8 +101,8 @@ def _statistics(x: Tensor, norm: Norm | None) -> tuple[Tensor, Tensor]:
     if size == 1:
         raise ValueError(f"batch norm needs more than one value per channel in training, got maps {tuple(x.shape)}")
     splits = _splits(size)
-    parts = torch.empty(splits, 2, num_maps, device=x.device)
-    mean, rstd = torch.empty(2, num_maps, device=x.device).unbind()
+    parts = torch.empty(splits, 2, num_maps, dtype=torch.float32, device=x.device)
+    mean, rstd = torch.empty(2, num_maps, dtype=torch.float32, device=x.device).unbind()
     _sum_values[num_maps, splits](x, parts, triton.cdiv(triton.cdiv(size, BLOCK), splits), size, height * width,
                                   BLOCK=BLOCK)
     _finalize[(triton.cdiv(num_maps, 128),)](x, parts, mean, rstd, norm.running_mean_RC, norm.running_var_RC, num_maps,
