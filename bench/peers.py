@@ -77,7 +77,7 @@ def systems(num_threads: int) -> list[System]:
         System("raw PyTorch", "a plain loop, images as floats in memory", "raw", 1, num_threads),
         System("Lightning", "Trainer, images as floats in a DataLoader", "lightning", 1, num_threads, "lightning"),
         System("Keras", "Sequential.fit on arrays", "keras", 1, num_threads, "keras"),
-        System("ours, one process", f"fit of this project{', captured' if gpus else ''}", "ours", 1, num_threads),
+        System("ours, one process", "fit of this project, captured", "ours", 1, num_threads),
         System("ours, cells mode", "a training per core or GPU, all at once", "ours", replicas,
                1 if not gpus else max(1, num_threads // gpus), missing=few),
         System("ours, fused seeds", "16 seeds of the cell as one module, all counted", "fused", 1, num_threads,

@@ -1,8 +1,8 @@
-"""Whole-step capture: a training step, from index to optimizer, replayed as one CUDA graph.
+"""Whole-step capture: a training step, from index to optimizer, replayed as one CUDA graph, or on a CPU as a tape.
 
 N images of a batch (with fused seeds the index of a batch is (N, R)), S steps of the run.
 
-A replay launches kernels and nothing else: whatever Python decided while the step was captured is frozen. So all that
+A replay runs operators and nothing else: whatever Python decided while the step was captured is frozen. So all that
 changes from step to step lies in tensors whose address stays: index, learning rate and progress, copied in before a
 replay, and the state of model and optimizer. Random numbers are drawn anew, since a graph reads the device's default
 generator when it is replayed. Each batch size is a graph of its own: the remainder batch is trained, never dropped or
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from fmnist_core.config import CellConfig
+from fmnist_core.cpu.tape import Tape
 from fmnist_core.fused.conv import has_kernels
 from fmnist_core.optimizers import Adam, set_learning_rate
 
@@ -31,22 +31,27 @@ WARMUP_RUNS = 3
 
 
 class Graph(Protocol):
-    """What a replay needs of a CUDA graph. `work` takes its inputs from tensors that stay where they are."""
+    """`work` takes its inputs from tensors that stay where they are, and gives a loss."""
 
-    def warm_up(self, work: Callable[[], None]) -> None: ...
+    exact: bool
+    """Whether a replay gives the same numbers to the bit."""
 
-    def capture(self, work: Callable[[], None]) -> None: ...
+    def warm_up(self, work: Callable[[], Tensor]) -> None: ...
 
-    def replay(self) -> None: ...
+    def capture(self, work: Callable[[], Tensor]) -> None: ...
+
+    def replay(self) -> Tensor: ...
 
 
 class CudaGraph:
     """`torch.cuda.CUDAGraph`, with its warm-up."""
 
+    exact = False
+
     def __init__(self, device: torch.device) -> None:
         self._device, self._graph = device, torch.cuda.CUDAGraph()
 
-    def warm_up(self, work: Callable[[], None]) -> None:
+    def warm_up(self, work: Callable[[], Any]) -> None:
         """Off the default stream, which cannot be captured: autograd runs a backward where its forward ran."""
         side, current = torch.cuda.Stream(self._device), torch.cuda.current_stream(self._device)
         side.wait_stream(current)
@@ -57,36 +62,22 @@ class CudaGraph:
                 work()
         current.wait_stream(side)
 
-    def capture(self, work: Callable[[], None]) -> None:
+    def capture(self, work: Callable[[], Any]) -> None:
         with torch.cuda.graph(self._graph):
-            work()
+            self._result = work()  # kept, so that its memory stays this graph's output
 
-    def replay(self) -> None:
+    def replay(self) -> Any:
+        """What the work gave: a tensor that the next replay overwrites."""
         self._graph.replay()
-
-
-def check(cell: CellConfig, device: torch.device, num_processes: int) -> None:
-    """Raise ValueError for a cell whose step cannot be one CUDA graph."""
-    reason = None
-    if device.type != "cuda":
-        reason = f"needs a CUDA device, this is '{device.type}'"
-    elif cell.train.precision == "fp16":
-        reason = "does not go with train.precision = 'fp16': the gradient scaler asks the host whether to step"
-    elif num_processes > 1:
-        reason = f"does not go with {num_processes} processes on one cell; allowed: launch.mode = 'cells'"
-    elif cell.execution.compile in ("reduce-overhead", "max-autotune"):
-        reason = f"does not go with execution.compile = '{cell.execution.compile}', which captures graphs of its own"
-    if reason is not None:
-        raise ValueError(f"execution.capture = true {reason}")
+        return self._result
 
 
 class Replay:
     """The graphs of one training, captured when their batch size first comes up."""
 
-    def __init__(self, optimizer: Any, rates_S: Tensor,
-                 graph_type: Callable[[torch.device], Graph] = CudaGraph) -> None:
+    def __init__(self, optimizer: Any, rates_S: Tensor) -> None:
         """`rates_S`: the learning rate of every step of the run, float32, on the training's device."""
-        self.rates_S, self._graph_type = rates_S, graph_type
+        self.rates_S = rates_S
         fractions_S = torch.arange(len(rates_S), dtype=torch.float64) / len(rates_S)
         self.progress_S = fractions_S.to(rates_S)
         """For a loss that changes with the progress of training."""
@@ -103,7 +94,7 @@ class Replay:
         rate, progress = self.rates_S[training.step], self.progress_S[training.step]
         shape = tuple(index_N.shape)
         if shape not in self.graphs:
-            self.graphs[shape] = StepGraph(training, index_N, rate, progress, self._graph_type)
+            self.graphs[shape] = StepGraph(training, index_N, rate, progress)
         training.losses[training.step_in_epoch] = self.graphs[shape](index_N, rate, progress) * len(index_N)
         training.step_in_epoch += 1
 
@@ -111,30 +102,47 @@ class Replay:
 class StepGraph:
     """A step of one batch size, captured."""
 
-    def __init__(self, training: Steps, index_N: Tensor, rate: Tensor, progress: Tensor,
-                 graph_type: Callable[[torch.device], Graph]) -> None:
+    def __init__(self, training: Steps, index_N: Tensor, rate: Tensor, progress: Tensor) -> None:
         self._index_N, self._rate, self._progress = index_N.clone(), rate.clone(), progress.clone()
-        self._graph = graph_type(training.device)
+        self._graph: Graph = CudaGraph(training.device) if training.device.type == "cuda" else Tape()
         work = lambda: self._take_step(training)
         with _restored(training):
             self._graph.warm_up(work)
             self._graph.capture(work)
+            if self._graph.exact:
+                _check_replay(training, work, self._graph.replay)
 
     def __call__(self, index_N: Tensor, rate: Tensor, progress: Tensor) -> Tensor:
         """The loss of a step on this index: a tensor that the next call overwrites."""
         self._index_N.copy_(index_N)
         self._rate.copy_(rate)
         self._progress.copy_(progress)
-        self._graph.replay()
-        return self._loss
+        return self._graph.replay()
 
-    def _take_step(self, training: Steps) -> None:
+    def _take_step(self, training: Steps) -> Tensor:
         set_learning_rate(training.optimizer, self._rate)
         training.progress = self._progress
         try:
-            self._loss = training.step_on(self._index_N)  # kept, so that its memory stays this graph's output
+            return training.step_on(self._index_N)
         finally:
             training.progress = None
+
+
+def _check_replay(training: Steps, work: Callable[[], Tensor], replay: Callable[[], Tensor]) -> None:
+    """Raise ValueError where a replay is not the step: where a network draws or computes outside of PyTorch."""
+    results = []
+    for step in (work, replay):
+        with _restored(training):
+            loss = step()
+            results.append([tensor.detach().clone() for tensor in (loss, *_state(training))])
+    if not all(torch.allclose(one, other, equal_nan=True) for one, other in zip(*results, strict=True)):
+        raise ValueError("execution.capture = true: a replayed step gives other numbers than the step itself; the "
+                         "network draws random numbers or computes outside of PyTorch")
+
+
+def _state(training: Steps) -> list[Tensor]:
+    return [*training.model.parameters(), *training.model.buffers(), training.bad,
+            *(training.average.tensors().values() if training.average else ())]
 
 
 @contextlib.contextmanager
@@ -144,8 +152,7 @@ def _restored(training: Steps) -> Iterator[None]:
     In place, since a graph holds on to addresses. Optimizer state that was born inside becomes zero, which is what
     all state of the project's optimizers starts from.
     """
-    tensors = [*training.model.parameters(), *training.model.buffers(), training.bad,
-               *(training.average.tensors().values() if training.average else ())]
+    tensors = _state(training)
     saved = [tensor.detach().clone() for tensor in tensors]
     before = {key: value.clone() for key, value in _optimizer_state(training.optimizer)}
     cuda = [training.device] if training.device.type == "cuda" else []

@@ -103,7 +103,7 @@ class ExecutionConfig(Config, frozen=True, kw_only=True):
     compile: Literal["no", "auto", "default", "reduce-overhead", "max-autotune"] = "no"
     """`torch.compile` mode; `auto`: `no` or `default`, by timing steps of both before the run."""
     capture: bool = False
-    """CUDA only: replay the whole step as one CUDA graph."""
+    """Replay the whole step: as one CUDA graph, on a CPU as a tape of its operators. What Python decides is frozen."""
     deterministic: bool = False
     """Deterministic algorithms only; slower, bit-equal from run to run on one machine."""
 
@@ -176,6 +176,25 @@ def check_validation_size(size: int, num_images: int) -> None:
     if size >= num_images:
         raise ValueError(f"data.validation_size = {size} leaves nothing of {num_images} training images; "
                          f"a sixth of them: --set data.validation_size={num_images // 6}")
+
+
+def check_capture(cell: CellConfig, device: str, num_processes: int) -> None:
+    """Raise ValueError for a cell whose step cannot be captured where it runs. `num_processes`: that share the cell."""
+    reason, compile_ = "", cell.execution.compile
+    if device not in ("cuda", "cpu"):
+        reason = f"needs a CUDA device or a CPU, this is '{device}'"
+    elif cell.train.precision == "fp16":
+        reason = "does not go with train.precision = 'fp16': the gradient scaler asks the host whether to step"
+    elif num_processes > 1:
+        reason = f"does not go with {num_processes} processes on one cell; allowed: launch.mode = 'cells'"
+    elif compile_ in ("reduce-overhead", "max-autotune"):
+        reason = f"does not go with execution.compile = '{compile_}', which captures graphs of its own"
+    elif compile_ != "no" and device == "cpu":
+        reason = f"does not go with execution.compile = '{compile_}' on a CPU; allowed: 'no'"
+    elif cell.train.optimizer == "rmsprop" and device == "cpu":
+        reason = "does not go with train.optimizer = 'rmsprop' on a CPU, where its step asks for the learning rate"
+    if cell.execution.capture and reason:
+        raise ValueError(f"execution.capture = true {reason}")
 
 
 def _check_effects(train: TrainConfig, data: DataConfig) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 from fmnist_core import capture, objective
 from fmnist_core.average import Average
 from fmnist_core.batches import check_batches
-from fmnist_core.config import CellConfig, Precision, TrainConfig
+from fmnist_core.config import CellConfig, Precision, TrainConfig, check_capture
 from fmnist_core.cpu.heap import keep_freed_memory
 from fmnist_core.cpu.layers import for_cpu
 from fmnist_core.data import Dataset
@@ -97,8 +97,7 @@ class Training(Steps):
         optimizer = optimizer_for(model, cell.train)
         self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
         self.captured = cell.execution.capture
-        if self.captured:
-            capture.check(cell, self.device, self.num_processes)
+        check_capture(cell, self.device.type, self.num_processes)
         self.own_loss = getattr(model, "training_loss", None)
         """Of a network with several heads: (its output, labels, progress in [0, 1)) to the mean loss."""
         _check_own_loss(cell, self.own_loss)

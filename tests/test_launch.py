@@ -44,7 +44,10 @@ def test_world_is_that_of_the_launcher(monkeypatch):
     ({"launch": {"device": "cpu"}}, World(), True, "ACCELERATE_USE_CPU=true python bench/run.py e"),
     ({"launch": {"num_processes": 4}}, World(0, 2, 0, 2), False, "torchrun --nproc-per-node 4 bench/run.py e"),
     ({"base": {"model": {"name": "network1"}, "train": {"precision": "fp16"}}}, World(), False, "needs a GPU"),
-    ({"base": {"model": {"name": "network1"}, "execution": {"capture": True}}}, World(), False, "needs a GPU"),
+    ({"base": {"model": {"name": "network1"}, "execution": {"capture": True, "compile": "default"}}}, World(), False,
+     r"experiment .*: execution.capture = true does not go with execution.compile = 'default' on a CPU"),
+    ({"base": {"model": {"name": "network1"}, "execution": {"capture": True}}, "launch": {"mode": "ddp"}},
+     World(num_processes=2), False, r"does not go with 2 processes on one cell; allowed: launch.mode = 'cells'"),
 ], ids=lambda value: None)
 def test_what_an_experiment_asks_for_is_checked(content, world, gpu, message):
     with pytest.raises(ValueError, match=message):

@@ -21,7 +21,7 @@ from fmnist_core.models import layers as spec
 from tests.small import small_dataset
 
 CELL = CellConfig(model=Network2(), data=DataConfig(dataset="synthetic", validation_size=40),
-                  train=TrainConfig(global_batch_size=30, epochs=2))
+                  train=TrainConfig(global_batch_size=30, epochs=4))
 REQUEST = {"cell": to_dict(CELL), "epochs": 3, "images": 100, "batch_size": CELL.train.global_batch_size,
            "data_dir": None}
 

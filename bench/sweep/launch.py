@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from bench import environment
 from bench.experiment import Experiment
+from fmnist_core.config import check_capture
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 """Ctrl-C; the notice of torchrun and of schedulers; what Slurm is often told to send (`--signal=USR1@60`)."""
@@ -178,8 +179,11 @@ def check(experiments: Iterable[Experiment], started: World, *, gpu: bool) -> No
             if cell.config.train.precision == "fp16" and not gpu:
                 raise ValueError(f"experiment {experiment.name}: train.precision = 'fp16' needs a GPU; "
                                  "allowed on a CPU: 'no', 'bf16'")
-            if cell.config.execution.capture and not gpu:
-                raise ValueError(f"experiment {experiment.name}: execution.capture = true needs a GPU")
+            sharing = started.num_processes if asked.mode == "ddp" else 1
+            try:
+                check_capture(cell.config, "cuda" if gpu else "cpu", sharing)
+            except ValueError as error:
+                raise ValueError(f"experiment {experiment.name}: {error}") from None
 
 
 def stand_alone(started: World) -> None:

@@ -67,7 +67,7 @@ class Raw(TorchPeer):
 
 
 class Ours:
-    """`fmnist_core.train`, as every record of this project is made; on CUDA with captured steps."""
+    """`fmnist_core.train`, as every record of this project is made, with captured steps."""
 
     def __init__(self, work: Work) -> None:
         self.work, self.training = work, Training(_captured(work), work.seed, work.dataset)
@@ -118,13 +118,15 @@ class _Items(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 
 def _captured(work: Work) -> CellConfig:
-    return msgspec.structs.replace(work.cell, execution=ExecutionConfig(capture=work.device.type == "cuda"))
+    return msgspec.structs.replace(work.cell, execution=ExecutionConfig(capture=True))
 
 
 def main(name: str, request: str) -> None:
     asked, system = json.loads(request), SYSTEMS[name]
     torch.set_num_threads(asked["threads"])
     cell = msgspec.convert(asked["cell"], CellConfig)
+    epochs = max(cell.train.epochs, asked["epochs"])  # a captured run has as many learning rates as it has steps
+    cell = msgspec.structs.replace(cell, train=msgspec.structs.replace(cell.train, epochs=epochs))
     peer = system(Work(cell, asked["images"], asked["seed"], asked["data_dir"]))
     print(READY, flush=True)
     sys.stdin.readline()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fmnist_core import capture, objective
 from fmnist_core.average import Average, averaged
-from fmnist_core.config import CellConfig
+from fmnist_core.config import CellConfig, check_capture
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import History
 from fmnist_core.fused.evaluation import fused_evaluate_epoch
@@ -50,8 +50,7 @@ class FusedTraining(Steps):
         be_deterministic(cell.execution.deterministic)
         singles = [_single(cell, seed, dataset) for seed in self.seeds]
         check_fusible(cell, singles[0], self.num_processes)
-        if self.captured:
-            capture.check(cell, self.device, self.num_processes)
+        check_capture(cell, self.device.type, self.num_processes)
 
         self._template = singles[0]
         self.network = FusedSequential(singles).to(self.device)

@@ -59,7 +59,7 @@ def _seconds(conv: FusedConv, method: str, x: Tensor, precision: Precision, capt
         torch.autograd.grad(y, inputs, torch.ones_like(y))
 
     try:
-        run = _captured(work, x.device) if captured else work
+        run = _captured(work, x.device) if captured and x.is_cuda else work
         run()
         clock = clock_for(x.device)
         marks = [clock.mark()]
