@@ -294,7 +294,7 @@ def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:
         content = msgspec.json.encode(cell.config, order="sorted")
         if content in seen:
             axes, others = cell.axes, seen[content].axes
-            reasons = [f": {key} = {as_typed(value)} overrides in what they differ; --only {key}=VALUE chooses one"
+            reasons = [f": {key} = {as_typed(value)} overrides in what they differ"
                        for key, value in changed.items() if axes.get(key) != others.get(key)]
             raise ValueError(f"cells '{seen[content].label}' and '{cell.label}' are the same cell{''.join(reasons)}")
         seen[content] = cell

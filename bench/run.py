@@ -22,7 +22,7 @@ from pathlib import Path
 import msgspec
 
 from bench import environment, experiment
-from bench.inputs import options, own_networks
+from bench.inputs import options, trying
 from bench.record import Record
 from bench.store import Store, StoreError
 from bench.sweep import launch, progress, tracking
@@ -125,8 +125,8 @@ class Sweep:
             from bench.sweep import trial  # brings torch: only now is it sure that there is work, and on which device
 
             trial.check_device(gpu=self.gpu)
-        if own := own_networks.of(at_work):
-            own_networks.check(own)
+        if tried := trying.of(at_work):
+            trying.check(tried)
         self.store.check_writable(each.name for each in self.experiments)  # last: it creates the folder
 
     def _check_data(self) -> None:

@@ -58,8 +58,10 @@ def measure(chosen: Experiment, rounds: int, num_threads: int, data_dir: str | N
 def _check(chosen: Experiment) -> None:
     if any(isinstance(cell.config.model, Baseline) for cell in chosen.cells):
         raise ValueError(f"experiment {chosen.name}: a cell with model.name = 'baseline' has no training steps")
-    if len({cell.config.train.precision for cell in chosen.cells}) > 1:
-        raise ValueError(f"experiment {chosen.name}: its cells differ in train.precision, of which a process has one")
+    for key, values in (("train.precision", {cell.config.train.precision for cell in chosen.cells}),
+                        ("execution.deterministic", {cell.config.execution.deterministic for cell in chosen.cells})):
+        if len(values) > 1:
+            raise ValueError(f"experiment {chosen.name}: its cells differ in {key}, of which a process has one")
 
 
 if __name__ == "__main__":

@@ -106,9 +106,11 @@ class StepGraph:
         self._index_N, self._rate, self._progress = index_N.clone(), rate.clone(), progress.clone()
         self._graph: Graph = CudaGraph(training.device) if training.device.type == "cuda" else Tape()
         work = lambda: self._take_step(training)
+        before = _tensors(training)
         with _restored(training):
             self._graph.warm_up(work)
             self._graph.capture(work)
+            _check_places(before, _tensors(training))
             if self._graph.exact:
                 _check_replay(training, work, self._graph.replay)
 
@@ -143,6 +145,18 @@ def _check_replay(training: Steps, work: Callable[[], Tensor], replay: Callable[
 def _state(training: Steps) -> list[Tensor]:
     return [*training.model.parameters(), *training.model.buffers(), training.bad,
             *(training.average.tensors().values() if training.average else ())]
+
+
+def _check_places(before: dict[str, Tensor], after: dict[str, Tensor]) -> None:
+    """Raise ValueError where a step put another tensor in the place of one that a replay would go on reading."""
+    for name, tensor in after.items():
+        if tensor is not before.get(name):
+            raise ValueError(f"execution.capture = true does not go with a network that assigns '{name}' anew in a "
+                             "step; change it in place, as with copy_")
+
+
+def _tensors(training: Steps) -> dict[str, Tensor]:
+    return {**dict(training.model.named_parameters()), **dict(training.model.named_buffers())}
 
 
 @contextlib.contextmanager

@@ -76,11 +76,11 @@ def evaluate(training: Training, split: Split, *, limit: int | None = None, keep
     device, seen_as = training.device, test_views or training.cell.data.test_views
     seen_N = torch.zeros(num, dtype=torch.int32, device=device)
     sums_2 = torch.zeros(2, dtype=torch.float64, device=device)
-    mine = torch.arange(training.rank, num, training.num_processes, device=device)
+    mine = torch.arange(num, device=device)[training.rank :: training.num_processes]
     kept = []
     with averaged(training.average), torch.inference_mode():
         model = _model_to_evaluate(training).eval()
-        for index_N in mine.split(EVALUATION_BATCH):
+        for index_N in mine.split(EVALUATION_BATCH) if len(mine) else ():  # of nothing, the mean is NaN
             logits_NK = views.logits(model, images_of(training.dataset, split, index_N), seen_as).float()
             labels_N = split.labels_N.index_select(0, index_N)
             loss = objective.loss(logits_NK, labels_N, training.cell.train)
@@ -114,7 +114,11 @@ def evaluate_epoch(training: Training) -> None:
     if len(dataset.validation):
         parts.append((dataset.validation, history.validation_loss, history.validation_accuracy))
     for split, losses, accuracies in parts:
-        evaluation = evaluate(training, split, limit=TRAIN_SUBSET if split is dataset.train else None)
+        limit = TRAIN_SUBSET if split is dataset.train else None
+        keeps = split is dataset.test and training.num_processes == 1
+        evaluation = evaluate(training, split, limit=limit, keep_logits=keeps)
+        if keeps:
+            training.test_logits_NK = evaluation.logits_NK
         losses.append(evaluation.loss)
         accuracies.append(evaluation.accuracy)
 

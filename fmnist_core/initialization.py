@@ -49,6 +49,9 @@ def _draw_anew(model: nn.Module, initialization: str) -> None:
 
 def _whiten(convolution: nn.Conv2d, dataset: Dataset, *, frozen: bool) -> None:
     index_N = torch.arange(min(NUM_IMAGES, len(dataset.train)), device=dataset.train.labels_N.device)
+    if min(dataset.input_shape[1:]) < max(convolution.kernel_size):
+        raise ValueError(f"train.whitening = '{'frozen' if frozen else 'initial'}' needs images that hold a patch of "
+                         f"{convolution.kernel_size[0]} x {convolution.kernel_size[1]} pixels")
     filters = whitening_filters(dataset.images(dataset.train, index_N), convolution.kernel_size)
     num = convolution.out_channels
     if frozen and num > len(filters):
@@ -64,7 +67,7 @@ def whitening_filters(images_NCHW: Tensor, kernel_size: tuple[int, ...]) -> Tens
     Their outputs over the patches are uncorrelated and, but for `EPSILON`, of variance 1.
     """
     patches = F.unfold(images_NCHW.double().cpu(), kernel_size).transpose(1, 2).flatten(0, 1)
-    variance_P, direction_PP = torch.linalg.eigh(patches.t().cov())
+    variance_P, direction_PP = torch.linalg.eigh(torch.atleast_2d(patches.t().cov()))
     filters = (direction_PP / (variance_P + EPSILON).sqrt()).t().flip(0)
     both = torch.stack([filters, -filters], 1).flatten(0, 1)
     return both.view(-1, images_NCHW.shape[1], *kernel_size)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fmnist_core.cpu.layers import CPU_LAYERS
 from fmnist_core.models.layers import Shape
@@ -35,13 +36,14 @@ def summarize(model: nn.Module, input_shape: Shape) -> list[LayerRow]:
     seen: set[nn.Module] = set()
     names = {module: name for name, module in model.named_modules()}
 
-    def watch(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            rows.append(_row(names[module], module, inputs[0].shape[1:], output.shape[1:], module not in seen))
+    def watch(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
+        given = next((each for each in tree_leaves((inputs, named)) if isinstance(each, Tensor)), None)
+        if isinstance(output, Tensor) and given is not None:
+            rows.append(_row(names[module], module, given.shape[1:], output.shape[1:], module not in seen))
             seen.add(module)
 
     leaves = [module for module in model.modules() if not any(module.children())]
-    handles = [leaf.register_forward_hook(watch) for leaf in leaves]
+    handles = [leaf.register_forward_hook(watch, with_kwargs=True) for leaf in leaves]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     was_training = model.training
     try:
@@ -106,7 +108,9 @@ def _padding(module: nn.Module) -> str:
     """Pixels on every side; of a padding layer (left, right, top, bottom)."""
     if isinstance(module, nn.ZeroPad2d):
         return str(module.padding)
-    return str(_one(module.padding)) if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) else ""
+    if not isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d):
+        return ""
+    return module.padding if isinstance(module.padding, str) else str(_one(module.padding))
 
 
 def _multiply_adds(module: nn.Module, out_shape: Shape) -> int:

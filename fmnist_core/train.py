@@ -100,7 +100,7 @@ class Training(Steps):
         check_capture(cell, self.device.type, self.num_processes)
         self.own_loss = getattr(model, "training_loss", None)
         """Of a network with several heads: (its output, labels, progress in [0, 1)) to the mean loss."""
-        _check_own_loss(cell, self.own_loss)
+        check_own_loss(cell, self.own_loss)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         # Only now: under DDP on CPUs, preparing moves parameters to other memory.
         inner = self.accelerator.unwrap_model(self.model)
@@ -117,6 +117,8 @@ class Training(Steps):
         self.losses = torch.zeros(self.steps_per_epoch, device=self.device)
         self.bad = torch.zeros((), dtype=torch.bool, device=self.device)
         self.history = History()
+        self.test_logits_NK: Tensor | None = None
+        """Of the last evaluation, on the CPU; nothing under DDP, where no process has them all."""
         self.flip_start_N = self._flip_start()
         self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
         """For captured steps, which see a tensor change but no Python number."""
@@ -262,7 +264,7 @@ def _hold_if_not_finite(training: Training, loss: Tensor) -> None:
         inner.found_inf = training.bad.float()
 
 
-def _check_own_loss(cell: CellConfig, own_loss: object) -> None:
+def check_own_loss(cell: CellConfig, own_loss: object) -> None:
     """What such a network would not heed."""
     if own_loss is None:
         return

@@ -125,6 +125,28 @@ class Draws(nn.Module):
         return logits
 
 
+class Reassigns(Draws):
+    """A buffer that is another tensor after each step: a replay would go on reading the first."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(10))
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        logits: Tensor = self.linear(images_NCHW.flatten(1))
+        self.mean = 0.9 * self.mean + 0.1 * logits.detach().mean(0)
+        return logits - self.mean
+
+
+def test_a_network_that_assigns_a_buffer_anew_is_refused() -> None:
+    cell = CellConfig(model=CustomModel(factory="tests.test_capture:Reassigns"), data=DataConfig(),
+                      train=TrainConfig(global_batch_size=10), execution=ExecutionConfig(capture=True))
+    with pytest.raises(ValueError, match=r"assigns 'mean' anew in a step; change it in place, as with copy_"):
+        train_epoch(make(cell))
+
+
 def test_a_network_that_draws_outside_of_pytorch_is_refused() -> None:
     cell = CellConfig(model=CustomModel(factory="tests.test_capture:Draws"), train=TrainConfig(global_batch_size=10),
                       execution=ExecutionConfig(capture=True))

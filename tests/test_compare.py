@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import subprocess
 
 import msgspec
@@ -218,6 +219,19 @@ def test_sets_that_differ_in_a_setting_are_compared_when_that_is_allowed(tmp_pat
     assert "--allow model.depth: cells of one set differ in nothing else" in capsys.readouterr().err
 
 
+def test_sets_that_differ_in_how_many_processes_share_a_cell(tmp_path, capsys):
+    a = write(tmp_path / "a", trainings([0.90, 0.901, 0.899]))
+    key = lambda seed: quality_key(cell_of(2), seed, num_processes=2)
+    b = write(tmp_path / "b", [msgspec.structs.replace(one, quality_key=key(one.seed))
+                               for one in trainings([0.80, 0.801, 0.802], num_processes=2)])
+    store = ["--store", str(tmp_path)]
+    assert compare.main([a, b, *store]) == 2
+    assert capsys.readouterr().err.endswith("no cell in common; the most alike differ in num_processes: 1 against 2; "
+                                            "to compare such cells: --allow num_processes\n")
+    assert compare.main([a, b, "--allow", "num_processes", *store]) == 1
+    assert "-9.90 [-10.1" in capsys.readouterr().out
+
+
 def test_two_networks_of_ones_own_are_compared_by_name(tmp_path, capsys):
     def of(factory, source, accuracies):
         cell = CellConfig(model=CustomModel(factory=factory, options={"width": 3}, source=source))
@@ -420,3 +434,19 @@ def test_a_block_as_json(monkeypatch, capsys):
     assert set(answer["seconds"]) == set(METRICS)
     assert all(seconds > 0 for seconds in answer["seconds"].values())
     assert answer["core"].startswith(str(revisions.ROOT))
+
+
+def test_a_revision_is_timed_with_the_users_own_folders(monkeypatch):
+    """A network of one's own, and data in a folder that is named from here."""
+    asked = {}
+
+    def run(command, *, env, **options):
+        asked.update(env=env, options=options)
+        answer = {"core": str(revisions.ROOT / "fmnist_core"), "seconds": {"train_step": 1.0}}
+        return subprocess.CompletedProcess(command, 0, json.dumps(answer), "")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setenv("PYTHONPATH", "mine")
+    assert revisions._block(revisions.ROOT, revisions.WORKING_TREE, {"threads": 1}) == {"train_step": 1.0}
+    assert asked["env"]["PYTHONPATH"].split(os.pathsep)[-1] == "mine"
+    assert asked["options"].get("cwd") is None

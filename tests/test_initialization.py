@@ -6,7 +6,7 @@ from torch import nn
 
 from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, Network2, StagedCNN, TrainConfig
 from fmnist_core.fused.training import FusedTraining
-from fmnist_core.initialization import EPSILON, initialize, pass_on
+from fmnist_core.initialization import EPSILON, initialize, pass_on, whitening_filters
 from fmnist_core.train import Training, train_epoch
 from tests.small import small_dataset
 
@@ -106,3 +106,13 @@ def test_networks_that_cannot_begin_so_are_refused():
     frozen = CellConfig(model=KernelDepthCNN(width=18), train=TrainConfig(whitening="frozen"))
     with pytest.raises(ValueError, match=r"seeds cannot be fused with train.whitening = 'frozen'"):
         FusedTraining(frozen, (0, 1), small_dataset())
+
+
+def test_patches_of_one_pixel_are_whitened_and_those_larger_than_an_image_refused():
+    images_NCHW = torch.rand(50, 1, 8, 8)
+    filters = whitening_filters(images_NCHW, (1, 1))
+    assert filters.shape == (2, 1, 1, 1)
+    assert float((filters[0] * images_NCHW).std()) == pytest.approx(1.0, abs=0.05)
+    dataset = small_dataset(20)
+    with pytest.raises(ValueError, match="needs images that hold a patch of 29 x 29 pixels"):
+        initialize(nn.Conv2d(1, 4, 29), dataset, TrainConfig(whitening="initial"))

@@ -108,6 +108,30 @@ def test_summary_is_what_runs():
     assert model.training
 
 
+class Concat(nn.Module):
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        return torch.cat(maps, 1)
+
+
+class Idioms(nn.Module):
+    """What a network of one's own may do: padding by name, a list for a layer, a layer called by keyword."""
+
+    def __init__(self):
+        super().__init__()
+        self.same, self.valid = nn.Conv2d(1, 2, 3, padding="same"), nn.Conv2d(1, 2, 1, padding="valid")
+        self.concat, self.fc = Concat(), nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.fc(input=self.concat([self.same(x), self.valid(x)]).mean((2, 3)))
+
+
+def test_networks_of_ones_own_are_summarized_whatever_their_layers_are_given():
+    rows = {row.name: row for row in summarize(Idioms(), SHAPE)}
+    assert [rows["same"].padding, rows["valid"].padding] == ["same", "valid"]
+    assert rows["concat"].out_shape == (4, 28, 28)
+    assert (rows["fc"].in_shape, rows["fc"].out_shape, rows["fc"].num_parameters) == ((4,), (10,), 50)
+
+
 def test_least_bytes_by_hand():
     """One Linear layer of 4 to 3: 3 outputs x 4 passes x 2 images, and 15 parameters x 6 and 30 moments x 2."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.inputs import options
+
 ROOT = Path(__file__).resolve().parent.parent
 RUN = "bench/run.py"
 
@@ -91,3 +93,8 @@ def test_an_unknown_label_is_answered_with_the_nearest(call_run):
     code, _, err = call_run("table_1_2", "--only", "label=Trail-3")
     assert code == 2
     assert "no cell has label=Trail-3; did you mean 'Trial-3'?" in err
+
+
+@pytest.mark.parametrize(("text", "label"), [("1", "1"), ("true", "true"), ('"1"', "1"), ("Trial-2", "Trial-2")])
+def test_a_label_is_text_whatever_it_reads_as(text, label):
+    assert options.filters(options.parser("").parse_args(["quick", "--only", f"label={text}"])) == {"label": label}

@@ -95,6 +95,18 @@ def test_the_summary_has_mean_spread_and_speed(planned, capsys, tmp_path):
     assert row.split() == ["depth", "1", "90.50", "0.71", "2", "5,000", "1,234"]
 
 
+def test_cells_that_differ_in_their_execution_share_a_training(capsys, tmp_path):
+    content = {"question": "?", "seeds": {"cpu": 1}, "base": {"model": {"name": "cnn"}},
+               "grid": {"execution.memory_format": ["channels_last", "contiguous"]}}
+    chosen = experiment.parse(content, name="mine")
+    plan = tasks([chosen], num_seeds=None, gpu=False, machine={})
+    latest = {task.key: trained(task, 0.9) if task.seed is not None else timed(task) for task in plan}
+    progress.show_plan([chosen], plan, latest)
+    assert capsys.readouterr().out.count("1/1        done") == 2, "each with the training"
+    progress.show_summary([chosen], plan, latest, tmp_path)
+    assert capsys.readouterr().out.count("90.00 ") >= 2
+
+
 def summary(planned, records, capsys, tmp_path):
     experiments, plan = planned
     progress.show_summary(experiments, plan, {task.key: record for task, record in records}, tmp_path)

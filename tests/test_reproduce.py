@@ -75,4 +75,4 @@ def test_several_processes_are_started_by_torchrun() -> None:
                                      labels=Labels(num_processes=2))
     row = collect([shared], [GRID]).rows["grid"][0]
     assert reproduce.command(row, {"model.depth": 1}) == (
-        "torchrun --nproc-per-node 2 bench/run.py grid --only model.depth=1 --seeds 5")
+        "torchrun --nproc-per-node 2 bench/run.py grid --only model.depth=1 --set launch.mode=ddp --seeds 5")

@@ -18,6 +18,7 @@ from bench.sweep.plan import Task
 from bench.timing.other_processes import Usage
 from fmnist_core import checkpoint
 from fmnist_core.config import (
+    Baseline,
     CellConfig,
     CustomModel,
     ExecutionConfig,
@@ -328,3 +329,19 @@ def test_every_cell_of_a_sweep_is_compiled(tmp_path, monkeypatch):
         numbers.append(len(graphs))
     assert numbers[0] > 0
     assert set(numbers) == {numbers[0]}
+
+
+def test_the_confusion_is_of_the_evaluation_whose_accuracy_is_recorded(tmp_path, monkeypatch):
+    """Also where test images are augmented anew each time."""
+    dataset = small_dataset(60, shift=4, flip="random", augment_test=True)
+    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
+    config = CellConfig(model=KernelDepthCNN(), data=dataset.config, train=TrainConfig(epochs=1, global_batch_size=20))
+    record = run(Task("e", experiment.Cell(config=config), quality_key(config, 0), 0), tmp_path)
+    right = sum(row[i] for i, row in enumerate(record.test.confusion))
+    assert right / sum(map(sum, record.test.confusion)) == pytest.approx(record.epochs.test_accuracy[-1])
+
+
+def test_a_model_that_is_no_network_is_of_the_processes_that_were_started():
+    config = CellConfig(model=Baseline(estimator="decision_tree", options={"max_depth": 2}))
+    task = Task("e", experiment.Cell(config=config), "k", 0)
+    assert trial._fit_baseline(task, 0, small_dataset(60), 2).labels.num_processes == 2

@@ -62,6 +62,7 @@ def test_the_section_of_the_experiment_shows_and_answers(other_s: list[float], s
 
 
 @pytest.mark.parametrize(("more", "said"), [
+    ("grid.execution.deterministic = [false, true]", "differ in execution.deterministic, of which a process has one"),
     ("grid.train.precision = ['no', 'bf16']", "its cells differ in train.precision, of which a process has one"),
     ("cells = [{ model = { name = 'baseline', estimator = 'sgd' } }]", "'baseline' has no training steps"),
 ])

@@ -74,7 +74,11 @@ def overrides(asked: argparse.Namespace) -> dict[str, Any]:
 
 def filters(asked: argparse.Namespace) -> dict[str, Any]:
     """What --only asks for. Raises ValueError."""
-    return _by_key([setting(text, "--only") for text in asked.only], "--only")
+    given = [setting(text, "--only") for text in asked.only]
+    # Labels are text, also one that reads as a number.
+    given = [(key, text.partition("=")[2]) if key == "label" and not isinstance(value, str) else (key, value)
+             for text, (key, value) in zip(asked.only, given, strict=True)]
+    return _by_key(given, "--only")
 
 
 def setting(text: str, option: str) -> tuple[str, Any]:

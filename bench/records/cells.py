@@ -13,6 +13,8 @@ from fmnist_core.nearest import nearest_key
 
 IDENTITY = ("model", "data", "train")
 """Sections of a configuration that decide what is learnt."""
+PROCESSES = "num_processes"
+"""The fact beside the settings that decides what is learnt."""
 MAX_TRIED = 50
 """Cells of a set that are looked at for the ones most alike."""
 
@@ -21,12 +23,15 @@ def identity(record: Record, without: Collection[str] = ()) -> str:
     """What decides accuracy but the seed, as canonical JSON; `without` these settings."""
     content = {section: dict(record.cell.get(section, {})) for section in IDENTITY}
     for key in without:
+        if key == PROCESSES:
+            continue
         section, _, name = ("model", ".", "source") if key == CODE else key.partition(".")
         names = ("name", "factory", "source") if key == "model.name" else (name,)
         content[section] = {each: value for each, value in content[section].items() if each not in names}
         if key != CODE and name in (options := content[section].get("options", {})):
             content[section]["options"] = {each: value for each, value in options.items() if each != name}
-    return msgspec.json.encode({**content, "num_processes": record.labels.num_processes}, order="sorted").decode()
+    processes = {} if PROCESSES in without else {PROCESSES: record.labels.num_processes}
+    return msgspec.json.encode({**content, **processes}, order="sorted").decode()
 
 
 def names(identities: Sequence[str]) -> dict[str, str]:
@@ -44,7 +49,7 @@ def settings_of(identity: str) -> dict[str, Any]:
         cell = msgspec.convert({section: content[section] for section in IDENTITY}, CellConfig)
     except msgspec.ValidationError:
         return flatten(content)
-    return every_setting(cell)
+    return every_setting(cell) | {key: value for key, value in content.items() if key == PROCESSES}
 
 
 def nearest_settings(a: Sequence[str], b: Sequence[str]) -> dict[str, str]:

@@ -79,6 +79,7 @@ def compare(
     """
     settings = [name for name in allowed if cells.is_setting(name)]
     cells.check_settings(settings, [*a, *b])
+    settings += [name for name in allowed if name == cells.PROCESSES]
     trains_a, speeds_a, failures_a, stale_a = _grouped(a, settings)
     trains_b, speeds_b, failures_b, stale_b = _grouped(b, settings)
     identities_a = dict.fromkeys([*trains_a, *speeds_a, *failures_a])

@@ -26,7 +26,9 @@ def command(row: Row, filters: Mapping[str, Any] | None) -> str:
     start = f"torchrun --nproc-per-node {processes}" if processes > 1 else "accelerate launch"
     if filters is not None:
         only = "".join(f" --only {shlex.quote(f'{key}={_json_or_text(value)}')}" for key, value in filters.items())
-        return f"{start} bench/run.py {shlex.quote(row.experiment.name)}{only} --seeds {seeds}"
+        shared = any(one.labels.num_processes > 1 for one in row.records) and row.experiment.launch.mode != "ddp"
+        mode = " --set launch.mode=ddp" if shared else ""
+        return f"{start} bench/run.py {shlex.quote(row.experiment.name)}{only}{mode} --seeds {seeds}"
     mode = "ddp" if processes > 1 else row.experiment.launch.mode
     lines = ['question = "One cell"', f'launch.mode = "{mode}"', f"base = {_toml(to_dict(row.cell.config))}"]
     return (f"printf '%s\\n' {' '.join(map(shlex.quote, lines))} > cell.toml && "

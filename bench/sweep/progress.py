@@ -116,7 +116,7 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
     for experiment in experiments:
         rows = []
         for cell in _cells(experiment, planned):
-            mine = [task for task in planned if task.cell.config == cell.config]
+            mine = [task for task in planned if _is_of(task, cell.config)]
             trained, timed = ([_state(t, latest) for t in mine if (t.seed is None) == speed] for speed in (False, True))
             rows.append({
                 "cell": cell.label or "-",
@@ -171,7 +171,7 @@ def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], lat
     for experiment in experiments:
         lines = []
         for cell in _cells(experiment, planned):
-            records = [latest[t.key] for t in planned if t.cell.config == cell.config and t.key in latest]
+            records = [latest[t.key] for t in planned if _is_of(t, cell.config) and t.key in latest]
             lines.append(sweep_results.Line.of(cell.label or "-", records))
         for paragraph in (experiment.title, *sweep_results.paragraphs(lines)):
             print(f"\n{paragraph}")
@@ -180,6 +180,13 @@ def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], lat
           f"  {shlex.join(['python', '-m', 'bench.report', '--store', str(folder), *files])}")
     if [each.name for each in experiments] == ["quick"]:
         print("The full sweep, with several seeds and more epochs, is kernel_depth in the place of quick.")
+
+
+def _is_of(task: Task, config: CellConfig) -> bool:
+    """A training is of every cell that it trains: cells that differ in their execution share it."""
+    if task.seed is None:
+        return task.cell.config == config
+    return all(getattr(task.cell.config, part) == getattr(config, part) for part in ("model", "data", "train"))
 
 
 def _cells(experiment: Experiment, planned: Iterable[Task]) -> list[Cell]:

@@ -138,7 +138,7 @@ def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep 
            keep_weights: Path | None) -> TrainRecord:
     assert task.seed is not None
     if isinstance(task.cell.config.model, Baseline):
-        return _fit_baseline(task, task.seed, dataset)
+        return _fit_baseline(task, task.seed, dataset, watch.num_processes)
     training = Training(task.cell.config, task.seed, dataset)
     labels = Labels(**asdict(observe(training)))
     model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
@@ -165,14 +165,14 @@ def _keep(path: Path, training: Training) -> None:
         warnings.warn(f"no weights could be written: {error}", stacklevel=2)
 
 
-def _fit_baseline(task: Task, seed: int, dataset: data.Dataset) -> TrainRecord:
+def _fit_baseline(task: Task, seed: int, dataset: data.Dataset, num_processes: int) -> TrainRecord:
     """One uninterrupted fit: neither checkpoints nor the cell's time limit apply."""
     fitted = baselines.fit(task.cell.config, seed, dataset)
     return TrainRecord(
         experiment=task.experiment, quality_key=task.key, seed=seed, cell=to_dict(task.cell.config),
         epochs=Epochs(**asdict(fitted.history)), test=TestDetail(confusion=fitted.confusion_KK), extra=fitted.extra,
         num_train=len(dataset.train), num_validation=len(dataset.validation), num_test=len(dataset.test),
-        labels=Labels(precision=fitted.precision),
+        labels=Labels(precision=fitted.precision, num_processes=num_processes),
     )
 
 
@@ -191,6 +191,7 @@ class _Watch:
     def __init__(self, task: Task, attempt: Attempt, notice: launch.Notice, on_save: OnStep | None) -> None:
         self._timeout_s, self._attempt, self._notice, self._on_save = task.timeout_s, attempt, notice, on_save
         self._began = self._saved = time.perf_counter()
+        self.num_processes = attempt.num_processes
 
     @property
     def wall_s(self) -> float:
@@ -244,7 +245,9 @@ def _details(training: Training) -> tuple[TestDetail, dict[str, float]]:
     if training.num_processes > 1:
         return TestDetail(), {}
     test = training.dataset.test
-    logits_NK = evaluate(training, test, keep_logits=True).logits_NK
+    logits_NK = training.test_logits_NK
+    if logits_NK is None:  # taken up where nothing was left to train
+        logits_NK = evaluate(training, test, keep_logits=True).logits_NK
     assert logits_NK is not None
     return details(logits_NK, test.labels_N.cpu(), training.cell.train)
 

@@ -56,9 +56,10 @@ def _tree(commit: str) -> Iterator[Path]:
 
 
 def _block(tree: Path, commit: str, request: Mapping[str, Any]) -> dict[str, float]:
-    environment = {**os.environ, "PYTHONPATH": f"{tree}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": str(request["threads"])}
+    folders = [str(tree), str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": str(request["threads"])}
     command = [sys.executable, "-P", "-m", "bench.timing.block", json.dumps(dict(request))]
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
         reason = run.stderr.strip().splitlines()[-1:] or [f"exit code {run.returncode}"]
         raise ValueError(f"revision {commit[:12]} cannot be timed by this harness: {reason[0]}")

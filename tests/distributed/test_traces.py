@@ -46,6 +46,19 @@ def images_10000():
     return small_dataset(64, 40, 10_000)
 
 
+def test_processes_without_an_image_of_a_split_add_nothing_to_it(monkeypatch):
+    dataset = small_dataset(64, 2, 10)
+    training = Training(CellConfig(model=traces.PLAIN, data=dataset.config), 0, dataset)
+    alone = evaluate(training, dataset.validation)
+    monkeypatch.setattr(evaluation, "_model_to_evaluate", lambda training: training.model)
+    training.num_processes, sums_2 = 5, torch.zeros(2, dtype=torch.float64)
+    for training.rank in range(5):
+        training.accelerator = Collector()
+        evaluate(training, dataset.validation)
+        sums_2 += training.accelerator.contributions[0]
+    assert sums_2.tolist() == [pytest.approx(2 * alone.loss), 2 * alone.accuracy]
+
+
 @pytest.mark.parametrize("evaluation_batch", traces.EVALUATION_BATCHES)
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 8])
 def test_the_processes_together_count_each_of_10000_images_once(num_processes, evaluation_batch, images_10000,
