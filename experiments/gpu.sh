@@ -46,7 +46,7 @@ nvidia-smi --query-gpu=name,driver_version,power.limit,clocks.max.sm --format=cs
 
 # Is it right? Equality and waits first, without the timing tests; a failure here is the first thing to read.
 wanted equality && step equality "$PYTHON" -m pytest -q tests/test_gpu.py tests/test_kernels.py \
-    tests/test_checkpoint.py -k "not speed and not choice"
+    tests/test_checkpoint.py::test_fp16_on_a_gpu_resumes_with_its_scale_and_its_generator -k "not speed and not choice"
 # How fast: eager, captured, fused (1 to 64 seeds), each precision and memory format.
 wanted speed && step speed "$PYTHON" -m pytest -q -s tests/test_gpu.py -k "speed or choice"
 trap 'share stop > /dev/null 2>&1' EXIT
