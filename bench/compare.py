@@ -3,6 +3,7 @@
     python -m bench.compare runs other/runs            two sets of records: folders, or .jsonl files
     python -m bench.compare HEAD~3 HEAD                two revisions, timed in turns here and now
     python -m bench.compare HEAD working-tree          what is not committed yet
+    python -m bench.compare HEAD~3 HEAD --set train.precision=bf16
 
 Records: cells of both sets, speeds only where machine and labels agree, accuracies by Welch's test over seeds.
 Revisions: fmnist_core of each, a process per block, A B, B A, ... Several questions at once are corrected by Holm.
@@ -43,7 +44,7 @@ MAX_DIFFERENCES = 3
 ACCURACY_THRESHOLD = 0.001
 """A change below 0.1 points does not count."""
 OF_RECORDS = "allow", "accuracy_threshold"
-OF_REVISIONS = "rounds", "experiment", "dataset", "data_dir", "threads", "block_s"
+OF_REVISIONS = "rounds", "experiment", "set", "dataset", "data_dir", "threads", "block_s"
 """Options without effect on the other kind of comparison."""
 
 
@@ -184,7 +185,7 @@ def _pairs_needed(noise: Pairs, threshold: float) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = side_runs.parser("compare", __doc__, rounds=PAIRS)
+    parser = side_runs.parser("compare", __doc__, rounds=PAIRS, settings=True)
     parser.add_argument("a", metavar="A", help="records, or a revision")
     parser.add_argument("b", metavar="B",
                         help=f"the same; {revisions.WORKING_TREE}: the files as they are, committed or not")

@@ -22,8 +22,8 @@ ROUNDS = 20
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = side_runs.parser("turns", __doc__, rounds=ROUNDS, timed="all cells of this experiment are")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting of each")
+    parser = side_runs.parser("turns", __doc__, rounds=ROUNDS, settings=True,
+                              timed="all cells of this experiment are")
     options = parser.parse_args(arguments)
     try:
         chosen = experiment.load(options.experiment, overrides(options))

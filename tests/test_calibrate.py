@@ -156,7 +156,7 @@ def test_peers_are_counted_over_all_processes():
 
 
 def test_no_torch_until_something_is_timed():
-    modules = ("side_records", "side_runs", "calibrate", "compare", "ledger", "peers")
+    modules = ("records.side_records", "timing.side_runs", "calibrate", "compare", "ledger", "peers", "turns")
     code = f"import sys, {', '.join(f'bench.{module}' for module in modules)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -258,6 +258,8 @@ def test_what_cannot_be_compared_is_wrong_input(tmp_path, capsys):
                         ([str(tmp_path), a], f"{tmp_path} holds no records"),
                         ([str(compare.revisions.ROOT), a], "; it is a checkout: in one, name two of its revisions"),
                         ([a, b, "--rounds", "3"], "--rounds has no effect on a comparison of records"),
+                        ([a, b, "--set", "train.epochs=1"], "--set has no effect on a comparison of records"),
+                        (["HEAD", "HEAD", "--set", "train.epoch=1"], "did you mean 'train.epochs'?"),
                         (["HEAD", "HEAD", "--allow", "torch"], "--allow has no effect on a comparison of revisions")]:
         assert compare.main([*sides, "--store", str(tmp_path)]) == 2
         assert said in capsys.readouterr().err

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench import environment, experiment
 from bench.formatting import table
+from bench.inputs.options import overrides
 from bench.inputs.strict_parser import StrictParser, folder
 from bench.pages.side_tables import headers_and_rows
 from bench.records.side_records import SideRecord
@@ -21,11 +22,10 @@ BLOCK_S = 1.5
 DEFAULT_EXPERIMENT, DEFAULT_STORE = "final", "runs"
 
 
-def parser(name: str, description: str | None, *, rounds: int, threads: bool = True,
-           blocks: bool = True, timed: str = "the first cell of this experiment is") -> argparse.ArgumentParser:
-    """The options that they have; `threads` and `blocks`: whether those of threads and of a block's seconds too.
-
-    `timed`: what of an experiment.
+def parser(name: str, description: str | None, *, rounds: int, threads: bool = True, blocks: bool = True,
+           settings: bool = False, timed: str = "the first cell of this experiment is") -> argparse.ArgumentParser:
+    """The options that they have; `threads`, `blocks`, `settings`: whether those of threads, of a block's seconds and
+    of a cell's settings too. `timed`: what of an experiment.
     """
     new = StrictParser(f"python -m bench.{name}", description)
     new.add_argument("--experiment", default=DEFAULT_EXPERIMENT, metavar="NAME",
@@ -41,11 +41,11 @@ def parser(name: str, description: str | None, *, rounds: int, threads: bool = T
     if blocks:
         new.add_argument("--block-s", type=up_to(3600), default=BLOCK_S, metavar="S",
                          help=f"seconds of training steps in a block; default: {BLOCK_S:g}")
+    if settings:
+        new.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting of the cell")
+    else:
+        new.set_defaults(set=[])
     return new
-
-
-def overrides(options: argparse.Namespace) -> dict[str, str]:
-    return {"data.dataset": options.dataset} if options.dataset else {}
 
 
 def cell_of(options: argparse.Namespace) -> CellConfig:
