@@ -133,11 +133,11 @@ def _small_kernels_win(experiment: str) -> Judge:
 def _over_networks(results: Results, size: int, pairs: Sequence[tuple[Row, Row]]) -> Contrast:
     """Of the seeds that every network has for both kernels."""
     name = f"kernel size {size} less {LARGE_KERNEL}" + (f", mean over {len(pairs)} depths" if len(pairs) > 1 else "")
-    alike = [results.alike(large, small) for large, small in pairs]
-    if None in alike:
+    alike = [pair for large, small in pairs if (pair := results.alike(large, small))]
+    if len(alike) < len(pairs):
         return Contrast(name, [], [])
     values = [[{record.seed: accuracy for record in row.trained if (accuracy := outcomes.test_last(record)) is not None}
-               for row in pair] for pair in alike if pair]
+               for row in pair] for pair in alike]
     seeds = set.intersection(*(set(row) for pair in values for row in pair))
     low, high = ([stats.summarize([pair[i][seed] for pair in values]).mean for seed in sorted(seeds)] for i in (0, 1))
     return Contrast(name, low, high)

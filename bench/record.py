@@ -77,7 +77,7 @@ class Labels(_Part, frozen=True, kw_only=True):
     compile_timings_s: dict[str, float] = {}
     """Of `execution.compile = "auto"`: seconds of a step, eager (`no`) and compiled, by which it was chosen."""
     captured: bool = False
-    """Replayed as a CUDA graph."""
+    """Replayed as a CUDA graph, on a CPU as a tape."""
     graph_breaks: int = 0
     """Places where `torch.compile` fell back to Python."""
     recompiles: int = 0

@@ -1,10 +1,11 @@
-"""A list of measurements, and what every function of statistics refuses. No torch."""
+"""A list of measurements: what every function of statistics refuses, and what they share. No torch."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 
 Samples = Sequence[float] | npt.NDArray[Any]
 
@@ -24,3 +25,17 @@ def checked(name: str, samples: Samples, positive: bool = False) -> npt.NDArray[
 def fraction(name: str, value: float) -> None:
     if not 0 < value < 1:
         raise ValueError(f"{name} = {value}: expected a fraction between 0 and 1")
+
+
+def sd_of(values: npt.NDArray[np.float64]) -> float:
+    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
+
+
+def half_width(standard_error: float, df: float, confidence: float) -> float:
+    return float(standard_error * stats.t.ppf((1 + confidence) / 2, df))
+
+
+def t_test(estimate: float, standard_error: float, df: float) -> float:
+    if standard_error == 0:
+        return float(estimate == 0)  # the limit of ever smaller spreads
+    return 2 * float(stats.t.sf(abs(estimate) / standard_error, df))

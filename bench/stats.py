@@ -5,13 +5,16 @@ two-sided. `confidence` is a fraction in (0, 1). Every function refuses empty, N
 What too few samples cannot give is nan. Samples count as independent: the steps of one run speak for that run only.
 """
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
+from bench.comparisons import Comparison as Comparison
+from bench.comparisons import compare as compare
+from bench.comparisons import compare_with as compare_with
+from bench.comparisons import compare_with_best as compare_with_best
+from bench.comparisons import holm as holm
 from bench.rank_tests import Trend as Trend
 from bench.rank_tests import one_way as one_way
 from bench.rank_tests import one_way_seeds_needed as one_way_seeds_needed
@@ -20,14 +23,12 @@ from bench.sample_size import pairs_needed as pairs_needed
 from bench.sample_size import resolvable_difference as resolvable_difference
 from bench.sample_size import resolvable_ratio as resolvable_ratio
 from bench.sample_size import seeds_needed as seeds_needed
-from bench.samples import Samples, checked, fraction
+from bench.samples import Samples, checked, fraction, half_width, sd_of, t_test
 
 Verdict = Literal["greater", "less", "equivalent", "not resolved"]
 
 NOISY = 0.10
 """IQR / median above which a measurement is marked as noisy."""
-SPREADS_DIFFER = 0.05
-"""p below which samples are said to differ in spread."""
 
 
 class Interval(NamedTuple):
@@ -68,23 +69,6 @@ class Throughput(NamedTuple):
         return self.iqr_ratio > NOISY
 
 
-class Comparison(NamedTuple):
-    """`b` against `a`, in the unit of the samples. Interval and p are nan where a sample has only one value."""
-
-    n_a: int
-    n_b: int
-    mean_a: float
-    mean_b: float
-    difference: float
-    """mean_b - mean_a"""
-    low: float
-    high: float
-    """Interval for the difference."""
-    p: float
-    mann_whitney_p: float
-    """A second opinion that does not depend on the shape of the distributions."""
-
-
 class Ratio(NamedTuple):
     """`a` over `b`: 1.05 is 5 % more. The interval and p are nan for fewer than two pairs."""
 
@@ -98,7 +82,7 @@ class Ratio(NamedTuple):
 def summarize(samples: Samples) -> Summary:
     values = checked("samples", samples)
     q1, median, q3, p99 = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75, 0.99]))
-    return Summary(n=len(values), mean=float(values.mean()), sd=_sd(values), median=median, q1=q1, q3=q3, iqr=q3 - q1,
+    return Summary(n=len(values), mean=float(values.mean()), sd=sd_of(values), median=median, q1=q1, q3=q3, iqr=q3 - q1,
                    minimum=float(values.min()), maximum=float(values.max()), p99=p99)
 
 
@@ -106,7 +90,7 @@ def mean_interval(samples: Samples, confidence: float = 0.95) -> Interval:
     """Student's t interval for the mean, exact for normal samples: accuracy over seeds. (nan, nan) for one sample."""
     values = checked("samples", samples)
     fraction("confidence", confidence)
-    mean, half = float(values.mean()), _half_width(_sd(values) / len(values) ** 0.5, len(values) - 1, confidence)
+    mean, half = float(values.mean()), half_width(sd_of(values) / len(values) ** 0.5, len(values) - 1, confidence)
     return Interval(mean - half, mean + half)
 
 
@@ -145,37 +129,6 @@ def throughput(images_per_step: int, step_s: Samples, confidence: float = 0.95) 
     return Throughput(images_per_step / steps.median, low=slow, high=fast, iqr_ratio=steps.iqr / steps.median)
 
 
-def compare(a: Samples, b: Samples, confidence: float = 0.95) -> Comparison:
-    """Two independent samples: the difference of the means, b - a, by Welch's test (Welch 1947), unequal sds allowed.
-
-    The Mann-Whitney p is exact without ties where one sample has 8 values or fewer, else asymptotic.
-    """
-    a, b = checked("a", a), checked("b", b)
-    fraction("confidence", confidence)
-    variance_a, variance_b = _sd(a) ** 2 / len(a), _sd(b) ** 2 / len(b)
-    total = variance_a + variance_b
-    # Satterthwaite's degrees of freedom; in shares of the total, since squares of small variances underflow.
-    df = 1 / ((variance_a / total) ** 2 / (len(a) - 1) + (variance_b / total) ** 2 / (len(b) - 1)) if total > 0 else 1.0
-    return _comparison(a, b, total**0.5, df, confidence)
-
-
-def compare_with(control: Samples, others: Sequence[Samples], confidence: float = 0.95) -> list[Comparison]:
-    """Each of `others` against one sample, by the spread of all of them where that may be the same, else by `compare`.
-
-    "May be": Bartlett's test (1937) at 5 %. Two or three seeds a cell hardly know their own spread: Welch's test then
-    finds little, and among many cells of which one has far more seeds it finds too much. p is not adjusted.
-    """
-    samples = [checked("samples", one) for one in (control, *others)]
-    fraction("confidence", confidence)
-    sds = [_sd(one) for one in samples]
-    if not min(sds) > 0 or stats.bartlett(*samples).pvalue < SPREADS_DIFFER:
-        return [compare(control, one, confidence) for one in others]
-    df = sum(map(len, samples)) - len(samples)
-    variance = sum((len(one) - 1) * sd**2 for one, sd in zip(samples, sds, strict=True)) / df
-    return [_comparison(samples[0], one, (variance * (1 / len(samples[0]) + 1 / len(one))) ** 0.5, df, confidence)
-            for one in samples[1:]]
-
-
 def paired_ratio(a: Samples, b: Samples, confidence: float = 0.95) -> Ratio:
     """a[i] / b[i] for measurements taken in turns, which cancels what drifts slowly: clocks, heat, other load.
 
@@ -187,11 +140,11 @@ def paired_ratio(a: Samples, b: Samples, confidence: float = 0.95) -> Ratio:
     if len(a) != len(b):
         raise ValueError(f"a has {len(a)} values and b has {len(b)}: expected pairs")
     logs = np.log(a) - np.log(b)
-    mean, standard_error = float(logs.mean()), _sd(logs) / len(logs) ** 0.5
-    half = _half_width(standard_error, len(logs) - 1, confidence)
+    mean, standard_error = float(logs.mean()), sd_of(logs) / len(logs) ** 0.5
+    half = half_width(standard_error, len(logs) - 1, confidence)
     with np.errstate(over="ignore", under="ignore"):  # two wild pairs: the interval is then (0, inf)
         ratio, low, high = (float(value) for value in np.exp([mean, mean - half, mean + half]))
-    return Ratio(ratio, low, high, len(logs), _t_test(mean, standard_error, len(logs) - 1))
+    return Ratio(ratio, low, high, len(logs), t_test(mean, standard_error, len(logs) - 1))
 
 
 def verdict(result: Comparison | Ratio, minimum_effect: float, alpha: float = 0.05, p: float | None = None) -> Verdict:
@@ -217,20 +170,6 @@ def verdict(result: Comparison | Ratio, minimum_effect: float, alpha: float = 0.
     return "equivalent" if least < result.low and result.high < most else "not resolved"
 
 
-def holm(p_values: Samples) -> list[float]:
-    """Adjusted p-values, in the order given: the chance of any false alarm among them all is then at most alpha.
-
-    Holm 1979, step down: the i-th smallest of m times m + 1 - i, never below the one before, at most 1.
-    """
-    p = checked("p_values", p_values)
-    if p.min() < 0 or p.max() > 1:
-        raise ValueError(f"p_values from {p.min()} to {p.max()}: expected 0 to 1")
-    order = np.argsort(p)
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return [float(value) for value in adjusted]
-
-
 def proportion_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
     """Wilson's score interval (1927) for a fraction: what n images say about one model's accuracy on any others."""
     fraction("confidence", confidence)
@@ -248,26 +187,4 @@ def sd_upper_bound(samples: Samples, confidence: float = 0.8) -> float:
     values = checked("samples", samples)
     fraction("confidence", confidence)
     df = len(values) - 1
-    return _sd(values) * float((df / stats.chi2.ppf(1 - confidence, df)) ** 0.5) if df else float("nan")
-
-
-def _sd(values: npt.NDArray[np.float64]) -> float:
-    return float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-
-
-def _comparison(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], standard_error: float, df: float,
-                confidence: float) -> Comparison:
-    difference, half = float(b.mean() - a.mean()), _half_width(standard_error, df, confidence)
-    return Comparison(len(a), len(b), float(a.mean()), float(b.mean()), difference, low=difference - half,
-                      high=difference + half, p=_t_test(difference, standard_error, df),
-                      mann_whitney_p=float(stats.mannwhitneyu(a, b, method="auto").pvalue))
-
-
-def _half_width(standard_error: float, df: float, confidence: float) -> float:
-    return float(standard_error * stats.t.ppf((1 + confidence) / 2, df))
-
-
-def _t_test(estimate: float, standard_error: float, df: float) -> float:
-    if standard_error == 0:
-        return float(estimate == 0)  # the limit of ever smaller spreads
-    return 2 * float(stats.t.sf(abs(estimate) / standard_error, df))
+    return sd_of(values) * float((df / stats.chi2.ppf(1 - confidence, df)) ** 0.5) if df else float("nan")

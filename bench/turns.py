@@ -32,7 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             started_at = environment.now()
             cells = measure(chosen, options.rounds, options.threads, options.data_dir, options.block_s)
             turns = Turns(environment=environment.collect(options.threads), started_at=started_at,
-                          warnings=load_warnings(), experiment=chosen.name, cells=cells)
+                          warnings=load_warnings(), experiment=chosen.name, changes=sorted(options.set),
+                          cells=cells)
     except ValueError as error:
         print(f"bench.turns: {error}", file=sys.stderr)
         return side_runs.WRONG_INPUT

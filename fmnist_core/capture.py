@@ -34,7 +34,7 @@ class Graph(Protocol):
     """`work` takes its inputs from tensors that stay where they are, and gives a loss."""
 
     exact: bool
-    """Whether a replay gives the same numbers to the bit."""
+    """Whether a replay gives the numbers of the step, so that it can be compared with it."""
 
     def warm_up(self, work: Callable[[], Tensor]) -> None: ...
 
@@ -109,10 +109,20 @@ class StepGraph:
         before = _tensors(training)
         with _restored(training):
             self._graph.warm_up(work)
-            self._graph.capture(work)
-            _check_places(before, _tensors(training))
-            if self._graph.exact:
+            if not self._graph.exact:
+                self._graph.capture(work)
+                _check_places(before, _tensors(training))
+                return
+            try:
+                self._graph.capture(work)
+                _check_places(before, _tensors(training))
+                # Of other images: what Python, numpy or a mask's size read off these is the same once more.
+                num = len(training.dataset.train)
+                self._index_N.copy_((index_N + num // 2) % num)
                 _check_replay(training, work, self._graph.replay)
+            except (RuntimeError, SyntaxError) as error:
+                raise ValueError("execution.capture = true: this step cannot be recorded and played again: "
+                                 f"{str(error).splitlines()[0]}") from error
 
     def __call__(self, index_N: Tensor, rate: Tensor, progress: Tensor) -> Tensor:
         """The loss of a step on this index: a tensor that the next call overwrites."""
@@ -170,8 +180,15 @@ def _restored(training: Steps) -> Iterator[None]:
     saved = [tensor.detach().clone() for tensor in tensors]
     before = {key: value.clone() for key, value in _optimizer_state(training.optimizer)}
     cuda = [training.device] if training.device.type == "cuda" else []
-    with torch.random.fork_rng(cuda):
-        yield
+    try:
+        with torch.random.fork_rng(cuda):
+            yield
+    finally:
+        _restore(training, tensors, saved, before)
+
+
+def _restore(training: Steps, tensors: Sequence[Tensor], saved: Sequence[Tensor],
+             before: dict[tuple[int, str], Tensor]) -> None:
     with torch.no_grad():
         for tensor, value in zip(tensors, saved, strict=True):
             tensor.copy_(value)

@@ -14,7 +14,7 @@ def loss(logits_NK: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
     """
     if config.loss == "cross_entropy":
         return F.cross_entropy(logits_NK, labels_N, label_smoothing=config.label_smoothing)
-    one_hot_NK = labels_N if labels_N.ndim == 2 else F.one_hot(labels_N, logits_NK.shape[1]).to(logits_NK.dtype)
+    one_hot_NK = labels_N if labels_N.ndim == 2 else torch.zeros_like(logits_NK).scatter_(1, labels_N[:, None], 1.0)
     if config.loss == "mse":
         return F.mse_loss(logits_NK, one_hot_NK)
     return torch.relu(1 - (2 * one_hot_NK - 1) * logits_NK).square().mean()

@@ -12,6 +12,7 @@ from torch import Tensor
 from fmnist_core.average import Average
 from fmnist_core.capture import Replay
 from fmnist_core.config import CellConfig
+from fmnist_core.data import Dataset
 from fmnist_core.optimizers import set_learning_rate
 from fmnist_core.schedule import learning_rate
 
@@ -20,6 +21,7 @@ class Steps:
     """The base of `Training` and `FusedTraining`, which say what a step is."""
 
     cell: CellConfig
+    dataset: Dataset
     model: Any
     """As Accelerate prepared it, compiled where the cell asks for it."""
     optimizer: Any

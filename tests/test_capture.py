@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -86,6 +87,22 @@ def test_numbers_are_frozen_but_not_tensors() -> None:
     assert out.tolist() == [35.0] * 3
 
 
+def test_a_literal_that_is_changed_in_place_begins_anew() -> None:
+    x = torch.ones(3)
+
+    def work() -> Tensor:
+        total = torch.tensor(0.0)
+        for each in x:
+            total += each
+        return total
+
+    tape = Tape()
+    tape.capture(work)
+    for i in range(3):
+        x.fill_(float(i))
+        assert tape.replay() == 3.0 * i
+
+
 def test_views_several_results_and_changes_in_place_are_replayed() -> None:
     x, count = torch.arange(6.0), torch.zeros(())
 
@@ -111,6 +128,36 @@ def test_views_several_results_and_changes_in_place_are_replayed() -> None:
 def test_the_host_is_not_waited_for() -> None:
     with pytest.raises(ValueError, match="asks for the value of a tensor"):
         Tape().capture(lambda: torch.zeros(()) + torch.ones(1).item())
+
+
+class Peeks(nn.Module):
+    """A network that reads off the images, by numpy or by the size of a mask, what another batch has otherwise."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__()
+        self.linear, self.by = nn.Linear(784, 10), by
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        logits: Tensor = self.linear(images_NCHW.flatten(1))
+        if self.by == "numpy":
+            return logits * float(np.asarray(images_NCHW).mean())
+        if self.by == "mask":
+            return logits - logits[logits > logits.mean()].mean()
+        return logits + torch.rand(10, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(("by", "said"), [
+    ("numpy", "a replayed step gives other numbers"), ("mask", "a replayed step gives|cannot be recorded"),
+    ("generator", "cannot be recorded and played again"),
+])
+def test_a_network_whose_step_no_tape_holds_is_refused(by: str, said: str) -> None:
+    cell = CellConfig(model=CustomModel(factory="tests.test_capture:Peeks", options={"by": by}),
+                      train=TrainConfig(global_batch_size=10), execution=ExecutionConfig(capture=True))
+    training = make(cell)
+    before = [parameter.clone() for parameter in training.model.parameters()]
+    with pytest.raises(ValueError, match=said):
+        train_epoch(training)
+    assert all(torch.equal(*pair) for pair in zip(before, training.model.parameters(), strict=True))
 
 
 class Draws(nn.Module):
@@ -180,6 +227,8 @@ def test_captured_equals_eager_to_the_bit_in_the_layers_of_a_cpu(cell: CellConfi
     {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
     {"optimizer": "adam", "gradient_accumulation": 2},
     {"optimizer": "adam", "label_smoothing": 0.1},
+    {"optimizer": "adam", "loss": "mse"},
+    {"optimizer": "adam", "loss": "squared_hinge"},
     {"optimizer": "adam", "ema": 0.9},
     {"optimizer": "muon", "momentum": 0.5, "nesterov": True, "other_learning_rate": 2 * EXACT_RATE, "ema": 0.9},
 ], ids=str)

@@ -397,6 +397,9 @@ def test_larger_images():
     assert labels("input_size")[0] == "input_size 28"
     assert sizes(0.90, 0.91, 0.92, 0.93) == "supported"
     assert sizes(0.90, 0.89, 0.88, 0.87) == "contradicted"
+    assert sizes(0.90, 0.9003, 0.9006, 0.9009) == "not resolved"  # surely, but by less than 0.1 points
+    few = dict(zip(labels("input_size")[:3], (0.90, 0.91, 0.92), strict=True))
+    assert verdict(seeds("input_size", few), "9a").verdict == "waiting"
     assert sizes(0.90, 0.91, 0.92, 0.89) == "not resolved"
     assert sizes(0.90, 0.91, 0.92, 0.93, spread=(0.0,)) == "not resolved"  # four single seeds
     assert verdict([], "9a").verdict == "waiting"

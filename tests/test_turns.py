@@ -27,7 +27,7 @@ def test_the_command_stores_what_it_prints(tmp_path: Path, capsys: pytest.Captur
     asked = ["--experiment", str(path), "--rounds", "2", "--block-s", "0", "--threads", "1", "--store", str(tmp_path),
              "--set", "train.global_batch_size=20"]
     assert turns.main(asked) == 0
-    assert (tmp_path / f"turns-{environment.collect().host}-mine.json").exists()
+    assert (tmp_path / f"turns-{environment.collect().host}-mine-train.global_batch_size=20.json").exists()
     [stored] = load_every(tmp_path)
     assert isinstance(stored, Turns)
     assert (stored.experiment, stored.environment.num_threads) == ("mine", 1)
@@ -83,6 +83,9 @@ def test_ratios_by_hand() -> None:
         TimedCell(label="other", cell={"a": 2}, step_s=[0.010, 0.020, 0.040])])
     assert made.step_s_of({"a": 2}) == [0.010, 0.020, 0.040]
     assert made.step_s_of({"a": 3}) == []
+    two = [TimedCell(label=str(i), cell={"execution": {"memory_format": i}}, step_s=[float(i)]) for i in (1, 2)]
+    both = Turns(environment=CPU, started_at="", experiment="made", cells=two)
+    assert both.step_s_of({"execution": {"memory_format": 2}}) == [2.0], "its own, where there is one"
     assert made.step_s_of({"a": 2, "execution": {"capture": False}}) == [0.010, 0.020, 0.040], "the same training"
     page = beside([made], machine_names([], [made]))
     assert page.startswith("### Cells in turns of `made`, M1\n\n")

@@ -148,12 +148,15 @@ def rises(rows: Sequence[tuple[float, Row]], outcome: Outcome, unit: str) -> Fin
         return Finding("waiting" if waiting else "not resolved", f"{means} {unit}: too few seeds for a test", 2)
     slope, p = stats.trend([at for at, _ in pairs], [value for _, value in pairs])
     evidence = f"{means} {unit}, n = {len(pairs)}, {p_value(p)}{f', {waiting} waiting' if waiting else ''}"
-    if p >= ALPHA:
-        first, last = (stats.summarize(by_number[at]).mean for at in (min(by_number), max(by_number)))
+    first, last = (stats.summarize(by_number[at]).mean for at in (min(by_number), max(by_number)))
+    if p < ALPHA and slope < 0:
+        return Finding("contradicted", evidence)
+    if waiting:
+        return Finding("waiting", evidence)
+    if p >= ALPHA or last - first < MINIMUM_EFFECT:
         needed = seeds_for(pooled_sd([*by_number.values()]), abs(last - first), ALPHA, MINIMUM_EFFECT)
-        return Finding("waiting" if waiting else "not resolved", evidence,
-                       max(needed, 1 + min(map(len, by_number.values()))))
-    return Finding("supported" if slope > 0 else "contradicted", evidence)
+        return Finding("not resolved", evidence, max(needed, 1 + min(map(len, by_number.values()))))
+    return Finding("supported", evidence)
 
 
 def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
@@ -177,10 +180,10 @@ def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
         return Finding("supported" if for_ > half else "contradicted", evidence)
     unclear = [stats.summarize(values) for (_, values), (low, high) in zip(learnt, intervals, strict=True)
                if not (low > 0 or high < 0)]
-    needed = {rises: sorted(seeds_for_mean(one.sd, one.mean, ALPHA / len(learnt)) for one in unclear
-                            if (one.mean > 0) == rises) for rises in (True, False)}
+    needed = {up: sorted(seeds_for_mean(one.sd, one.mean, ALPHA / len(learnt)) for one in unclear
+                            if (one.mean > 0) == up) for up in (True, False)}
     missing = {True: math.floor(half) + 1 - rising, False: math.floor(half) + 1 - falling}
-    majorities = [own[missing[rises] - 1] for rises, own in needed.items() if len(own) >= missing[rises]]
+    majorities = [own[missing[up] - 1] for up, own in needed.items() if len(own) >= missing[up]]
     if not majorities:
         return Finding("not resolved", f"{evidence}: it depends on the configuration, not on seeds")
     return Finding("not resolved", evidence, min(majorities))

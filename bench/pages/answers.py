@@ -23,6 +23,7 @@ from bench.records.identity import Numerics
 from bench.records.machines import Machine
 from bench.records.rows import Row, comparable, memory_formats, one_per_cell
 from bench.records.side_records import Pairs, Turns, record_ratio
+from fmnist_core.config import ExecutionConfig
 
 
 def answer(rows: Sequence[Row]) -> str:
@@ -115,7 +116,7 @@ def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> 
     if len(speeds) < 2:
         return ""
     if _differ_unasked(speeds):
-        return "training is not compared: precision or memory format differ where the settings do not."
+        return "training is not compared: precision, execution or memory format differ where the settings do not."
     rated = [(stats.throughput(speed.images_per_step, speed.step_s), row) for row, speed in speeds]
     (fast, fast_row), (slow, slow_row) = (pick(rated, key=lambda pair: pair[0].images_per_s) for pick in (max, min))
     named = [f"{escape(row.label)} with {significant(rate.images_per_s)}{NOISY if rate.noisy else ''} images/s"
@@ -145,10 +146,10 @@ def turns_answer(turns: Turns) -> str:
 
 
 def _differ_unasked(speeds: Sequence[tuple[Row, SpeedRecord]]) -> bool:
-    asked: dict[tuple[str, str], list[SpeedRecord]] = {}
+    asked: dict[tuple[str, ExecutionConfig], list[SpeedRecord]] = {}
     for row, speed in speeds:
-        asked.setdefault((row.cell.config.train.precision, row.cell.config.execution.memory_format), []).append(speed)
-    return any(len({str(Numerics.of(speed)) for speed in group}) > 1
+        asked.setdefault((row.cell.config.train.precision, row.cell.config.execution), []).append(speed)
+    return any(len({(Numerics.of(speed), speed.labels.captured, speed.labels.compiled) for speed in group}) > 1
                or len(memory_formats(speed.labels.weight_memory_format for speed in group)) > 1
                for group in asked.values())
 
@@ -186,9 +187,8 @@ def _lost(ordered: Sequence[tuple[Row, Sequence[float]]]) -> str:
 
 def _level_with_best(ordered: Sequence[tuple[Row, Sequence[float]]]) -> list[Row]:
     """The cells that are not resolved to be below the first."""
-    comparisons = stats.compare_with(ordered[0][1], [values for _, values in ordered[1:]])
-    adjusted = stats.holm([comparison.p for comparison in comparisons])
-    verdicts = [stats.verdict(one, MINIMUM_EFFECT, p=p) for one, p in zip(comparisons, adjusted, strict=True)]
+    verdicts = [stats.verdict(one, MINIMUM_EFFECT, p=p)
+                for one, p in stats.compare_with_best([values for _, values in ordered])]
     return [row for (row, _), verdict in zip(ordered[1:], verdicts, strict=True) if verdict != "less"]
 
 

@@ -10,7 +10,7 @@ from bench.formatting import anchor, folded
 from bench.judging.step_times import noise_of_machines
 from bench.pages import beyond, cited, figures, final_network, glossary, goals, overview, pareto, readme, reported
 from bench.pages.sections import figures as figures_of
-from bench.pages.sections import section
+from bench.pages.sections import section, shows
 from bench.pages.verdicts import by_experiment, parts_table, summary_table
 from bench.record import Record
 from bench.records import outcomes, unlisted
@@ -115,7 +115,8 @@ def _other_chapters(results: Results, drawn: Mapping[str, bytes | None],
             final_network.overfitting(results), *figures_of("overfitting", drawn)]),
             final_network.OVERFITTING_EXPERIMENTS),
     ]
-    beside = [side for side in results.sides if not (isinstance(side, Turns) and side.experiment in results.rows)]
+    beside = [side for side in results.sides
+              if not (isinstance(side, Turns) and shows(side, results.rows.get(side.experiment, ())))]
     if results.sides or results.records:
         chapters.append(_Chapter("The machine beside the cells", "\n\n".join([
             overview.beside(beside, names), *figures_of("machine", drawn)])))

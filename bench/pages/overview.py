@@ -50,11 +50,12 @@ HOW_TO_READ = """\
 - **p** values are two-sided. Where many are compared, Holm's correction is in them; the intervals beside them are of
   one comparison, without it. A section's answer corrects for its own cells alone; the claims, for all comparisons of
   theirs, and so may leave open what a section calls different. Differences below 0.1 points are never called effects.
-- **Not told apart from the highest**, and what a part of a recipe brings: t-tests of each cell against one, by the
-  spread of all cells where that may be the same (Bartlett's test at 5 %), else by Welch's test of the two.
+- **Not told apart from the highest**: by Tukey's test of all pairs, since the highest was picked, and by the spread of
+  all cells. **What a part of a recipe brings**: t-tests against the recipe by that spread, Holm. Where Bartlett's test
+  finds the spreads to differ, by those of the two: Games and Howell's test, and Welch's.
 - **Arithmetic**: `float32 with TF32`, on a GPU: products round their factors to 10 bits. Seeds of different arithmetic
-  are rows of their own. `captured`: a step ran as a CUDA graph; `16 seeds as one module`: they were trained together,
-  and their seconds are those of all."""
+  are rows of their own. `captured`: a step ran as a CUDA graph, on a CPU as a tape; `16 seeds as one module`: they were
+  trained together, and their seconds are those of all."""
 
 HOW_CLAIMS_ARE_JUDGED = """\
 Each verdict is computed from the records by the test that is named, never typed. A claim is contradicted if any of its

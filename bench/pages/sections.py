@@ -64,12 +64,17 @@ def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _answer(rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs],
             turns: Sequence[Turns]) -> str:
     """Of the cells of one data set. What took turns on a kind of machine tells more than what was timed in a row."""
-    in_turns = {Machine.at(one.environment): turns_answer(one) for one in turns}
-    speeds = [f" Steps on {names[machine]}, in turns: {text}" for machine, text in in_turns.items() if text]
-    told, cells = {machine.hardware for machine in in_turns}, one_per_cell(rows)
+    in_turns = [(Machine.at(one.environment), _changed(one), turns_answer(one)) for one in turns]
+    speeds = [f" Steps on {names[machine]}{changed}, in turns: {text}" for machine, changed, text in in_turns if text]
+    told, cells = {machine.hardware for machine, *_ in in_turns}, one_per_cell(rows)
     speeds += [f" On {name}: {text}" for machine, name in names.items()
                if machine.hardware not in told and (text := speed_answer(cells, machine, noise.get(machine)))]
     return f"**Answer.** {answer(rows)}{''.join(speeds)}"
+
+
+def shows(turns: Turns, rows: Sequence[Row]) -> bool:
+    """Whether the section of these rows shows them."""
+    return any(row.has_records for row in rows) and bool(_of_these([turns], rows))
 
 
 def _of_these(turns: Sequence[Turns], rows: Sequence[Row]) -> list[Turns]:
@@ -77,10 +82,15 @@ def _of_these(turns: Sequence[Turns], rows: Sequence[Row]) -> list[Turns]:
     return [one for one in turns if any(one.step_s_of(to_dict(row.cell.config)) for row in rows)]
 
 
+def _changed(turns: Turns) -> str:
+    return f" with {', '.join(map(code, turns.changes))}" if turns.changes else ""
+
+
 def _turns_table(turns: Turns, names: Mapping[Machine, str]) -> str:
     headers, body = headers_and_rows(turns)
-    return (f"**Steps on {names[Machine.at(turns.environment)]}, in turns**: blocks of training steps of each cell, so "
-            "that the machine's drift strikes all alike; ratios of blocks beside each other [95 % interval].\n\n"
+    where = f"{names[Machine.at(turns.environment)]}{_changed(turns)}"
+    return (f"**Steps on {where}, in turns**: blocks of training steps of each cell, so that the machine's drift "
+            "strikes all alike; ratios of blocks beside each other [95 % interval].\n\n"
             + table(headers, body) + "".join(f"\n- {escape(warning)}" for warning in turns.warnings))
 
 

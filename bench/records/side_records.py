@@ -8,6 +8,7 @@ for; `bench.pages.side_tables` shows them.
 
 import math
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -163,20 +164,28 @@ class TimedCell(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Median seconds of a training step, one entry per block; the i-th blocks of all cells were taken in turns."""
 
 
+NO_NAME = re.compile(r"[^\w.=-]")
+"""What a setting may hold that the name of a file may not."""
+
+
 class Turns(_Side, frozen=True, tag="turns", kw_only=True):
     """The cells of an experiment, timed in turns; the first is the reference."""
 
     experiment: str
+    changes: list[str] = []
+    """Settings that were changed for all of its cells, as `key=value`."""
     cells: list[TimedCell]
 
     @property
     def place(self) -> str:
-        return f"{self.environment.host}-{self.experiment}"
+        return "-".join([self.environment.host, self.experiment, *(NO_NAME.sub("_", text) for text in self.changes)])
 
     def step_s_of(self, cell: dict[str, Any]) -> Seconds:
-        """Of the same training, however it was carried out; empty where the cell is not among them."""
+        """Of the cell, or else of its training, however carried out; empty where neither is among them."""
         trains = lambda one: {key: value for key, value in one.items() if key != "execution"}
-        return next((one.step_s for one in self.cells if trains(one.cell) == trains(cell)), [])
+        same = [one for one in self.cells if one.cell == cell] or [
+            one for one in self.cells if trains(one.cell) == trains(cell)]
+        return same[0].step_s if same else []
 
 
 SideRecord = Calibration | Ledger | Peers | Scaling | Turns

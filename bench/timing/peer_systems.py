@@ -82,7 +82,7 @@ class Ours:
 
 
 class Fused:
-    """`fmnist_core.fused`: several seeds as one module."""
+    """`fmnist_core.fused.training`: several seeds as one module."""
 
     def __init__(self, work: Work) -> None:
         seeds = range(work.seed * NUM_FUSED, (work.seed + 1) * NUM_FUSED)

@@ -65,6 +65,12 @@ def all_ways(cell: CellConfig, dataset: Dataset, min_block_s: float, *, compiler
         except Exception as error:  # a toolchain that is not there shows itself in many ways
             raise NotHere(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
 
+    def captured() -> Callable[[], float]:
+        try:
+            return subject(ExecutionConfig(capture=True)).step_s
+        except ValueError as error:
+            raise NotHere(str(error)) from error
+
     return [
         Way("raw PyTorch", "forward, loss, backward, optimizer step, zeroed gradients",
             lambda: subject(step=raw_step).step_s),
@@ -76,7 +82,7 @@ def all_ways(cell: CellConfig, dataset: Dataset, min_block_s: float, *, compiler
             lambda: subject(change=_distribute).step_s),
         Way("+ compile", "train_step, the model compiled", compiled),
         Way("+ graph", "train_step and its batch, replayed as one CUDA graph, or on a CPU as a tape",
-            lambda: subject(ExecutionConfig(capture=True)).step_s),
+            captured),
     ]
 
 

@@ -55,6 +55,10 @@ class _Recorder(TorchDispatchMode):
             raise ValueError("execution.capture = true: the step asks for the value of a tensor, which a replay would "
                              "never look at again")
         result = operator(*args, **kwargs)
+        if operator is torch.ops.aten.lift_fresh.default:  # of a literal, which the step may change in place
+            constant = self._name(result.clone())
+            self._lines[result] = self._graph.call_function(torch.ops.aten.clone.default, (constant,))
+            return result
         if operator.namespace == "profiler" or (_is_view(operator) and args[0] not in self._lines):
             return result  # what stays where it is has views that do, too
         if operator is torch.ops.aten.detach.default:
