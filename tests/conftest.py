@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 
-import bench
+import bench.sweep
 from bench import environment, promises
 from bench.promises import FaultRun
 from fmnist_core import files
@@ -106,7 +106,7 @@ def bare_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     for name, module in pretend_sweep.modules().items():
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        monkeypatch.setattr(bench, name, module, raising=False)
+        monkeypatch.setattr(bench.sweep, name, module, raising=False)
     monkeypatch.setattr(files, "DEBIAN", tmp_path / "debian")
     monkeypatch.setattr(files, "_download", lambda: False)
     files.load_arrays.cache_clear()
