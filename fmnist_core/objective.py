@@ -14,10 +14,16 @@ def loss(logits_NK: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
     """
     if config.loss == "cross_entropy":
         return F.cross_entropy(logits_NK, labels_N, label_smoothing=config.label_smoothing)
-    one_hot_NK = labels_N if labels_N.ndim == 2 else torch.zeros_like(logits_NK).scatter_(1, labels_N[:, None], 1.0)
+    one_hot_NK = labels_N if labels_N.ndim == 2 else _one_hot(labels_N, logits_NK)
     if config.loss == "mse":
         return F.mse_loss(logits_NK, one_hot_NK)
     return torch.relu(1 - (2 * one_hot_NK - 1) * logits_NK).square().mean()
+
+
+def _one_hot(labels_N: Tensor, like_NK: Tensor) -> Tensor:
+    """Torch's own asks the host for the largest label, which a captured step cannot."""
+    classes_K = torch.arange(like_NK.shape[1], device=like_NK.device)
+    return (labels_N[:, None] == classes_K).to(like_NK.dtype)
 
 
 def sign_argmax_accuracy(logits_NK: Tensor, labels_N: Tensor) -> float:
