@@ -49,13 +49,10 @@ def compare_with(control: Samples, others: Sequence[Samples], confidence: float 
     cell hardly know their own spread: Welch's test then finds little, and among many cells of which one has far more
     seeds it finds too much. p is not adjusted.
     """
-    samples = [checked("samples", one) for one in (control, *others)]
+    first, *rest = (checked("samples", one) for one in (control, *others))
     fraction("confidence", confidence)
-    if (spread := _common_spread(samples)) is None:
-        return [compare(control, one, confidence) for one in others]
-    variance, df = spread
-    return [_comparison(samples[0], one, (variance * (1 / len(samples[0]) + 1 / len(one))) ** 0.5, df, confidence)
-            for one in samples[1:]]
+    return [_comparison(first, one, *error, confidence)
+            for one, error in zip(rest, _errors(first, rest), strict=True)]
 
 
 def compare_with_best(ordered: Sequence[Samples]) -> list[tuple[Comparison, float]]:
@@ -64,16 +61,14 @@ def compare_with_best(ordered: Sequence[Samples]) -> list[tuple[Comparison, floa
     As `compare_with`; adjusted by the range of all pairs: Tukey and Kramer, else Games and Howell (1976). Where p, or p
     times the number of pairs, decides already, that bound is given: the range takes its time.
     """
-    best, *others = (checked("samples", one) for one in ordered)
-    spread, num_pairs = _common_spread([best, *others]), len(ordered) * (len(ordered) - 1) / 2
-    found = []
-    for comparison, other in zip(compare_with(best, others), others, strict=True):
+    best, *rest = (checked("samples", one) for one in ordered)
+    num_pairs, found = len(ordered) * (len(ordered) - 1) / 2, []
+    for other, (error, df) in zip(rest, _errors(best, rest), strict=True):
+        comparison = _comparison(best, other, error, df)
         p = comparison.p
         if p * num_pairs < DECIDED:
             p *= num_pairs
         elif p < DECIDED:
-            error, df = _welch(best, other) if spread is None else (
-                (spread[0] * (1 / len(best) + 1 / len(other))) ** 0.5, spread[1])
             p = float(stats.studentized_range.sf(2**0.5 * abs(comparison.difference) / error, len(ordered), df))
         found.append((comparison, p))
     return found
@@ -91,6 +86,15 @@ def holm(p_values: Samples) -> list[float]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return [float(value) for value in adjusted]
+
+
+def _errors(first: npt.NDArray[np.float64],
+            others: Sequence[npt.NDArray[np.float64]]) -> list[tuple[float, float]]:
+    """Of each difference from the first: its standard error and degrees of freedom."""
+    if (spread := _common_spread([first, *others])) is None:
+        return [_welch(first, one) for one in others]
+    variance, df = spread
+    return [((variance * (1 / len(first) + 1 / len(one))) ** 0.5, df) for one in others]
 
 
 def _common_spread(samples: Sequence[npt.NDArray[np.float64]]) -> tuple[float, int] | None:
@@ -114,7 +118,7 @@ def _welch(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> tuple[floa
 
 
 def _comparison(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64], standard_error: float, df: float,
-                confidence: float) -> Comparison:
+                confidence: float = 0.95) -> Comparison:
     difference, half = float(b.mean() - a.mean()), half_width(standard_error, df, confidence)
     return Comparison(len(a), len(b), float(a.mean()), float(b.mean()), difference, low=difference - half,
                       high=difference + half, p=t_test(difference, standard_error, df),

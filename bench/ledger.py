@@ -50,14 +50,13 @@ def _check(cell: CellConfig, experiment: str) -> None:
 
 
 def _measure(cell: CellConfig, options: argparse.Namespace) -> list[LedgerLine]:
-    from bench.timing import block  # bring torch
-    from bench.timing import step_variants as ways
+    from bench.timing import block, step_variants  # bring torch
     from fmnist_core.data import load as load_dataset
 
     dataset = load_dataset(cell.data, block.use_threads(options.threads, cell), options.data_dir)
-    with ways.world_of_one(dataset.train.labels_N.device):
-        chosen = ways.all_ways(cell, dataset, options.block_s, compiler=not options.no_compile)
-        return ways.keep_books(chosen, options.rounds)
+    with step_variants.world_of_one(dataset.train.labels_N.device):
+        chosen = step_variants.all_ways(cell, dataset, options.block_s, compiler=not options.no_compile)
+        return step_variants.keep_books(chosen, options.rounds)
 
 
 def _print_stored(folder: str) -> int:

@@ -109,20 +109,13 @@ class StepGraph:
         before = _tensors(training)
         with _restored(training):
             self._graph.warm_up(work)
-            if not self._graph.exact:
-                self._graph.capture(work)
-                _check_places(before, _tensors(training))
-                return
-            try:
-                self._graph.capture(work)
-                _check_places(before, _tensors(training))
+            self._graph.capture(work)
+            _check_places(before, _tensors(training))
+            if self._graph.exact:
                 # Of other images: what Python, numpy or a mask's size read off these is the same once more.
                 num = len(training.dataset.train)
                 self._index_N.copy_((index_N + num // 2) % num)
                 _check_replay(training, work, self._graph.replay)
-            except (RuntimeError, SyntaxError) as error:
-                raise ValueError("execution.capture = true: this step cannot be recorded and played again: "
-                                 f"{str(error).splitlines()[0]}") from error
 
     def __call__(self, index_N: Tensor, rate: Tensor, progress: Tensor) -> Tensor:
         """The loss of a step on this index: a tensor that the next call overwrites."""
@@ -142,18 +135,26 @@ class StepGraph:
 
 def _check_replay(training: Steps, work: Callable[[], Tensor], replay: Callable[[], Tensor]) -> None:
     """Raise ValueError where a replay is not the step: where a network draws or computes outside of PyTorch."""
-    results = []
-    for step in (work, replay):
-        with _restored(training):
-            loss = step()
-            results.append([tensor.detach().clone() for tensor in (loss, *_state(training))])
-    if not all(torch.allclose(one, other, equal_nan=True) for one, other in zip(*results, strict=True)):
+    expected = _results(training, work)
+    try:
+        replayed = _results(training, replay)
+        is_equal = all(torch.allclose(*pair, equal_nan=True) for pair in zip(expected, replayed, strict=True))
+    except RuntimeError:  # of a mask, say, that was as large as the captured batch's
+        is_equal = False
+    if not is_equal:
         raise ValueError("execution.capture = true: a replayed step gives other numbers than the step itself; the "
                          "network draws random numbers or computes outside of PyTorch")
 
 
+def _results(training: Steps, step: Callable[[], Tensor]) -> list[Tensor]:
+    """Loss and state after one step, which is undone."""
+    with _restored(training):
+        loss = step()
+        return [tensor.detach().clone() for tensor in (loss, *_state(training))]
+
+
 def _state(training: Steps) -> list[Tensor]:
-    return [*training.model.parameters(), *training.model.buffers(), training.bad,
+    return [*_tensors(training).values(), training.bad,
             *(training.average.tensors().values() if training.average else ())]
 
 

@@ -3,7 +3,7 @@
 N images of a batch (with fused seeds the index of a batch is (N, R)), S steps of the run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,12 +29,15 @@ class Steps:
     average: Average | None
     steps_per_epoch: int
     num_steps: int
+    batch_size: int
     epoch: int
     step_in_epoch: int
     losses: Tensor
     """Of the epoch's steps so far: the loss times the images of the batch."""
     bad: Tensor
     """Whether a loss was not finite."""
+    odd_epoch: Tensor
+    """For captured steps, which see a tensor change but no Python number."""
     progress: Tensor | None
     """The fraction of the run before the step that is being captured."""
     replay: Replay | None
@@ -48,6 +51,23 @@ class Steps:
     def step_on(self, index_N: Tensor) -> Tensor:
         """One step, from index to optimizer; its loss."""
         raise NotImplementedError
+
+    def order(self) -> Tensor:
+        """The indices of this epoch's images, in the order in which they are trained on."""
+        raise NotImplementedError
+
+    def finish_steps(self, on_step: Callable[[Any], None] | None) -> Sequence[Tensor]:
+        """Take the steps that are left of the epoch; the indices of all its batches."""
+        self.model.train()
+        if self.step_in_epoch == 0:
+            self.losses.zero_()
+        self.odd_epoch.fill_(bool(self.epoch % 2))
+        batches: Sequence[Tensor] = self.order().split(self.batch_size)
+        while self.step_in_epoch < len(batches):
+            self.advance(batches)
+            if on_step is not None:
+                on_step(self)
+        return batches
 
     def advance(self, batches: Sequence[Tensor]) -> None:
         """Take the next of `batches`, the indices of an epoch."""

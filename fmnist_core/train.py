@@ -121,7 +121,6 @@ class Training(Steps):
         """Of the last evaluation, on the CPU; nothing under DDP, where no process has them all."""
         self.flip_start_N = self._flip_start()
         self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
-        """For captured steps, which see a tensor change but no Python number."""
         self.progress = None
         self.replay = capture.Replay(self.optimizer, self.rates()) if self.captured else None
 
@@ -194,15 +193,7 @@ def train_step(training: Training, images_NCHW: Tensor, labels_N: Tensor, global
 
 def train_epoch(training: Training, on_step: OnStep | None = None) -> float:
     """Train the rest of the current epoch; returns its mean loss. Raises Diverged."""
-    training.model.train()
-    if training.step_in_epoch == 0:
-        training.losses.zero_()
-    training.odd_epoch.fill_(bool(training.epoch % 2))
-    batches = training.order().split(training.batch_size)
-    while training.step_in_epoch < len(batches):
-        training.advance(batches)
-        if on_step is not None:
-            on_step(training)
+    batches = training.finish_steps(on_step)
     losses = training.accelerator.reduce(training.losses, "mean")  # each process holds its weighted part
     mean_loss = float(losses.sum()) / len(training.dataset.train)
     if not math.isfinite(mean_loss):

@@ -96,7 +96,7 @@ def test_the_fastest_is_chosen_by_validation_and_judged_on_test_by_its_twin(tmp_
                   and (each.config.model, each.config.train) == (best.model, best.train))
     rows = goal_rows(*records, trained(FAST, on_all, test=0.915))
     assert rows["Least time on a CPU: 92.0 %"] == [f"`beyond_fast`, {on_all.label}", "flip", "91.50", "1",
-                                                   "no, by one seed", "12.0 on M1", "0"]
+                                                   "no, by one seed", "12.0 on M1", "-"]
     assert rows["Least time on a CPU: 93.0 %"][0] == "none reaches it on validation"
     chosen_by_command(tmp_path, capsys, records, on_all.label)
 

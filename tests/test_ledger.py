@@ -8,7 +8,7 @@ from bench.pages import side_tables
 from bench.record import Environment
 from bench.records import side_records
 from bench.records.side_records import Ledger, LedgerLine
-from bench.timing import step_variants as ways
+from bench.timing import step_variants
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
 from fmnist_core.train import Training, train_step
 from tests.small import small_dataset
@@ -21,18 +21,18 @@ def weights(model):
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
-@pytest.mark.parametrize("way", [ways.raw_step, ways.accelerated_step])
+@pytest.mark.parametrize("way", [step_variants.raw_step, step_variants.accelerated_step])
 def test_every_way_takes_the_same_step(way, monkeypatch):
     ours, other = (Training(CELL, 0, small_dataset()) for _ in range(2))
     built = []
-    original = ways.build
+    original = step_variants.build
 
     def build(*arguments):
         built.append(original(*arguments))
         built[0].load_state_dict(ours.model.state_dict())
         return built[0]
 
-    monkeypatch.setattr(ways, "build", build)
+    monkeypatch.setattr(step_variants, "build", build)
     step = way(other)
     trained = built[0] if built else other.model
     before = weights(ours.model)
@@ -46,9 +46,10 @@ def test_every_way_takes_the_same_step(way, monkeypatch):
 
 def test_lines_that_are_not_possible_here_say_why():
     def prepare():
-        raise ways.NotHere("no compiler")
+        raise step_variants.NotHere("no compiler")
 
-    lines = ways.keep_books([ways.Way("raw", "all", lambda: lambda: 0.5), ways.Way("more", "x", prepare)], rounds=3)
+    raw = step_variants.Way("raw", "all", lambda: lambda: 0.5)
+    lines = step_variants.keep_books([raw, step_variants.Way("more", "x", prepare)], rounds=3)
     assert lines == [LedgerLine(name="raw", what="all", step_s=[0.5] * 3),
                      LedgerLine(name="more", what="x", skipped="no compiler")]
 
@@ -66,8 +67,8 @@ def test_the_table_by_hand():
 
 def test_all_ways_on_this_machine():
     dataset = small_dataset()
-    with ways.world_of_one(torch.device("cpu")):
-        lines = ways.keep_books(ways.all_ways(CELL, dataset, 0.0, compiler=False), rounds=2)
+    with step_variants.world_of_one(torch.device("cpu")):
+        lines = step_variants.keep_books(step_variants.all_ways(CELL, dataset, 0.0, compiler=False), rounds=2)
     assert not torch.distributed.is_initialized()
     skipped = {line.name: line.skipped for line in lines if line.skipped}
     assert skipped == {"+ compile": "--no-compile"}
@@ -75,9 +76,9 @@ def test_all_ways_on_this_machine():
 
 
 def test_the_model_of_the_ddp_line_is_distributed():
-    with ways.world_of_one(torch.device("cpu")):
+    with step_variants.world_of_one(torch.device("cpu")):
         training = Training(CELL, 0, small_dataset())
-        ways._distribute(training)
+        step_variants._distribute(training)
         train_step(training, *training.batch(torch.arange(30)), 30)
         assert isinstance(training.model, torch.nn.parallel.DistributedDataParallel)
 

@@ -10,6 +10,7 @@ import pytest
 from bench import experiment, frame, report
 from bench.formatting import escape
 from bench.pages import pictures, readme
+from bench.pages.tables import settings_table, shared_settings
 from bench.record import Inference, Labels, TrainRecord
 from bench.records.lines import encode
 from bench.records.machines import Machine
@@ -463,7 +464,7 @@ def test_trend_is_told_for_a_grid_of_numbers():
         hump, made)
     dented = [trained(made, cell, seed, test=value + 0.001 * seed)
               for cell, value in zip(made.cells, (0.80, 0.83, 0.82, 0.86), strict=True) for seed in range(3)]
-    assert "rises, on the whole but not from each value to the next, with kernel size" in text_of(dented, made)
+    assert "rises with kernel size on the whole, but not from each value to the next" in text_of(dented, made)
     level = [trained(made, cell, seed, test=0.8 + 0.01 * ((i + seed) % 2)) for i, cell in enumerate(made.cells)
              for seed in range(4)]
     assert "No trend with kernel size is resolved" in text_of(level, made)
@@ -784,3 +785,22 @@ def test_many_records_take_no_longer_in_proportion():
     records: list[TrainRecord] = [trained(MADE, K2, seed, test=0.9 + 1e-5 * (seed % 7)) for seed in range(1000)]
     records += [trained(MADE, K3, seed, test=0.91 + 1e-5 * (seed % 7)) for seed in range(1000)]
     assert rows_of(text_of(records), "kernel_size 2")[0][1] == "1000"
+
+
+def test_only_the_precision_that_mixes_none_is_called_float32():
+    made = experiment_of(ONE_FACTOR.split("[grid]")[0] + """
+        [base.train]
+        schedule = "step"
+        steps = [[0.1, 0.9], [0.2, 0.8], [0.3, 0.7], [0.4, 0.6], [0.5, 0.5], [0.6, 0.4], [0.7, 0.3]]
+        [[cells]]
+        label = "one"
+        [[cells]]
+        label = "other"
+        train = { precision = "bf16", whitening = "initial" }
+        """)
+    rows = collect([], [made]).rows["made"]
+    shown = settings_table(rows)
+    [one] = [line for line in shown.splitlines() if line.startswith("| one |")]
+    assert sorted(one.strip("| ").split(" | ")) == ["no", "no (float32)", "one"]
+    text = shared_settings(rows)
+    assert "`train.steps` = (0.1, 0.9) (0.2, 0.8) (0.3, 0.7) (0.4, 0.6) (0.5, 0.5) (0.6, 0.4) ... (7 in all)" in text

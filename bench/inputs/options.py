@@ -74,22 +74,19 @@ def overrides(asked: argparse.Namespace) -> dict[str, Any]:
 
 def filters(asked: argparse.Namespace) -> dict[str, Any]:
     """What --only asks for. Raises ValueError."""
-    given = [setting(text, "--only") for text in asked.only]
-    # Labels are text, also one that reads as a number.
-    given = [(key, text.partition("=")[2]) if key == "label" and not isinstance(value, str) else (key, value)
-             for text, (key, value) in zip(asked.only, given, strict=True)]
-    return _by_key(given, "--only")
+    return _by_key([setting(text, "--only") for text in asked.only], "--only")
 
 
 def setting(text: str, option: str) -> tuple[str, Any]:
-    """`train.epochs=1` to ("train.epochs", 1): the value is JSON, or else a string. Raises ValueError."""
+    """`train.epochs=1` to ("train.epochs", 1): the value is JSON, or a string, as of a label. Raises ValueError."""
     key, equals, value = text.partition("=")
     if not equals or not key:
         raise ValueError(f"{option} {text}: expected KEY=VALUE, e.g. train.epochs=1")
     try:
-        return key, json.loads(value)
+        decoded = json.loads(value)
     except (ValueError, RecursionError):  # not JSON, or a number of more digits than Python reads
         return key, value
+    return key, value if key == "label" and not isinstance(decoded, str) else decoded
 
 
 def _by_key(settings: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:

@@ -27,9 +27,9 @@ def of(tasks: Iterable[Task]) -> list[CellConfig]:
 def check(cells: Iterable[CellConfig]) -> None:
     """Make the model and the optimizer of each once. Raises ValueError."""
     for cell in cells:
-        from fmnist_core.baselines import estimator_for
-
         if isinstance(cell.model, Baseline):
+            from fmnist_core.baselines import estimator_for
+
             estimator_for(cell.model, 0)
         else:
             with contextlib.suppress(MemoryError, RuntimeError):  # too large for the memory: its record will say so

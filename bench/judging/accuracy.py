@@ -181,7 +181,7 @@ def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
     unclear = [stats.summarize(values) for (_, values), (low, high) in zip(learnt, intervals, strict=True)
                if not (low > 0 or high < 0)]
     needed = {up: sorted(seeds_for_mean(one.sd, one.mean, ALPHA / len(learnt)) for one in unclear
-                            if (one.mean > 0) == up) for up in (True, False)}
+                         if (one.mean > 0) == up) for up in (True, False)}
     missing = {True: math.floor(half) + 1 - rising, False: math.floor(half) + 1 - falling}
     majorities = [own[missing[up] - 1] for up, own in needed.items() if len(own) >= missing[up]]
     if not majorities:
@@ -240,8 +240,8 @@ def _contrast_text(tested: Sequence[Contrast], results: Sequence[stats.Compariso
     deciding = ["less", "equivalent", "greater", "not resolved"]
     shown = sorted(range(len(tested)), key=lambda i: (deciding.index(verdicts[i]), -abs(results[i].difference)))[:4]
     return "; ".join(f"{escape(tested[i].name)}: {points(results[i].difference)} points [{points(results[i].low)}, "
-                   f"{points(results[i].high)}], {p_value(adjusted[i])}, n = {len(tested[i].high)} and "
-                   f"{len(tested[i].low)}" for i in shown)
+                     f"{points(results[i].high)}], {p_value(adjusted[i])}, n = {len(tested[i].high)} and "
+                     f"{len(tested[i].low)}" for i in shown)
 
 
 def _seeds(open_: Sequence[stats.Comparison], tested: Sequence[Contrast], minimum_effect: float) -> float:

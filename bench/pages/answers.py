@@ -170,7 +170,7 @@ def _differences(tested: Sequence[tuple[Row, Sequence[float]]], above_all: str) 
         return f"The cells differ ({test}), but by less than 0.1 points, which is called no effect; {extremes}."
     learnt = [(row, values) for row, values in ordered if min(values) > outcomes.LEARNT]
     if len(learnt) < 2:
-        return f"Test accuracy differs between the cells ({test}): {extremes}."
+        return f"Test accuracy differs between the cells ({test}): {extremes}.{_lost(ordered)}"
     level = _level_with_best(learnt)
     names = "; ".join(escape(row.label) for row in level[:6]) + ("; ..." if len(level) > 6 else "")
     told = f"Not told apart from the highest: {names}" if level else f"It is above {above_all}"
@@ -208,16 +208,13 @@ def _trends(rows: Sequence[Row]) -> str:
             sentences.append(f" No trend with {escape(name)} is resolved ({p_value(p)}).")
             continue
         means = _means(pairs)
-        values = list(means.values())
-        rises = [a < b for a, b in itertools.pairwise(values)]
+        rises = [a < b for a, b in itertools.pairwise(means.values())]
         peak = max(means, key=lambda x: means[x])
-        if all(rises) or not any(rises):
-            told = f"{'rises' if slope > 0 else 'falls'} with {escape(name)}"
-        elif 0 < list(means).index(peak) < len(means) - 1:
-            told = f"{'rises' if slope > 0 else 'falls'} with {escape(name)} on the whole, but is highest at {peak:g}"
-        else:
-            told = (f"{'rises' if slope > 0 else 'falls'}, on the whole but not from each value to the next, with "
-                    f"{escape(name)}")
+        told = f"{'rises' if slope > 0 else 'falls'} with {escape(name)}"
+        if any(rises) and not all(rises):
+            inside = min(means) < peak < max(means)
+            told += (f" on the whole, but is highest at {peak:g}" if inside else
+                     " on the whole, but not from each value to the next")
         listed = ", ".join(f"{percent(value)} % at {x:g}" for x, value in means.items())
         sentences.append(f" Test accuracy {told}: {listed} (Spearman by permutation, {p_value(p)}).")
     return "".join(sentences)

@@ -34,8 +34,6 @@ from fmnist_core.model_config import Baseline
 LATENCY_BATCH = 1
 MOST_LISTED = 6
 """Members of a setting that is a list; longer ones are cut."""
-NO_MIXED_PRECISION = "no"
-"""Accelerate's word for it."""
 MAIN_SETTINGS = ("model.name", "train.epochs", "train.global_batch_size", "train.optimizer", "train.learning_rate")
 
 
@@ -169,7 +167,7 @@ def settings_table(rows: Sequence[Row]) -> str:
     varied = [key for key in _keys(cells) if len({repr(row.setting(key)) for row in cells}) > 1]
     if not varied:
         return ""
-    body = [[escape(row.cell.label), *(_show(row.setting(key)) for key in varied)] for row in cells]
+    body = [[escape(row.cell.label), *(_show(row.setting(key), key) for key in varied)] for row in cells]
     return table(["cell", *(code(key) for key in varied)], body)
 
 
@@ -178,7 +176,7 @@ def shared_settings(rows: Sequence[Row]) -> str:
     main = [{key: row.setting(key) for key in _main_settings(row)} for row in rows]
     settings = [own | as_written(flatten(msgspec.to_builtins(row.cell.config)))
                 for own, row in zip(main, rows, strict=True)]
-    return ", ".join(f"{code(key)} = {_show(value)}" for key, value in settings[0].items()
+    return ", ".join(f"{code(key)} = {_show(value, key)}" for key, value in settings[0].items()
                      if all(other.get(key) == value for other in settings))
 
 
@@ -226,17 +224,16 @@ def _keys(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in known_keys(row.cell.config)))
 
 
-def _show(value: Any) -> str:
+def _show(value: Any, key: str = "") -> str:
     if value is None:
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value == NO_MIXED_PRECISION:
-        return f"{value} (float32)"
+    if key == "train.precision" and value == "no":
+        return "no (float32)"  # Accelerate's word for it
     if isinstance(value, dict):
         return ", ".join(f"{escape(key)} {_show(one)}" for key, one in value.items()) or "none"
     if not isinstance(value, list | tuple):
         return escape(value)
-    shown = [escape(" ".join(map(str, one))) if isinstance(one, list | tuple) else escape(one) for one in value]
-    rest = f" ... ({len(shown)} in all)" if len(shown) > MOST_LISTED else ""
-    return " ".join(shown[:MOST_LISTED]) + rest if shown else "none"
+    rest = f" ... ({len(value)} in all)" if len(value) > MOST_LISTED else ""
+    return escape(" ".join(map(str, value[:MOST_LISTED])) or "none") + rest

@@ -52,7 +52,7 @@ def _line(row: Row, target: float, conditions: Conditions, names: Mapping[Machin
         seconds += f", of the {len(reached)} that reached it"
     return [escape(row.label), percent(target, 1) + by_test, where + together, f"{len(reached)} of {len(records)}",
             seconds, _range([one.epochs for one in reached]),
-            _surplus(records, conditions), _median(_off(records))]
+            NOTHING if conditions.disturbed else _median(first_epoch_surplus_s(records)), _median(_off(records))]
 
 
 def _timed(row: Row) -> Iterator[TrainRecord]:
@@ -77,15 +77,12 @@ def _range(values: Sequence[int]) -> str:
 
 
 def first_epoch_surplus_s(records: Iterable[TrainRecord]) -> list[float]:
-    """What the first epoch has beyond the median of the others, of trainings that have others."""
-    seconds = [record.epochs.train_s for record in records]
+    """What the first epoch has beyond the median of the others, of trainings on a GPU that have others.
+
+    There it compiles and captures; on a CPU it is noise.
+    """
+    seconds = [record.epochs.train_s for record in records if record.environment.device != "cpu"]
     return [one[0] - stats.summarize(one[1:]).median for one in seconds if len(one) > 1]
-
-
-def _surplus(records: Sequence[TrainRecord], conditions: Conditions) -> str:
-    """On a GPU, which compiles and captures: on a CPU it is noise."""
-    seen = conditions.machine.device != "cpu" and not conditions.disturbed
-    return _median(first_epoch_surplus_s(records)) if seen else NOTHING
 
 
 def _off(records: Sequence[TrainRecord]) -> list[float]:

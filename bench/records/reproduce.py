@@ -24,12 +24,11 @@ def command(row: Row, filters: Mapping[str, Any] | None) -> str:
     processes = max([row.experiment.launch.num_processes, *(one.labels.num_processes for one in row.records)])
     # `accelerate launch --num_processes` starts one process where there is no GPU; torchrun starts them all.
     start = f"torchrun --nproc-per-node {processes}" if processes > 1 else "accelerate launch"
+    mode = "ddp" if any(one.labels.num_processes > 1 for one in row.records) else row.experiment.launch.mode
     if filters is not None:
         only = "".join(f" --only {shlex.quote(f'{key}={_json_or_text(value)}')}" for key, value in filters.items())
-        shared = any(one.labels.num_processes > 1 for one in row.records) and row.experiment.launch.mode != "ddp"
-        mode = " --set launch.mode=ddp" if shared else ""
-        return f"{start} bench/run.py {shlex.quote(row.experiment.name)}{only}{mode} --seeds {seeds}"
-    mode = "ddp" if processes > 1 else row.experiment.launch.mode
+        shared = f" --set launch.mode={mode}" if mode != row.experiment.launch.mode else ""
+        return f"{start} bench/run.py {shlex.quote(row.experiment.name)}{only}{shared} --seeds {seeds}"
     lines = ['question = "One cell"', f'launch.mode = "{mode}"', f"base = {_toml(to_dict(row.cell.config))}"]
     return (f"printf '%s\\n' {' '.join(map(shlex.quote, lines))} > cell.toml && "
             f"{start} bench/run.py cell.toml --seeds {seeds}")

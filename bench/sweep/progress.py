@@ -165,15 +165,15 @@ def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], lat
 
     `asked`: the experiments as they were named, of which a report must be told the files.
     """
-    from bench.sweep import results as sweep_results  # brings scipy
+    from bench.sweep import results  # brings scipy
 
     planned = list(planned)
     for experiment in experiments:
         lines = []
         for cell in _cells(experiment, planned):
             records = [latest[t.key] for t in planned if _is_of(t, cell.config) and t.key in latest]
-            lines.append(sweep_results.Line.of(cell.label or "-", records))
-        for paragraph in (experiment.title, *sweep_results.paragraphs(lines)):
+            lines.append(results.Line.of(cell.label or "-", records))
+        for paragraph in (experiment.title, *results.paragraphs(lines)):
             print(f"\n{paragraph}")
     files = [name for name in asked if name.endswith(".toml")]
     print(f"\nRecords: {folder}. Tables and figures of them:\n"

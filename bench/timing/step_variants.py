@@ -81,8 +81,7 @@ def all_ways(cell: CellConfig, dataset: Dataset, min_block_s: float, *, compiler
         Way("+ DDP", "train_step, the model in DistributedDataParallel in a world of one",
             lambda: subject(change=_distribute).step_s),
         Way("+ compile", "train_step, the model compiled", compiled),
-        Way("+ graph", "train_step and its batch, replayed as one CUDA graph, or on a CPU as a tape",
-            captured),
+        Way("+ graph", "train_step and its batch, replayed as one CUDA graph, or on a CPU as a tape", captured),
     ]
 
 

@@ -1,7 +1,7 @@
 """A training step on a CPU as a tape: its operators, recorded once and then played one after the other.
 
-What small networks lose between operators, to modules, autograd and the optimizer's Python, is some tenth of a step.
-The same operators run in the same order on the same numbers, so that results are those of the step to the bit.
+What small networks lose between operators, to modules, autograd and the optimizer's Python, is left out. The same
+operators run in the same order on the same numbers, so that results are those of the step to the bit.
 """
 
 from collections.abc import Callable
@@ -26,10 +26,14 @@ class Tape:
         work()
 
     def capture(self, work: Callable[[], Tensor]) -> None:
-        """Raises ValueError where the work asks for a number that it computed."""
-        with _Recorder() as recorder:
-            result = work()
-        self._play = recorder.finish(result)
+        """Raises ValueError where the work asks for a number that it computed, or does what cannot be written down."""
+        try:
+            with _Recorder() as recorder:
+                result = work()
+            self._play = recorder.finish(result)
+        except (RuntimeError, SyntaxError) as error:
+            raise ValueError("execution.capture = true: this step cannot be recorded and played again: "
+                             f"{str(error).splitlines()[0]}") from error
 
     @torch.no_grad()
     def replay(self) -> Tensor:

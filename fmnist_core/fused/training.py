@@ -168,15 +168,7 @@ def fused_step(training: FusedTraining, images_NRCHW: Tensor, labels_NR: Tensor)
 
 def fused_epoch(training: FusedTraining, on_step: OnFusedStep | None = None) -> list[float]:
     """Train the rest of the current epoch; returns each replica's mean loss. Who diverged no longer runs."""
-    training.model.train()
-    if training.step_in_epoch == 0:
-        training.losses.zero_()
-    training.odd_epoch.fill_(bool(training.epoch % 2))
-    batches = training.order().split(training.batch_size)
-    while training.step_in_epoch < len(batches):
-        training.advance(batches)
-        if on_step is not None:
-            on_step(training)
+    batches = training.finish_steps(on_step)
     mean_losses = (training.losses.sum(0) / len(training.dataset.train)).tolist()
     for replica in [r for r in training.running if not math.isfinite(mean_losses[r])]:
         training.running.remove(replica)
