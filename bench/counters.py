@@ -18,6 +18,7 @@ from bench import command, experiment
 from bench.inputs.strict_parser import StrictParser
 from bench.timing.memory import peak_step_bytes, step_bytes
 from fmnist_core.config import CellConfig, DataConfig, TrainConfig, to_dict
+from fmnist_core.cpu.stages import has_native_layers
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import EVALUATION_BATCH
 from fmnist_core.models.build import build
@@ -106,7 +107,8 @@ def noise(cell: CellConfig, num_images: int) -> Dataset:
 
 def version_key(device: torch.device) -> str:
     """Device and minor version, e.g. "cpu, torch 2.14": operators are free to change with either."""
-    return f"{device.type}, torch {'.'.join(torch.__version__.split('.')[:2])}"
+    without = ", PyTorch's layers" if device.type == "cpu" and not has_native_layers() else ""
+    return f"{device.type}{without}, torch {'.'.join(torch.__version__.split('.')[:2])}"
 
 
 def compare(name: str, counted: Counters, expected: Counters | None) -> tuple[list[str], list[str]]:

@@ -78,6 +78,8 @@ class Labels(_Part, frozen=True, kw_only=True):
     """Of `execution.compile = "auto"`: seconds of a step, eager (`no`) and compiled, by which it was chosen."""
     captured: bool = False
     """Replayed as a CUDA graph, on a CPU as a tape."""
+    native_layers: bool = False
+    """On a CPU: layers ran as functions in C, which a compiler on the machine had made."""
     graph_breaks: int = 0
     """Places where `torch.compile` fell back to Python."""
     recompiles: int = 0

@@ -39,6 +39,7 @@ class Observed:
     compiled: bool
     compile_timings_s: dict[str, float]
     captured: bool
+    native_layers: bool
     num_processes: int
 
 
@@ -56,7 +57,7 @@ def observe(training: Training | FusedTraining) -> Observed:
     index_N = torch.arange(min(8, len(training.dataset.train)), device=training.device)
     was_training = model.training
     try:
-        with torch.no_grad(), training.accelerator.autocast():
+        with torch.no_grad(), training.accelerator.autocast(), _Counter() as counter:
             model.eval()(training.dataset.images(training.dataset.train, index_N))
     finally:
         model.train(was_training)
@@ -72,6 +73,7 @@ def observe(training: Training | FusedTraining) -> Observed:
         compiled=training.cell.execution.compile != "no",
         compile_timings_s=training.compile_timings_s if isinstance(training, Training) else {},
         captured=training.captured,
+        native_layers=any(name.startswith("fmnist::") for name in counter.operators),
         num_processes=training.num_processes,
     )
 

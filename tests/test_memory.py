@@ -158,5 +158,5 @@ def test_the_resident_set_grows_by_the_tensors_that_were_counted():
         "OMP_NUM_THREADS": "1"})
     assert run.returncode == 0, run.stderr
     counted, grown = map(int, run.stdout.split())
-    assert counted > 10_000_000
+    assert counted > 5_000_000
     assert grown == pytest.approx(counted, rel=0.05)

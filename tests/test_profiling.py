@@ -48,10 +48,10 @@ def test_a_trace_in_chromes_format_holds_the_steady_steps(profiled):
         assert all(event["ts"] >= 0 and event["dur"] >= 0 for event in whole)
         steps = sorted((event for event in whole if event["name"] == profiling.MARK), key=lambda event: event["ts"])
         assert len(steps) == profiling.NUM_STEPS
-        convolutions = [event for event in whole if event["name"] == "aten::conv2d"]
-        assert len(convolutions) == profiling.NUM_STEPS
-        for step, convolution in zip(steps, sorted(convolutions, key=lambda event: event["ts"]), strict=True):
-            assert step["ts"] <= convolution["ts"] < step["ts"] + step["dur"]
+        products = [event for event in whole if event["name"] == "aten::addmm"]  # of the Linear layer
+        assert len(products) == profiling.NUM_STEPS
+        for step, product in zip(steps, sorted(products, key=lambda event: event["ts"]), strict=True):
+            assert step["ts"] <= product["ts"] < step["ts"] + step["dur"]
 
 
 def test_the_ten_dearest_operators_are_printed_and_written_beside_it(profiled):
@@ -66,7 +66,8 @@ def test_the_ten_dearest_operators_are_printed_and_written_beside_it(profiled):
         assert shares == sorted(shares, reverse=True)
         assert 20 < sum(shares) <= 100.5
         calls = {row[0]: row[1] for row in rows[2:]}
-        assert calls["aten::convolution_backward"] == "1"
+        convolution = "aten::convolution_backward"  # or, with layers in C, that one of theirs
+        assert calls.get(convolution, calls.get("fmnist::finish_backward")) == "1"
         assert profiling.MARK not in calls
 
 

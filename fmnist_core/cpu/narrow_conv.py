@@ -93,13 +93,6 @@ def block_filters(filters: Tensor) -> Tensor:
     return shifted.flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
-def gradient_of_filters(g: Tensor) -> Tensor:
-    """(O, C, k, k): of `filters`, where `g` is that of `block_filters(filters)`."""
-    channels, side = g.shape[1:3]
-    g = g.reshape(BLOCK * BLOCK, -1, side * side).transpose(0, 1).flatten(1)
-    return (g @ _offsets(side - 1, g.dtype).T).view(-1, channels, side - 1, side - 1)
-
-
 @functools.cache
 def _offsets(size: int, dtype: torch.dtype) -> Tensor:
     """(k * k, B * B * (k + 1) * (k + 1)), 0 or 1: where each number of a filter lies in that of each pixel."""

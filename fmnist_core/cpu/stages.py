@@ -1,0 +1,132 @@
+"""The stages of a network on a CPU: normalization, pool and ReLU at once, and the first convolution in blocks."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from fmnist_core.cpu.finish import finish, functions
+from fmnist_core.cpu.first_conv import can_be_in_blocks, convolve_in_blocks, gains_by_blocks
+
+MAX_THREADS = 2
+"""`finish` works with one thread, 1.7 to 4.2 times as fast as PyTorch's layers with one: with more they overtake it."""
+
+
+def has_native_layers() -> bool:
+    """Whether the functions in C are there, and this process has few enough threads for them."""
+    return functions(torch.float32) is not None and torch.get_num_threads() <= MAX_THREADS
+
+
+def compute_by_stages(model: nn.Module) -> nn.Module:
+    """`model`, on a CPU in channels_last, with its plain sequences and its batch norms changed in place.
+
+    Left as it is on a machine without a C compiler.
+    """
+    if functions(torch.float32) is None:
+        return model
+    for module in model.modules():
+        if type(module) is nn.Sequential:
+            module.__class__ = StagedSequential
+        elif _is_norm(module):
+            module.__class__ = FinishedBatchNorm2d
+    return model
+
+
+class FinishedBatchNorm2d(nn.BatchNorm2d):
+    """`nn.BatchNorm2d` with the same parameters, buffers and result, up to rounding."""
+
+    def forward(self, maps_NCHW: Tensor) -> Tensor:
+        if not _can_be_finished(maps_NCHW, self):
+            return super().forward(maps_NCHW)
+        return finish(maps_NCHW, self, pool=False, relu=False)
+
+
+class StagedSequential(nn.Sequential):
+    """`nn.Sequential` with the same layers and result, up to rounding. A layer with hooks is called by itself."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        for step in _steps(list(self)):
+            maps = step(maps)
+        return maps
+
+
+@dataclass
+class Stage:
+    """Layers that follow each other."""
+
+    conv: nn.Conv2d | None
+    norm: nn.BatchNorm2d | None
+    pool: bool
+    relu: bool
+    layers: Sequence[nn.Module]
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        layers = self.layers
+        if self.conv is not None:
+            layers = layers[1:]
+            if _can_be_finished(maps, self.norm) and can_be_in_blocks(maps, self.conv):
+                return finish(convolve_in_blocks(maps, self.conv), self.norm, pool=True, relu=self.relu)
+            maps = self.conv(maps)
+        if _can_be_finished(maps, self.norm):
+            return finish(maps, self.norm, pool=self.pool, relu=self.relu)
+        for layer in layers:
+            maps = layer(maps)
+        return maps
+
+
+def _steps(layers: Sequence[nn.Module]) -> Iterator[nn.Module | Stage]:
+    start = 0
+    while start < len(layers):
+        stage = _stage(layers[start:])
+        yield stage or layers[start]
+        start += len(stage.layers) if stage else 1
+
+
+def _stage(layers: Sequence[nn.Module]) -> Stage | None:
+    """Of the first of these layers: two or more, or with a convolution that gains by its blocks."""
+    first = layers[0]
+    conv = first if isinstance(first, nn.Conv2d) and gains_by_blocks(first) and not _is_watched(first) else None
+    found: dict[str, nn.Module] = {}
+    for layer in layers if conv is None else layers[1:]:
+        kind = _kind(layer)
+        if kind is None or kind in found or (kind == "norm" and found):
+            break
+        found[kind] = layer
+    if len(found) < 2 if conv is None else "pool" not in found:
+        return None
+    norm = found.get("norm")
+    assert norm is None or _is_norm(norm)
+    return Stage(conv, norm, "pool" in found, "relu" in found, layers[:len(found) + (conv is not None)])
+
+
+def _kind(layer: nn.Module) -> str | None:
+    kinds = {"norm": _is_norm(layer), "pool": _is_pool(layer), "relu": type(layer) is nn.ReLU}
+    return None if _is_watched(layer) else next((kind for kind, found in kinds.items() if found), None)
+
+
+def _can_be_finished(maps: Tensor, norm: nn.BatchNorm2d | None) -> bool:
+    fits = (maps.ndim == 4 and len(maps) > 0 and maps.device.type == "cpu" and functions(maps.dtype) is not None
+            and maps.is_contiguous(memory_format=torch.channels_last) and not torch.is_autocast_enabled("cpu")
+            and torch.get_num_threads() <= MAX_THREADS)
+    if norm is None or not fits:
+        return fits
+    if not norm.training:
+        return norm.weight.dtype == maps.dtype and not torch.is_grad_enabled()
+    return norm.weight.dtype == maps.dtype and maps.numel() > norm.num_features
+
+
+def _is_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    return (isinstance(layer, nn.BatchNorm2d) and type(layer) in (nn.BatchNorm2d, FinishedBatchNorm2d)
+            and layer.affine and layer.track_running_stats and layer.momentum is not None)
+
+
+def _is_pool(layer: nn.Module) -> bool:
+    return (type(layer) is nn.MaxPool2d and layer.kernel_size in (2, (2, 2)) and layer.stride in (2, (2, 2))
+            and layer.padding in (0, (0, 0)) and layer.dilation in (1, (1, 1)) and not layer.return_indices
+            and not layer.ceil_mode)
+
+
+def _is_watched(layer: nn.Module) -> bool:
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)

@@ -1,0 +1,277 @@
+"""Stages on a CPU, computed by functions in C, against PyTorch's own layers."""
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
+from fmnist_core.cpu import stages
+from fmnist_core.cpu.stages import FinishedBatchNorm2d, Stage, StagedSequential, compute_by_stages
+from fmnist_core.observe import observe
+from fmnist_core.train import Training
+from tests.small import small_dataset
+
+pytestmark = pytest.mark.skipif(stages.functions(torch.float32) is None, reason="needs a C compiler")
+
+SIZES = [(28, 28), (14, 10), (9, 9), (8, 9), (2, 2)]
+ORDERS = {"norm pool relu": (nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU), "norm relu pool": (nn.BatchNorm2d, nn.ReLU,
+          nn.MaxPool2d), "norm pool": (nn.BatchNorm2d, nn.MaxPool2d), "norm relu": (nn.BatchNorm2d, nn.ReLU),
+          "norm": (nn.BatchNorm2d,), "pool relu": (nn.MaxPool2d, nn.ReLU), "relu pool": (nn.ReLU, nn.MaxPool2d)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More have PyTorch's layers."""
+    many = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(many)
+
+
+@pytest.fixture
+def operators(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What ran as a function in C."""
+    calls: list[str] = []
+    for name in ("finish", "convolve_in_blocks"):
+        function = getattr(stages, name)
+        monkeypatch.setattr(stages, name, lambda *arguments, name=name, function=function, **options: (
+            calls.append(name), function(*arguments, **options))[1])
+    return calls
+
+
+def layers(order: str, channels: int) -> list[nn.Module]:
+    made = {nn.BatchNorm2d: lambda: nn.BatchNorm2d(channels, momentum=0.3), nn.MaxPool2d: lambda: nn.MaxPool2d(2),
+            nn.ReLU: nn.ReLU}
+    return [made[kind]() for kind in ORDERS[order]]
+
+
+def pair(*modules: nn.Module, dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, nn.Sequential]:
+    """PyTorch's layers and ours, with parameters that are not the initial ones: some scales are negative, one is 0."""
+    torch.manual_seed(0)
+    for module in modules:
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, -1, 2)
+            nn.init.uniform_(module.bias, -1, 1)
+            module.weight.data[0] = 0
+    theirs = nn.Sequential(*modules).to(dtype, memory_format=torch.channels_last)
+    ours = compute_by_stages(copy.deepcopy(theirs))
+    assert type(ours) is StagedSequential
+    return theirs, ours
+
+
+def results(model: nn.Module, x: torch.Tensor, needs_gradient: bool) -> list[torch.Tensor]:
+    """Output, all gradients and buffers after two batches, and what evaluation gives then."""
+    for images in (x, x.flip(0) * 2):
+        images = images.clone(memory_format=torch.preserve_format).requires_grad_(needs_gradient)
+        model.zero_grad()
+        y = model(images)
+        y.backward(torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y) ** 2)
+    gradients = [images.grad, *(parameter.grad for parameter in model.parameters())]
+    model.eval()
+    with torch.no_grad():
+        return [y, *(g for g in gradients if g is not None), *model.buffers(), model(x)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("channels", [1, 4, 16, 13])
+@pytest.mark.parametrize("order", ORDERS)
+def test_equals_pytorchs_layers(order, channels, height, width, operators):
+    theirs, ours = pair(*layers(order, channels))
+    x = (torch.randn(5, channels, height, width, dtype=torch.float64) * 4).round() / 2  # many pixels are equal, or 0
+    x = x.to(memory_format=torch.channels_last)
+    torch.testing.assert_close(results(ours, x, True), results(theirs, x, True))
+    assert operators == ["finish"] * 3
+
+
+@pytest.mark.parametrize(("height", "width", "kernel_size", "padding"), [
+    (*size, kernel_size, padding) for size in SIZES
+    for kernel_size, padding in [(1, 0), (2, 0), (3, 1), (3, 0), (4, 1), (5, 2), (5, 4), (2, 3), (6, 2), (7, 3)]
+    if min(size) + 2 * padding > kernel_size])
+@pytest.mark.parametrize(("channels", "order"), [(4, "norm pool relu"), (4, "pool relu"), (1, "norm pool"),
+                                                 (7, "relu pool")])
+def test_first_convolution_in_blocks(order, channels, kernel_size, padding, height, width, operators):
+    conv = nn.Conv2d(1, channels, kernel_size, padding=padding, bias=order != "pool relu")
+    theirs, ours = pair(conv, *layers(order, channels))
+    x = torch.rand(11, 1, height, width, dtype=torch.float64)
+    x[:, :, :height // 2] = 0  # half of each is blank, as in the data
+    torch.testing.assert_close(results(ours, x, False), results(theirs, x, False))
+    even = all((size + 2 * padding - kernel_size) % 2 for size in (height, width))
+    if even or kernel_size > 1:  # what a convolution of one channel and one pixel gives has PyTorch's own format
+        assert operators == (["convolve_in_blocks", "finish"] * 3 if even else ["finish"] * 3)
+
+
+def test_large_maps_and_float32():
+    theirs, ours = pair(nn.Conv2d(1, 5, 3, padding=1), *layers("norm pool relu", 5), nn.Conv2d(5, 24, 3),
+                        *layers("norm relu", 24), dtype=torch.float32)
+    x = torch.rand(70, 1, 66, 94)
+    exact = copy.deepcopy(theirs).double()
+    wanted = results(exact, x.double(), False)
+    errors = [[float((each.detach() - right.detach()).abs().max()) for each, right in zip(found, wanted, strict=True)]
+              for found in (results(ours, x, False), results(theirs, x, False))]
+    assert all(mine <= 3 * their_own + 1e-6 for mine, their_own in zip(*errors, strict=True)), errors
+
+
+def test_statistics_of_maps_far_from_zero():
+    """One pass over squares would lose the variance: a deviation of 1 at a mean of 10,000."""
+    theirs, ours = pair(*layers("norm pool relu", 4), dtype=torch.float32)
+    x = torch.randn(64, 4, 28, 28, dtype=torch.float64).to(memory_format=torch.channels_last) + 1e4
+    exact = copy.deepcopy(theirs).double()
+    torch.testing.assert_close(ours(x.float()).double(), exact(x), rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_what_is_frozen_gets_no_gradient(frozen):
+    theirs, ours = pair(nn.Conv2d(1, 4, 3, padding=1), *layers("norm pool relu", 4))
+    for model in (theirs, ours):
+        getattr(model[0], frozen).requires_grad_(False)
+        getattr(model[1], frozen).requires_grad_(False)
+        model(torch.linspace(0, 1, 5 * 784, dtype=torch.float64).view(5, 1, 28, 28)).square().sum().backward()
+    assert getattr(ours[0], frozen).grad is None
+    assert getattr(ours[1], frozen).grad is None
+    for mine, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, wanted.grad)
+
+
+def test_gradients_against_finite_differences():
+    _, ours = pair(nn.Conv2d(1, 3, 3, padding=1), *layers("norm pool relu", 3), nn.Conv2d(3, 2, 2), *layers("norm", 2))
+    ours[1].weight.data[0] = 0.5
+    parameters = dict(ours.named_parameters())
+    x = torch.rand(5, 1, 6, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda *values: torch.func.functional_call(
+        ours, dict(zip(parameters, values, strict=True)), x), tuple(parameters.values()))
+
+
+def test_numbers_that_are_not_finite_show():
+    """A training that diverges must not look healthy: a NaN is the largest of a window, and no ReLU hides it."""
+    _, ours = pair(*layers("pool relu", 4), dtype=torch.float32)
+    x = -torch.ones(1, 4, 4, 4).to(memory_format=torch.channels_last)
+    for i, (row, column) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        x[0, i, row, column] = torch.nan
+        x[0, i, 2 + row, 2 + column] = torch.inf
+    y = ours(x)
+    assert y[0, :, 0, 0].isnan().all()
+    assert y[0, :, 1, 1].isinf().all()
+    assert (y[0, :, 0, 1] == 0).all()
+    _, ours = pair(nn.Conv2d(1, 4, 3, padding=1), *layers("norm pool relu", 4), dtype=torch.float32)
+    images = torch.rand(2, 1, 8, 8)
+    images[0, 0, 3, 3] = torch.nan
+    assert ours(images)[:, 1:].isnan().all()
+
+
+def test_no_image_at_all_and_one_value_per_channel():
+    theirs, ours = pair(nn.Conv2d(1, 4, 3, padding=1), *layers("norm pool relu", 4), dtype=torch.float32)
+    empty = torch.zeros(0, 1, 28, 28)
+    assert ours(empty).shape == theirs(empty).shape == (0, 4, 14, 14)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        ours[1](torch.ones(1, 4, 1, 1).to(memory_format=torch.channels_last))
+    unbatched = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2), nn.ReLU())
+    x = torch.ones(1, 28, 28)
+    torch.testing.assert_close(compute_by_stages(copy.deepcopy(unbatched))(x), unbatched(x))
+
+
+def test_the_next_layer_gets_channels_last(operators):
+    _, ours = pair(nn.Conv2d(1, 4, 3, padding=1), *layers("norm pool relu", 4), dtype=torch.float32)
+    assert ours(torch.rand(5, 1, 28, 28)).is_contiguous(memory_format=torch.channels_last)
+    assert operators == ["convolve_in_blocks", "finish"]
+
+
+def test_what_does_not_fit_is_left_to_pytorch(operators):
+    theirs, ours = pair(nn.Conv2d(1, 4, 3, padding=1), *layers("norm pool relu", 4), dtype=torch.float32)
+    images = torch.rand(5, 1, 28, 28)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(ours(images), theirs(images))
+    assert not operators
+    ours(images.clone().requires_grad_()).sum().backward()  # whose gradient the blocks do not have
+    assert operators == ["finish"]
+    operators.clear()
+    ours.eval()(images).sum().backward()  # a norm in evaluation has a gradient in PyTorch's layers alone
+    assert not operators
+    torch.set_num_threads(stages.MAX_THREADS + 1)
+    ours.train()(images)
+    assert not operators
+    ours[1:](ours[0](images).contiguous())
+    assert not operators
+
+
+def test_a_layer_that_is_watched_is_called_by_itself(operators):
+    theirs, ours = pair(nn.Conv2d(1, 4, 3, padding=1), *layers("norm pool relu", 4))
+    seen = []
+    for model in (theirs, ours):
+        handles = [layer.register_forward_hook(lambda module, inputs, output: seen.append(output)) for layer in model]
+        model(torch.rand(5, 1, 28, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(0)))
+        for handle in handles:
+            handle.remove()
+    torch.testing.assert_close(seen[4:], seen[:4])
+    assert operators == ["finish"]  # the norm alone
+    ours(torch.rand(5, 1, 28, 28, dtype=torch.float64))
+    assert operators == ["finish", "convolve_in_blocks", "finish"]
+
+
+def steps(*modules: nn.Module) -> list[int]:
+    """Of how many layers each step is."""
+    return [len(step.layers) if isinstance(step, Stage) else 1 for step in stages._steps(modules)]
+
+
+TWICE = nn.Conv2d(1, 1, 3, padding=1)
+
+
+@pytest.mark.parametrize(("modules", "expected"), [
+    ([nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten()], [4, 1]),
+    ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(2)], [2]), ([nn.Conv2d(1, 16, 3), nn.MaxPool2d(2)], [1, 1]),
+    ([nn.Conv2d(1, 16, 3), nn.MaxPool2d(2), nn.ReLU()], [1, 2]),
+    ([nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)], [1, 2]),
+    ([nn.Conv2d(1, 4, 3, stride=2), nn.MaxPool2d(2)], [1, 1]), ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(3)], [1, 1]),
+    ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(2, padding=1)], [1, 1]),
+    ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(2, stride=1)], [1, 1]),
+    ([nn.Conv2d(1, 4, 3), nn.MaxPool2d(2, ceil_mode=True)], [1, 1]), ([nn.Conv2d(1, 4, 3), nn.AvgPool2d(2)], [1, 1]),
+    ([nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, affine=False), nn.MaxPool2d(2)], [1, 1, 1]),
+    ([nn.Conv2d(1, 4, 9), nn.MaxPool2d(2)], [1, 1]), ([nn.Conv2d(1, 4, 3)], [1]), ([], []),
+    ([nn.ReLU(), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2), nn.ReLU()], [1, 3, 1]),
+    ([nn.MaxPool2d(2), nn.LeakyReLU()], [1, 1]), ([nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Tanh()], [2, 1]),
+    ([TWICE, nn.MaxPool2d(2), TWICE], [2, 1])])
+def test_layers_that_make_a_stage(modules, expected):
+    assert steps(*modules) == expected
+
+
+class Forked(nn.Sequential):
+    """Reads the convolution's output twice."""
+
+    def forward(self, x):
+        return self[1](self[0](x)) + self[0](x).mean()
+
+
+@pytest.mark.parametrize("model", [
+    Forked(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2)), nn.ModuleList([nn.Conv2d(1, 4, 3), nn.MaxPool2d(2)]),
+    nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, momentum=None), nn.BatchNorm2d(4, track_running_stats=False)])
+def test_other_networks_stay_as_they_are(model):
+    before = [type(module) for module in model.modules()]
+    assert [type(module) for module in compute_by_stages(model).modules()] == before
+
+
+def training() -> Training:
+    cell = CellConfig(model=Network2(), train=TrainConfig(global_batch_size=32),
+                      data=DataConfig(dataset="synthetic", validation_size=40))
+    return Training(cell, 0, small_dataset())
+
+
+def losses(one: Training) -> list[float]:
+    order = one.order().split(32)
+    return [float(one.step_on(index_N)) for index_N in order[:6]]
+
+
+def test_a_training_follows_the_curve_of_pytorchs_layers(monkeypatch, operators):
+    ours = training()
+    assert (type(ours.model), type(ours.model[1])) == (StagedSequential, FinishedBatchNorm2d)
+    assert observe(ours).native_layers
+    operators.clear()
+    curve = losses(ours)
+    assert operators == ["convolve_in_blocks", "finish", "finish"] * 6
+    monkeypatch.setattr("fmnist_core.cpu.stages.functions", lambda dtype: None)  # as without a compiler
+    theirs = training()
+    assert (type(theirs.model), type(theirs.model[1])) == (nn.Sequential, nn.BatchNorm2d)
+    assert not observe(theirs).native_layers
+    assert curve == pytest.approx(losses(theirs), rel=1e-4)
+    assert curve[0] != curve[5]
