@@ -57,8 +57,13 @@ def observe(training: Training | FusedTraining) -> Observed:
     index_N = torch.arange(min(8, len(training.dataset.train)), device=training.device)
     was_training = model.training
     try:
-        with torch.no_grad(), training.accelerator.autocast(), _Counter() as counter:
-            model.eval()(training.dataset.images(training.dataset.train, index_N))
+        with torch.no_grad(), training.accelerator.autocast():
+            images_NCHW = training.dataset.images(training.dataset.train, index_N)
+            model.eval()(images_NCHW)
+            for handle in handles:
+                handle.remove()
+            with _Counter() as counter:  # again, since layers that are watched may run in another way
+                model(images_NCHW)
     finally:
         model.train(was_training)
         for handle in handles:

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
-from fmnist_core.cpu.narrow_conv import NarrowConv2d, gradient_of_input, speed_up_narrow_convolutions
+from fmnist_core.cpu.narrow_conv import NarrowConv2d, fills_vectors, gradient_of_input, speed_up_narrow_convolutions
+from fmnist_core.cpu.stages import has_native_layers
 from fmnist_core.train import Training
 from tests.small import small_dataset
 
@@ -25,10 +26,10 @@ def maps(channels: int, height: int, width: int, dtype: torch.dtype = torch.floa
 
 
 @pytest.mark.parametrize(("height", "width"), [(14, 14), (7, 10), (9, 9), (5, 5)])
-@pytest.mark.parametrize(("kernel_size", "padding"), [(1, 0), (2, 0), (3, 1), (3, 0), (4, 0), (5, 2), (5, 4)])
-@pytest.mark.parametrize("channels", [2, 4])
-def test_equals_pytorchs_layer(channels, kernel_size, padding, height, width):
-    theirs, ours = pair(channels, 7, kernel_size=kernel_size, padding=padding, bias=channels == 4)
+@pytest.mark.parametrize(("kernel_size", "padding"), [(1, 0), (2, 0), (3, 1), (3, 0), (4, 0), (5, 2), (5, 4), (7, 3)])
+@pytest.mark.parametrize(("channels", "filters"), [(2, 7), (4, 7), (2, 16), (3, 32), (4, 16)])
+def test_equals_pytorchs_layer(channels, filters, kernel_size, padding, height, width):
+    theirs, ours = pair(channels, filters, kernel_size=kernel_size, padding=padding, bias=channels == 4)
     x, results = maps(channels, height, width), []
     for layer in (theirs, ours):
         own = x.clone(memory_format=torch.preserve_format).requires_grad_()
@@ -39,8 +40,29 @@ def test_equals_pytorchs_layer(channels, kernel_size, padding, height, width):
     torch.testing.assert_close(results[1], results[0])
 
 
+def test_filters_that_fill_vectors_are_computed_in_c():
+    weight = torch.randn(16, 4, 3, 3)
+    if not has_native_layers():
+        pytest.skip("needs a C compiler")
+    assert fills_vectors(torch.ones(1, 4, 5, 5), weight)
+    assert not fills_vectors(torch.ones(0, 4, 5, 5), weight)
+    assert not fills_vectors(torch.ones(1, 4, 5, 5), weight[:15])
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias"])
+def test_what_is_frozen_gets_no_gradient(frozen):
+    theirs, ours = pair(4, 16, kernel_size=3)
+    x = maps(4, 6, 6).requires_grad_()
+    for layer in (theirs, ours):
+        getattr(layer, frozen).requires_grad_(False)
+        layer(x).square().sum().backward()
+    assert getattr(ours, frozen).grad is None
+    for mine, wanted in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, wanted.grad)
+
+
 def test_gradients_against_finite_differences():
-    _, ours = pair(3, 4, kernel_size=3, padding=1)
+    _, ours = pair(3, 16, kernel_size=3, padding=1)
     x = maps(3, 4, 5).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, weight, bias: torch.func.functional_call(
         ours, {"weight": weight, "bias": bias}, x), (x, ours.weight, ours.bias))

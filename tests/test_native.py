@@ -1,6 +1,8 @@
 """Functions in C: compiled once, kept, and done without where that fails."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,11 +24,19 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def number(source: Path, value: int = 1) -> int | None:
     native.compiled.cache_clear()  # as in another process
-    library = native.compiled(source, f"NUMBER={value}")
+    library = native.compiled(source, ("number",), f"NUMBER={value}")
     return None if library is None else library.number()
 
 
+def number_in_another_process(source: Path) -> int:
+    program = ("from pathlib import Path; from fmnist_core.cpu.native import compiled; "
+               f"print(compiled(Path({str(source)!r}), ('number',), 'NUMBER=1').number())")
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return int(run.stdout)
+
+
 def kept(tmp_path: Path) -> list[Path]:
+    """By name."""
     return sorted((tmp_path / "cache/fmnist-bench").glob("*"))
 
 
@@ -48,10 +58,33 @@ def test_another_definition_source_or_processor_is_another_library(source, tmp_p
 
 
 def test_a_broken_file_is_made_again(source, tmp_path):
-    assert number(source) == 1
+    assert number_in_another_process(source) == 1  # which knows by its path what it has loaded
     kept(tmp_path)[0].write_bytes(b"no library")
     assert number(source) == 1
     assert len(kept(tmp_path)[0].read_bytes()) > 1000
+
+
+def test_a_library_without_the_function_is_made_again(source, tmp_path):
+    assert number_in_another_process(source) == 1
+    other = source.with_name("other.c")
+    other.write_text("int other(void) { return 1; }\n")
+    native.compiled(other, ("other",))
+    of_other, of_number = kept(tmp_path)[::-1]
+    of_number.write_bytes(of_other.read_bytes())
+    assert number(source) == 1
+
+
+def test_a_folder_that_others_may_write_to_is_not_trusted(source, tmp_path):
+    (tmp_path / "cache/fmnist-bench").mkdir(parents=True)
+    (tmp_path / "cache/fmnist-bench").chmod(0o777)
+    assert number(source) == 1
+    assert not kept(tmp_path)
+
+
+def test_no_home_at_all(source, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")
+    monkeypatch.setattr(Path, "home", lambda: (_ for _ in ()).throw(RuntimeError("no home")))
+    assert number(source) == 1
 
 
 def test_a_cache_that_takes_no_files_is_done_without(source, tmp_path):
@@ -59,7 +92,7 @@ def test_a_cache_that_takes_no_files_is_done_without(source, tmp_path):
     assert number(source) == 1
 
 
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false", "cc '"])
 def test_without_a_compiler_there_is_none(source, tmp_path, monkeypatch, compiler):
     monkeypatch.setenv("CC", compiler)
     assert number(source) is None

@@ -11,21 +11,40 @@ without a pool one. Windows come in rows of `length` numbers that lie side by si
     WINDOWS channels_last, with a pool               a row: the channels of one window, C
     BLOCKS  (N, 4, C, H, W): a pixel's place in its window comes first; H x W are windows. A row: an image, C x H x W
 
-Gradients go to the first of equal pixels, in the order of PyTorch. A NaN is the largest, as it is there. Sums are of
-REAL over FLUSH rows or images, then of double. */
+Gradients go to the first of equal pixels, in the order of PyTorch. A NaN is the largest, as it is there. Statistics are
+sums of REAL over ROWS rows (in blocks, images), gradients' over FLUSH images; those are added up as double. */
 
 #include <math.h>
-#include <stddef.h>
+#include <stdint.h>
 
-#ifndef REAL
-#define REAL float
+#include "native.h"
+
+#ifdef BFLOAT16 /* Maps are of it, all else of REAL. */
+typedef uint16_t number;
+static inline REAL get(number n)
+{
+    const uint32_t bits = (uint32_t) n << 16;
+    float v;
+    memcpy(&v, &bits, sizeof v);
+    return v;
+}
+/* To the nearest, of two equally near to the even one. */
+static inline number put(REAL v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    return v != v ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+#else
+typedef REAL number;
+#define get(n) (n)
+#define put(v) (v)
 #endif
-#define IN const REAL *restrict
-#define OUT REAL *restrict
+#define MAP const number *restrict
+#define NEW_MAP number *restrict
 #define ROWS 64
 #define FLUSH 16
 
-typedef ptrdiff_t size;
 enum { PIXELS, WINDOWS, BLOCKS };
 typedef struct { size form, num, channels, height, width; } Maps;
 
@@ -67,95 +86,97 @@ static inline REAL larger(REAL a, REAL b)
     return b != b ? b : m;
 }
 
-static void add(size length, IN x, OUT part)
+static void add(size length, MAP x, OUT part)
 {
-    for (size k = 0; k < length; k++) part[k] += x[k];
+    for (size k = 0; k < length; k++) part[k] += get(x[k]);
 }
 
-static void add_squares(size length, IN x, IN centre, OUT part)
+static void add_squares(size length, MAP x, IN centre, OUT part)
 {
-    for (size k = 0; k < length; k++) part[k] += (x[k] - centre[k]) * (x[k] - centre[k]);
+    for (size k = 0; k < length; k++) part[k] += (get(x[k]) - centre[k]) * (get(x[k]) - centre[k]);
 }
 
-static void pool_row(size length, IN x0, IN x1, IN x2, IN x3, IN scale, IN offset, REAL least, OUT y)
+static void pool_row(size length, MAP x0, MAP x1, MAP x2, MAP x3, IN scale, IN offset, REAL least, NEW_MAP y)
 {
     for (size k = 0; k < length; k++) {
         REAL s = scale[k], o = offset[k];
-        REAL best = larger(larger(x0[k] * s + o, x1[k] * s + o), larger(x2[k] * s + o, x3[k] * s + o));
-        y[k] = best <= least ? least : best;
+        REAL top = larger(get(x0[k]) * s + o, get(x1[k]) * s + o);
+        REAL best = larger(top, larger(get(x2[k]) * s + o, get(x3[k]) * s + o));
+        y[k] = put(best <= least ? least : best);
     }
 }
 
-static void scale_row(size length, IN x, IN scale, IN offset, REAL least, OUT y)
+static void scale_row(size length, MAP x, IN scale, IN offset, REAL least, NEW_MAP y)
 {
     for (size k = 0; k < length; k++) {
-        REAL v = x[k] * scale[k] + offset[k];
-        y[k] = v <= least ? least : v;
+        REAL v = get(x[k]) * scale[k] + offset[k];
+        y[k] = put(v <= least ? least : v);
     }
 }
 
 /* Sums of the gradient, and of it times the centred pixel that it goes to. */
-static void add_pooled(size length, IN x0, IN x1, IN x2, IN x3, IN scale, IN offset, IN mean, IN g, REAL least,
+static void add_pooled(size length, MAP x0, MAP x1, MAP x2, MAP x3, IN scale, IN offset, IN mean, MAP g, REAL least,
                        OUT part, OUT part_x)
 {
     for (size k = 0; k < length; k++) {
-        REAL s = scale[k], o = offset[k], a0 = x0[k], a1 = x1[k], a2 = x2[k], a3 = x3[k], given = g[k];
+        REAL s = scale[k], o = offset[k], given = get(g[k]);
+        REAL a0 = get(x0[k]), a1 = get(x1[k]), a2 = get(x2[k]), a3 = get(x3[k]);
         REAL v0 = a0 * s + o, v1 = a1 * s + o, v2 = a2 * s + o, v3 = a3 * s + o;
         REAL top = larger(v0, v1), bottom = larger(v2, v3);
         REAL above = v0 >= v1 ? a0 : a1, below = v2 >= v3 ? a2 : a3, x = top >= bottom ? above : below;
-        REAL passed = larger(top, bottom) > least ? given : 0;
+        REAL passed = larger(top, bottom) <= least ? 0 : given;
         part[k] += passed;
         part_x[k] += passed * (x - mean[k]);
     }
 }
 
-static void add_scaled(size length, IN x, IN scale, IN offset, IN mean, IN g, REAL least, OUT part, OUT part_x)
+static void add_scaled(size length, MAP x, IN scale, IN offset, IN mean, MAP g, REAL least, OUT part, OUT part_x)
 {
     for (size k = 0; k < length; k++) {
-        REAL given = g[k], passed = x[k] * scale[k] + offset[k] > least ? given : 0;
+        REAL a = get(x[k]), given = get(g[k]), passed = a * scale[k] + offset[k] <= least ? 0 : given;
         part[k] += passed;
-        part_x[k] += passed * (x[k] - mean[k]);
+        part_x[k] += passed * (a - mean[k]);
     }
 }
 
 /* The gradient of a pixel is level + slope * x, which normalization gives to all, and for the largest scale * g. */
-static inline void unpool_row(size length, IN x0, IN x1, IN x2, IN x3, IN scale, IN offset, IN level, IN slope, IN g,
-                              REAL least, const int norm, OUT d0, OUT d1, OUT d2, OUT d3)
+INLINE void unpool_row(size length, MAP x0, MAP x1, MAP x2, MAP x3, IN scale, IN offset, IN level, IN slope,
+                              MAP g, REAL least, const int norm, NEW_MAP d0, NEW_MAP d1, NEW_MAP d2, NEW_MAP d3)
 {
     for (size k = 0; k < length; k++) {
-        REAL s = scale[k], o = offset[k], l = level[k], m = slope[k], given = g[k] * s;
-        REAL a0 = x0[k], a1 = x1[k], a2 = x2[k], a3 = x3[k];
+        REAL s = scale[k], o = offset[k], l = level[k], m = slope[k], given = get(g[k]) * s;
+        REAL a0 = get(x0[k]), a1 = get(x1[k]), a2 = get(x2[k]), a3 = get(x3[k]);
         REAL v0 = a0 * s + o, v1 = a1 * s + o, v2 = a2 * s + o, v3 = a3 * s + o;
         REAL top = larger(v0, v1), bottom = larger(v2, v3);
-        REAL passed = larger(top, bottom) > least ? given : 0;
+        REAL passed = larger(top, bottom) <= least ? 0 : given;
         REAL above = top >= bottom ? passed : 0, below = top >= bottom ? 0 : passed;
-        d0[k] = (norm ? l + m * a0 : 0) + (v0 >= v1 ? above : 0);
-        d1[k] = (norm ? l + m * a1 : 0) + (v0 >= v1 ? 0 : above);
-        d2[k] = (norm ? l + m * a2 : 0) + (v2 >= v3 ? below : 0);
-        d3[k] = (norm ? l + m * a3 : 0) + (v2 >= v3 ? 0 : below);
+        d0[k] = put((norm ? l + m * a0 : 0) + (v0 >= v1 ? above : 0));
+        d1[k] = put((norm ? l + m * a1 : 0) + (v0 >= v1 ? 0 : above));
+        d2[k] = put((norm ? l + m * a2 : 0) + (v2 >= v3 ? below : 0));
+        d3[k] = put((norm ? l + m * a3 : 0) + (v2 >= v3 ? 0 : below));
     }
 }
 
-static void unscale_row(size length, IN x, IN scale, IN offset, IN level, IN slope, IN g, REAL least, OUT d)
+static void unscale_row(size length, MAP x, IN scale, IN offset, IN level, IN slope, MAP g, REAL least, NEW_MAP d)
 {
     for (size k = 0; k < length; k++) {
-        REAL given = g[k] * scale[k], passed = x[k] * scale[k] + offset[k] > least ? given : 0;
-        d[k] = level[k] + slope[k] * x[k] + passed;
+        REAL a = get(x[k]), given = get(g[k]) * scale[k], passed = a * scale[k] + offset[k] <= least ? 0 : given;
+        d[k] = put(level[k] + slope[k] * a + passed);
     }
 }
 
 /* Of no window: the last row and column of an odd map, whose pixels get what normalization gives to all. */
-static void leave_out(const Maps *m, IN x, IN level, IN slope, const int norm, OUT d)
+static void leave_out(const Maps *m, MAP x, IN level, IN slope, const int norm, NEW_MAP d)
 {
     for (size n = 0; n < m->num; n++)
         for (size h = 0; h < m->height; h++)
             for (size w = h < m->height / 2 * 2 ? m->width / 2 * 2 : 0; w < m->width; w++) {
                 const size at = ((n * m->height + h) * m->width + w) * m->channels;
-                for (size c = 0; c < m->channels; c++) d[at + c] = norm ? level[c] + slope[c] * x[at + c] : 0;
+                for (size c = 0; c < m->channels; c++) d[at + c] = put(norm ? level[c] + slope[c] * get(x[at + c]) : 0);
             }
 }
 
-static void find_statistics(const Maps *m, const Layout *l, IN x, OUT mean, OUT var, OUT part, OUT centre)
+static void find_statistics(const Maps *m, const Layout *l, MAP x, OUT mean, OUT var, OUT part, OUT centre)
 {
     const size num = m->form == BLOCKS ? m->num : m->num * m->height;
     const size length = m->form == BLOCKS ? l->image : m->width * m->channels;
@@ -195,9 +216,9 @@ static void find_scale(const Maps *m, const Layout *l, IN weight, IN bias, IN me
 #define FOUR(x, l) x + at + (l).pixel[0], x + at + (l).pixel[1], x + at + (l).pixel[2], x + at + (l).pixel[3]
 
 /* Without a norm `weight` is NULL. `mean` and `var`, (C,): found here, or given, in evaluation. `least`: 0 with a ReLU,
-   else -infinity. `work`: 2 rows of an image's line or, in blocks, of an image. */
-void finish_forward(const Maps *maps, IN x, const REAL *weight, const REAL *bias, double eps, REAL least, size find,
-                    REAL *mean, REAL *var, OUT y, REAL *work, size room)
+   else NaN, than which nothing is less. `work`: 2 rows of an image's line or, in blocks, of an image. */
+void finish_forward(const Maps *maps, MAP x, const REAL *weight, const REAL *bias, double eps, REAL least, size find,
+                    REAL *mean, REAL *var, NEW_MAP y, REAL *work, size room)
 {
     const Layout l = layout_of(maps);
     REAL *scale = work, *offset = work + room;
@@ -208,8 +229,8 @@ void finish_forward(const Maps *maps, IN x, const REAL *weight, const REAL *bias
 }
 
 /* Gradients of x, weight and bias, of the training's forward. `work`: 7 rows. */
-void finish_backward(const Maps *maps, IN g, IN x, const REAL *weight, const REAL *bias, double eps, REAL least,
-                     const REAL *mean, const REAL *var, OUT dx, OUT dweight, OUT dbias, REAL *work, size room)
+void finish_backward(const Maps *maps, MAP g, MAP x, const REAL *weight, const REAL *bias, double eps, REAL least,
+                     const REAL *mean, const REAL *var, NEW_MAP dx, OUT dweight, OUT dbias, REAL *work, size room)
 {
     const Layout l = layout_of(maps);
     const size channels = maps->channels;

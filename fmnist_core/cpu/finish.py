@@ -18,6 +18,8 @@ from fmnist_core.cpu.native import REALS, address, compiled
 SOURCE = Path(__file__).with_name("finish.c")
 PIXELS, WINDOWS, BLOCKS = range(3)
 FORWARD_ROWS, BACKWARD_ROWS = 2, 7
+MAX_CHANNELS = 4096
+"""Of which the functions keep some numbers on the stack."""
 
 
 class _Maps(ctypes.Structure):
@@ -27,10 +29,11 @@ class _Maps(ctypes.Structure):
 @functools.cache
 def functions(dtype: torch.dtype) -> tuple[Any, Any] | None:
     """`finish_forward` and `finish_backward` for numbers of this type; None if there are none."""
-    if dtype not in REALS:
+    if dtype not in (*REALS, torch.bfloat16):
         return None
-    name, real = REALS[dtype]
-    library = compiled(SOURCE, f"REAL={name}")
+    name, real = REALS[real_of(dtype)]
+    library = compiled(SOURCE, ("finish_forward", "finish_backward"), f"REAL={name}",
+                       *["BFLOAT16"] * (dtype == torch.bfloat16))
     if library is None:
         return None
     pointer: Any = ctypes.c_void_p
@@ -55,8 +58,10 @@ def finish(maps: Tensor, norm: nn.BatchNorm2d | None, *, pool: bool, relu: bool)
         y, mean_C, var_C = _Finish.apply(maps, weight_C, bias_C, form, norm.eps, relu)
         _remember(norm, mean_C, var_C, maps.numel() // norm.num_features)
     else:
-        y, _, _ = torch.ops.fmnist.finish(maps, weight_C, bias_C, norm.running_mean, norm.running_var, form,
-                                          norm.eps, relu)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        y, _, _ = torch.ops.fmnist.finish(maps, weight_C, bias_C, norm.running_mean.contiguous(),
+                                          norm.running_var.contiguous(), form, norm.eps, relu)
     finished: Tensor = y.contiguous(memory_format=torch.channels_last)
     return finished
 
@@ -66,8 +71,9 @@ def _remember(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, per_channel: 
     assert norm.running_var is not None
     assert norm.num_batches_tracked is not None
     assert norm.momentum is not None
-    norm.running_mean.lerp_(mean_C, norm.momentum)
-    norm.running_var.lerp_(var_C * (per_channel / (per_channel - 1)), norm.momentum)
+    # As in PyTorch's layer, not seen by autograd, which may keep them for another call of the same layer.
+    norm.running_mean.data.lerp_(mean_C, norm.momentum)
+    norm.running_var.data.lerp_(var_C * (per_channel / (per_channel - 1)), norm.momentum)
     norm.num_batches_tracked += 1
 
 
@@ -98,7 +104,8 @@ def _forward(x: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, mean_C: 
     halved = 2 if form == WINDOWS else 1
     y = torch.empty(maps.num, maps.channels, maps.height // halved, maps.width // halved, dtype=x.dtype,
                     memory_format=torch.contiguous_format if form == BLOCKS else torch.channels_last)
-    found = [x.new_empty(maps.channels if mean_C is None and weight_C is not None else 0) for _ in range(2)]
+    size = maps.channels if mean_C is None and weight_C is not None else 0
+    found = [torch.empty(size, dtype=real_of(x.dtype)) for _ in range(2)]
     work = _work(x, maps, FORWARD_ROWS)
     addresses = [address(each) for each in (*(found if mean_C is None else (mean_C, var_C)), y, work)]
     _functions(x)[0](ctypes.byref(maps), address(x), address(weight_C), address(bias_C), eps, _least(relu),
@@ -122,12 +129,13 @@ def _described(x: Tensor, form: int) -> _Maps:
     num, *pixels, channels, height, width = x.shape
     assert len(pixels) == (form == BLOCKS)
     assert x.is_contiguous(memory_format=torch.contiguous_format if form == BLOCKS else torch.channels_last)
+    assert channels <= MAX_CHANNELS
     return _Maps(form, num, channels, height, width)
 
 
 def _work(x: Tensor, maps: _Maps, num_rows: int) -> Tensor:
-    row = maps.channels * maps.width * (4 * maps.height if maps.form == BLOCKS else 1)
-    return x.new_empty(num_rows, row)
+    row = maps.channels * max(1, maps.width) * (4 * maps.height if maps.form == BLOCKS else 1)
+    return torch.empty(num_rows, row, dtype=real_of(x.dtype))
 
 
 def _functions(x: Tensor) -> tuple[Any, Any]:
@@ -137,8 +145,13 @@ def _functions(x: Tensor) -> tuple[Any, Any]:
     return found
 
 
+def real_of(dtype: torch.dtype) -> torch.dtype:
+    """Of parameters, statistics and sums."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
+
+
 def _least(relu: bool) -> float:
-    return 0.0 if relu else -math.inf
+    return 0.0 if relu else math.nan
 
 
 _OPERATORS = torch.library.Library("fmnist", "FRAGMENT")

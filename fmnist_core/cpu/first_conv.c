@@ -4,30 +4,14 @@ A block is 2 x 2 pixels that a pool takes the largest of; blocks are (N, 4, C, H
 first, as finish.c takes them. Of the pixels of one place, neighbours are two apart in the image: it is sorted into four
 phases, by odd and even rows and columns, where they lie side by side and fill a vector. */
 
-#include <stddef.h>
-#include <string.h>
+#include "native.h"
 
-#ifndef REAL
-#define REAL float
-#endif
-#define IN const REAL *restrict
-#define OUT REAL *restrict
 #define MAX_CHANNELS 8
 #define MAX_KERNEL 7
 #define MAX_TAPS (MAX_KERNEL * MAX_KERNEL)
-#if defined(__AVX512F__)
-#define VECTOR 64
-#elif defined(__AVX__)
-#define VECTOR 32
-#else
-#define VECTOR 16
-#endif
-#define LANES ((size) (VECTOR / sizeof(REAL)))
 #define TOGETHER 4
 #define FLUSH 8 /* images whose sums are of REAL; those are then added up as double */
 
-typedef ptrdiff_t size;
-typedef REAL vector __attribute__((vector_size(VECTOR)));
 typedef __typeof__((vector) {0} == (vector) {0}) mask;
 
 /* Images, H x W; channels of the output, and rows and columns of its blocks. */
@@ -36,13 +20,6 @@ typedef struct { size num, height, width, channels, kernel, padding, rows, colum
 /* A phase's line, which vectors may read past its last number, and what one phase takes. */
 static size line_of(const Conv *c) { return c->columns + c->kernel / 2 + LANES; }
 static size phase_of(const Conv *c) { return (c->rows + c->kernel / 2) * line_of(c); }
-
-static inline vector load(const REAL *from)
-{
-    vector v;
-    memcpy(&v, from, sizeof v);
-    return v;
-}
 
 static void sort(const Conv *c, IN image, OUT phases)
 {
@@ -106,7 +83,7 @@ void convolve(const Conv *c, IN images, IN weight, const REAL *bias, OUT blocks,
 }
 
 /* The first `left` numbers, if there are not more, and then zeros. Nothing is read from `end` on. */
-static inline vector load_left(const REAL *from, size left, mask is_left, const REAL *end)
+INLINE vector load_left(const REAL *from, size left, mask is_left, const REAL *end)
 {
     if (from + LANES <= end) return (vector) ((mask) load(from) & is_left);
     vector v = {0};
@@ -115,7 +92,7 @@ static inline vector load_left(const REAL *from, size left, mask is_left, const 
 }
 
 /* For one image and one channel: the sums of `num` taps, and after them that of the gradient. */
-static inline void add_taps(const Conv *c, const size num, IN g, const REAL *end, IN phases,
+INLINE void add_taps(const Conv *c, const size num, IN g, const REAL *end, IN phases,
                             const size tap[4][MAX_TAPS], size first, vector *total)
 {
     vector sum[MAX_TAPS], of_all = {0};

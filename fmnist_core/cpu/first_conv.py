@@ -32,7 +32,7 @@ class _Conv(ctypes.Structure):
 
 @functools.cache
 def _functions(dtype: torch.dtype) -> Any:
-    library = compiled(SOURCE, f"REAL={REALS[dtype][0]}")
+    library = compiled(SOURCE, ("convolve", "convolve_backward"), f"REAL={REALS[dtype][0]}")
     if library is not None:
         library.convolve.argtypes = library.convolve_backward.argtypes = [ctypes.c_void_p] * 6
         library.convolve.restype = library.convolve_backward.restype = None
@@ -45,9 +45,12 @@ def gains_by_blocks(conv: nn.Conv2d) -> bool:
 
 
 def can_be_in_blocks(images_NCHW: Tensor, conv: nn.Conv2d) -> bool:
-    """Where the output has an even size, and nobody asks for the images' gradient."""
+    """Where the output has an even size and the images' type, and nobody asks for the images' gradient."""
     sizes = _output_size(images_NCHW, conv.kernel_size[0], int(conv.padding[0]))
-    return (not images_NCHW.requires_grad and images_NCHW.dtype == conv.weight.dtype
+    return (images_NCHW.shape[1] == 1 and not images_NCHW.requires_grad
+            and images_NCHW.dtype == conv.weight.dtype in REALS
+            and (conv.bias is None or conv.bias.dtype == conv.weight.dtype)
+            and not torch.is_autocast_enabled("cpu")
             and all(size > 0 and size % BLOCK == 0 for size in sizes))
 
 
@@ -76,6 +79,7 @@ class _Convolve(torch.autograd.Function):
 def _forward(images_NCHW: Tensor, weight: Tensor, bias_O: Tensor | None, padding: int) -> Tensor:
     conv, phases = _prepared(images_NCHW, weight, padding)
     blocks = weight.new_empty(conv.num, BLOCK * BLOCK, conv.channels, conv.rows, conv.columns)
+    bias_O = None if bias_O is None else bias_O.contiguous()
     given = images_NCHW.contiguous(), weight.contiguous(), bias_O, blocks, phases
     _functions(weight.dtype).convolve(ctypes.byref(conv), *(address(each) for each in given))
     return blocks
@@ -83,15 +87,17 @@ def _forward(images_NCHW: Tensor, weight: Tensor, bias_O: Tensor | None, padding
 
 def _backward(g: Tensor, images_NCHW: Tensor, weight: Tensor, padding: int) -> tuple[Tensor, Tensor]:
     conv, phases = _prepared(images_NCHW, weight, padding)
-    found = torch.empty_like(weight), weight.new_empty(conv.channels)  # DDP expects the weight's strides
+    of_weight = torch.empty_like(weight)  # DDP expects the weight's strides
+    found = of_weight if of_weight.is_contiguous() else weight.new_empty(weight.shape), weight.new_empty(conv.channels)
     given = g.contiguous(), images_NCHW.contiguous(), *found, phases
     _functions(weight.dtype).convolve_backward(ctypes.byref(conv), *(address(each) for each in given))
-    return found
+    return of_weight if found[0] is of_weight else of_weight.copy_(found[0]), found[1]
 
 
 def _prepared(images_NCHW: Tensor, weight: Tensor, padding: int) -> tuple[_Conv, Tensor]:
     num, _, height, width = images_NCHW.shape
     channels, _, kernel, _ = weight.shape
+    assert images_NCHW.shape[1] == weight.shape[1] == 1
     rows, columns = (size // BLOCK for size in _output_size(images_NCHW, kernel, padding))
     room = BLOCK * BLOCK * (rows + kernel // 2) * (columns + kernel // 2 + MAX_LANES)
     return _Conv(num, height, width, channels, kernel, padding, rows, columns), weight.new_empty(room)

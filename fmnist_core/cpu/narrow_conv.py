@@ -1,14 +1,16 @@
-"""The gradient of a convolution's input on a CPU, where that has few channels.
+"""Convolutions on a CPU whose input has few channels.
 
 oneDNN computes 16 channels at a time: of a gradient with 4 channels, as in the report's final network, three quarters
 of the work is thrown away. Here the four pixels of a 2 x 2 block are computed as four times the channels, by one
 convolution of stride 2 whose filters are the flipped ones at four offsets: half the time or less, and the same sums,
-mostly to the last bit.
+mostly to the last bit. Output and filters' gradient are functions in C, see `narrow_conv.c`.
 
 Shapes: g is the output's gradient (N, O, H, W), k the kernel size, B = 2 the side of a block.
 """
 
+import ctypes
 import functools
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fmnist_core.cpu.native import REALS, address, compiled
+
+SOURCE = Path(__file__).with_name("narrow_conv.c")
 BLOCK = 2
+LANES = 16
+"""float32 numbers of the largest vectors."""
 MAX_CHANNELS = 4
 """More fill the vectors of a kernel by themselves, or nearly so: measured at 8, a block gains little."""
 
@@ -38,11 +45,13 @@ def is_plain(module: nn.Conv2d) -> bool:
 
 
 class NarrowConv2d(nn.Conv2d):
-    """`nn.Conv2d` with the same parameters and result."""
+    """`nn.Conv2d` with the same parameters and, up to rounding, result."""
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
         fits = (maps_NCHW.requires_grad and maps_NCHW.device.type == "cpu" and maps_NCHW.dtype == self.weight.dtype
                 and maps_NCHW.is_contiguous(memory_format=torch.channels_last)
+                and maps_NCHW.ndim == 4 and maps_NCHW.shape[1] == self.in_channels
+                and (self.bias is None or self.bias.dtype == self.weight.dtype)
                 and not torch.is_autocast_enabled("cpu"))
         if not fits:
             return super().forward(maps_NCHW)
@@ -55,19 +64,80 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, maps_NCHW: Tensor, weight: Tensor, bias_O: Tensor | None, padding: int) -> Tensor:
         ctx.save_for_backward(maps_NCHW, weight)
         ctx.padding = padding
-        return F.conv2d(maps_NCHW, weight, bias_O, padding=padding)
+        if not fills_vectors(maps_NCHW, weight):
+            return F.conv2d(maps_NCHW, weight, bias_O, padding=padding)
+        y: Tensor = torch.ops.fmnist.narrow_conv(maps_NCHW, weight, bias_O, padding)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         maps_NCHW, weight = ctx.saved_tensors
         g = gradients[0].contiguous(memory_format=torch.channels_last)
-        sides = [ctx.padding] * 2
-        _, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            g, maps_NCHW, weight, [len(weight)], [1, 1], sides, [1, 1], False, [0, 0], 1,
-            [False, *ctx.needs_input_grad[1:3]])
-        of_maps = gradient_of_input(g, weight, ctx.padding, maps_NCHW.shape[2:])
-        return of_maps, of_weight, of_bias, None
+        asked = ctx.needs_input_grad[1:3]
+        if fills_vectors(maps_NCHW, weight):
+            found = torch.ops.fmnist.narrow_conv_backward(g, maps_NCHW, weight, ctx.padding)
+            of_weight, of_bias = (each if wanted else None for each, wanted in zip(found, asked, strict=True))
+        else:
+            sides = [ctx.padding] * 2
+            _, of_weight, of_bias = torch.ops.aten.convolution_backward(
+                g, maps_NCHW, weight, [len(weight)], [1, 1], sides, [1, 1], False, [0, 0], 1, [False, *asked])
+        return gradient_of_input(g, weight, ctx.padding, maps_NCHW.shape[2:]), of_weight, of_bias, None
+
+
+def fills_vectors(maps_NCHW: Tensor, weight: Tensor) -> bool:
+    """Whether the functions in C are there, and their vectors of output channels are full."""
+    return len(weight) % LANES == 0 and len(maps_NCHW) > 0 and _functions(weight.dtype) is not None
+
+
+@functools.cache
+def _functions(dtype: torch.dtype) -> Any:
+    library = compiled(SOURCE, ("convolve", "convolve_backward"), f"REAL={REALS[dtype][0]}") if dtype in REALS else None
+    if library is not None:
+        library.convolve.argtypes, library.convolve_backward.argtypes = [ctypes.c_void_p] * 6, [ctypes.c_void_p] * 7
+        library.convolve.restype = library.convolve_backward.restype = None
+    return library
+
+
+class _Conv(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_ssize_t)
+                for name in ("num", "height", "width", "in", "out", "kernel", "padding", "rows", "columns")]
+
+
+def _forward(maps_NCHW: Tensor, weight: Tensor, bias_O: Tensor | None, padding: int) -> Tensor:
+    conv, weight, work = _prepared(maps_NCHW, weight, padding)
+    y = torch.empty(conv.num, conv.out, conv.rows, conv.columns, dtype=weight.dtype, memory_format=torch.channels_last)
+    given = maps_NCHW, weight, None if bias_O is None else bias_O.contiguous(), y, work
+    _functions(weight.dtype).convolve(ctypes.byref(conv), *(address(each) for each in given))
+    return y
+
+
+def _backward(g: Tensor, maps_NCHW: Tensor, weight: Tensor, padding: int) -> tuple[Tensor, Tensor]:
+    conv, weight, work = _prepared(maps_NCHW, weight, padding)
+    found = torch.empty_like(weight), weight.new_empty(conv.out)  # in channels_last, as the weight is now
+    total = torch.empty(weight.numel() + conv.out, dtype=torch.double)
+    given = g, maps_NCHW, *found, total, work
+    _functions(weight.dtype).convolve_backward(ctypes.byref(conv), *(address(each) for each in given))
+    return found
+
+
+def _prepared(maps_NCHW: Tensor, weight: Tensor, padding: int) -> tuple[_Conv, Tensor, Tensor]:
+    """The convolution, its weight in channels_last, and memory to work in."""
+    num, channels, height, width = maps_NCHW.shape
+    out, _, kernel, _ = weight.shape
+    assert channels == weight.shape[1]
+    assert maps_NCHW.is_contiguous(memory_format=torch.channels_last)
+    rows, columns = (pixels + 2 * padding - kernel + 1 for pixels in (height, width))
+    padded = channels * (height + 2 * padding) * (width + 2 * padding)
+    return (_Conv(num, height, width, channels, out, kernel, padding, rows, columns),
+            weight.contiguous(memory_format=torch.channels_last), weight.new_empty(padded + weight.numel() + out))
+
+
+_OPERATORS = torch.library.Library("fmnist", "FRAGMENT")
+_OPERATORS.define("narrow_conv(Tensor maps, Tensor weight, Tensor? bias, int padding) -> Tensor")
+_OPERATORS.define("narrow_conv_backward(Tensor g, Tensor maps, Tensor weight, int padding) -> (Tensor, Tensor)")
+_OPERATORS.impl("narrow_conv", _forward, "CPU")
+_OPERATORS.impl("narrow_conv_backward", _backward, "CPU")
 
 
 def gradient_of_input(g: Tensor, weight: Tensor, padding: int, size: torch.Size) -> Tensor:

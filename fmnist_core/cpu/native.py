@@ -9,6 +9,7 @@ import platform
 import shlex
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -23,27 +24,48 @@ REALS = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", cty
 
 
 @functools.cache
-def compiled(source: Path, *definitions: str) -> ctypes.CDLL | None:
-    """The library that `source` makes, or None on a machine without a C compiler (`cc`, or what CC names).
+def compiled(source: Path, names: tuple[str, ...], *definitions: str) -> ctypes.CDLL | None:
+    """The library that `source` makes, with functions of these names; None where there is no compiler that makes it.
 
-    It is kept under XDG_CACHE_HOME (~/.cache), by source and kind of processor.
+    The compiler is `cc`, or what CC names. The library is kept under XDG_CACHE_HOME (~/.cache), by source and kind of
+    processor.
     """
-    compiler = [*shlex.split(os.environ.get("CC") or "cc"), *FLAGS, *(f"-D{definition}" for definition in definitions)]
-    key = hashlib.sha256("\n".join([source.read_text(), _processor(), *compiler]).encode()).hexdigest()
-    kept = _cache_folder() / f"{source.stem}-{key[:16]}.so"
-    with contextlib.suppress(OSError):  # none yet, or one that cannot be used
-        return ctypes.CDLL(str(kept))
-    with contextlib.suppress(OSError, subprocess.CalledProcessError), tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / kept.name
-        subprocess.run([*compiler, str(source), "-o", str(made), "-lm"], check=True, capture_output=True)
-        library = ctypes.CDLL(str(made))
-        with contextlib.suppress(OSError):  # a folder that takes no files: the next process compiles again
-            kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            own = kept.with_suffix(f".{os.getpid()}")  # others may do the same at the same time
-            own.write_bytes(made.read_bytes())
-            own.replace(kept)
-        return library
+    try:
+        compiler = shlex.split(os.environ.get("CC") or "cc")
+        sources = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
+    except (OSError, ValueError):
+        return None
+    command = [*compiler, *FLAGS, *(f"-D{definition}" for definition in definitions), str(source), "-lm", "-o"]
+    key = hashlib.sha256("\n".join([*sources, _processor(), *command]).encode()).hexdigest()[:16]
+    own = _cache_folder()
+    for folder in (own, Path(tempfile.gettempdir())):  # where nothing is kept
+        if folder is not None:
+            with contextlib.suppress(OSError, AttributeError, subprocess.CalledProcessError):
+                return _load_or_make(command, folder / f"{source.stem}-{key}.so", names, keep=folder == own)
     return None
+
+
+def _load_or_make(command: Sequence[str], kept: Path, names: Sequence[str], keep: bool) -> ctypes.CDLL:
+    """Raises OSError, AttributeError where a function is missing, and CalledProcessError."""
+    if keep:
+        with contextlib.suppress(OSError, AttributeError):  # none yet, or one that cannot be used
+            return _load(kept, names)
+    with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
+        made = Path(folder) / kept.name
+        subprocess.run([*command, str(made)], check=True, capture_output=True)
+        if keep:  # whole or not at all: others may do the same at the same time
+            with made.open("rb") as file:
+                os.fsync(file.fileno())
+            made.replace(kept)
+            made = kept
+        return _load(made, names)
+
+
+def _load(path: Path, names: Sequence[str]) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name in names:
+        getattr(library, name)
+    return library
 
 
 def address(tensor: Tensor | None) -> int | None:
@@ -51,8 +73,16 @@ def address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fmnist-bench"
+def _cache_folder() -> Path | None:
+    """This user's own: nobody else can have put a library there."""
+    try:
+        named = Path(os.environ.get("XDG_CACHE_HOME") or "")
+        folder = (named if named.is_absolute() else Path.home() / ".cache") / "fmnist-bench"
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        status = folder.stat()
+    except (OSError, RuntimeError):  # no home at all, or one that takes no files
+        return None
+    return folder if status.st_uid == os.geteuid() and not status.st_mode & 0o022 else None
 
 
 def _processor() -> str:

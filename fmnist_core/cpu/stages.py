@@ -6,8 +6,9 @@ from typing import TypeGuard
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
-from fmnist_core.cpu.finish import finish, functions
+from fmnist_core.cpu.finish import MAX_CHANNELS, finish, functions, real_of
 from fmnist_core.cpu.first_conv import can_be_in_blocks, convolve_in_blocks, gains_by_blocks
 
 MAX_THREADS = 2
@@ -66,10 +67,11 @@ class Stage:
         layers = self.layers
         if self.conv is not None:
             layers = layers[1:]
-            if _can_be_finished(maps, self.norm) and can_be_in_blocks(maps, self.conv):
+            channels = self.conv.out_channels
+            if _can_be_finished(maps, self.norm, channels) and can_be_in_blocks(maps, self.conv):
                 return finish(convolve_in_blocks(maps, self.conv), self.norm, pool=True, relu=self.relu)
             maps = self.conv(maps)
-        if _can_be_finished(maps, self.norm):
+        if _can_be_finished(maps, self.norm) and (not self.pool or min(maps.shape[2:]) > 1):
             return finish(maps, self.norm, pool=self.pool, relu=self.relu)
         for layer in layers:
             maps = layer(maps)
@@ -85,7 +87,7 @@ def _steps(layers: Sequence[nn.Module]) -> Iterator[nn.Module | Stage]:
 
 
 def _stage(layers: Sequence[nn.Module]) -> Stage | None:
-    """Of the first of these layers: two or more, or with a convolution that gains by its blocks."""
+    """Of the first of these layers: what holds a pool, or two others; a convolution that gains by its blocks before."""
     first = layers[0]
     conv = first if isinstance(first, nn.Conv2d) and gains_by_blocks(first) and not _is_watched(first) else None
     found: dict[str, nn.Module] = {}
@@ -93,8 +95,10 @@ def _stage(layers: Sequence[nn.Module]) -> Stage | None:
         kind = _kind(layer)
         if kind is None or kind in found or (kind == "norm" and found):
             break
+        if kind == "relu" and layer is first and getattr(layer, "inplace", False):  # others may see its input
+            break
         found[kind] = layer
-    if len(found) < 2 if conv is None else "pool" not in found:
+    if "pool" not in found and (conv is not None or len(found) < 2):
         return None
     norm = found.get("norm")
     assert norm is None or _is_norm(norm)
@@ -106,20 +110,24 @@ def _kind(layer: nn.Module) -> str | None:
     return None if _is_watched(layer) else next((kind for kind, found in kinds.items() if found), None)
 
 
-def _can_be_finished(maps: Tensor, norm: nn.BatchNorm2d | None) -> bool:
-    fits = (maps.ndim == 4 and len(maps) > 0 and maps.device.type == "cpu" and functions(maps.dtype) is not None
-            and maps.is_contiguous(memory_format=torch.channels_last) and not torch.is_autocast_enabled("cpu")
+def _can_be_finished(maps: Tensor, norm: nn.BatchNorm2d | None, channels: int = 0) -> bool:
+    """`channels`: of what a convolution will make of the maps, if not their own."""
+    fits = (type(maps) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(maps)
+            and maps.ndim == 4 and maps.numel() > 0 and maps.device.type == "cpu" and functions(maps.dtype) is not None
+            and maps.is_contiguous(memory_format=torch.channels_last) and maps.shape[1] <= MAX_CHANNELS
             and torch.get_num_threads() <= MAX_THREADS)
     if norm is None or not fits:
         return fits
-    if not norm.training:
-        return norm.weight.dtype == maps.dtype and not torch.is_grad_enabled()
-    return norm.weight.dtype == maps.dtype and maps.numel() > norm.num_features
+    has_result = maps.numel() > norm.num_features if norm.training else not torch.is_grad_enabled()
+    numbers = norm.weight, norm.bias, norm.running_mean, norm.running_var
+    return (has_result and _is_norm(norm) and norm.num_features == (channels or maps.shape[1])
+            and all(each is not None and each.dtype == real_of(maps.dtype) for each in numbers))
 
 
-def _is_norm(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+def _is_norm(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
     return (isinstance(layer, nn.BatchNorm2d) and type(layer) in (nn.BatchNorm2d, FinishedBatchNorm2d)
-            and layer.affine and layer.track_running_stats and layer.momentum is not None)
+            and layer.track_running_stats and layer.momentum is not None
+            and all(each is not None for each in (layer.weight, layer.bias, layer.running_mean, layer.running_var)))
 
 
 def _is_pool(layer: nn.Module) -> bool:
@@ -129,4 +137,6 @@ def _is_pool(layer: nn.Module) -> bool:
 
 
 def _is_watched(layer: nn.Module) -> bool:
-    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks)
+    """Whether anyone would notice that it is not called."""
+    return bool(layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+                or "forward" in vars(layer) or _has_any_global_hook())

@@ -1,0 +1,120 @@
+/* A convolution of few channels to many on a CPU, stride 1, channels_last: its output and the gradient of its filters.
+
+What a row of a filter meets, kernel x in numbers, lies side by side in a map; each is multiplied by a vector of output
+channels. Maps are padded image by image. Filters are (kernel, kernel, in, out) here. */
+
+#include "native.h"
+
+#define PIXELS 7 /* at a time, a vector of sums each */
+#define SUMS (VECTOR == 64 ? 16 : 10) /* as many as the processor has room for */
+#define FLUSH 8 /* images whose sums are of REAL; those are then added up as double */
+
+/* Maps, H x W of `in` channels; `out`: a multiple of a vector; rows and columns of the output. */
+typedef struct { size num, height, width, in, out, kernel, padding, rows, columns; } Conv;
+
+static size line_of(const Conv *c) { return (c->width + 2 * c->padding) * c->in; }
+static size padded_of(const Conv *c) { return (c->height + 2 * c->padding) * line_of(c); }
+
+static void pad(const Conv *c, IN map, OUT padded)
+{
+    for (size y = 0; y < c->height; y++)
+        memcpy(padded + (y + c->padding) * line_of(c) + c->padding * c->in, map + y * c->width * c->in,
+               c->width * c->in * sizeof *map);
+}
+
+INLINE void convolve_pixels(const Conv *c, const size num, const REAL *from, IN filter, vector bias, REAL *to)
+{
+    const size row = c->kernel * c->in, line = line_of(c), in = c->in, out = c->out;
+    vector sum[PIXELS];
+    for (size p = 0; p < num; p++) sum[p] = bias;
+    for (size i = 0; i < c->kernel; i++)
+        for (size k = 0; k < row; k++) {
+            const vector weight = load(filter + (i * row + k) * out);
+            for (size p = 0; p < num; p++) sum[p] += weight * from[i * line + p * in + k];
+        }
+    for (size p = 0; p < num; p++) memcpy(to + p * out, &sum[p], sizeof(vector));
+}
+
+/* `weight`: (out, kernel, kernel, in); `work`: room for it and a padded map. */
+void convolve(const Conv *c, IN maps, IN weight, const REAL *bias, OUT y, REAL *work)
+{
+    const size taps = c->kernel * c->kernel * c->in;
+    REAL *filter = work, *padded = work + taps * c->out;
+    for (size o = 0; o < c->out; o++)
+        for (size t = 0; t < taps; t++) filter[t * c->out + o] = weight[o * taps + t];
+    memset(padded, 0, padded_of(c) * sizeof *padded);
+    for (size n = 0; n < c->num; n++) {
+        pad(c, maps + n * c->height * c->width * c->in, padded);
+        for (size o = 0; o < c->out; o += LANES) {
+            const vector offset = bias ? load(bias + o) : (vector) {0};
+            for (size r = 0; r < c->rows; r++) {
+                const REAL *from = padded + r * line_of(c);
+                REAL *to = y + (n * c->rows + r) * c->columns * c->out + o;
+                size x = 0;
+                for (; x + PIXELS <= c->columns; x += PIXELS)
+                    convolve_pixels(c, PIXELS, from + x * c->in, filter + o, offset, to + x * c->out);
+                for (; x < c->columns; x++)
+                    convolve_pixels(c, 1, from + x * c->in, filter + o, offset, to + x * c->out);
+            }
+        }
+    }
+}
+
+/* For one image and one vector of output channels: the sums of `num` neighbouring taps. */
+INLINE void add_taps(const Conv *c, const size num, const REAL *from, const REAL *g, REAL *total)
+{
+    vector sum[SUMS];
+    for (size k = 0; k < num; k++) sum[k] = load(total + k * c->out);
+    for (size r = 0; r < c->rows; r++)
+        for (size x = 0; x < c->columns; x++) {
+            const vector given = load(g + (r * c->columns + x) * c->out);
+            const REAL *at = from + r * line_of(c) + x * c->in;
+            for (size k = 0; k < num; k++) sum[k] += given * at[k];
+        }
+    for (size k = 0; k < num; k++) memcpy(total + k * c->out, &sum[k], sizeof(vector));
+}
+
+/* `part`, (kernel, kernel, in, out) and then (out), gets one image's sums more. */
+static void add_image(const Conv *c, const REAL *g, const REAL *padded, REAL *part)
+{
+    const size row = c->kernel * c->in, times = (row + SUMS - 1) / SUMS, most = (row + times - 1) / times;
+    for (size o = 0; o < c->out; o += LANES)
+        for (size t = 0; t < c->kernel * row; t += row)
+            for (size k = 0; k < row; k += most) {
+                const REAL *from = padded + t / row * line_of(c) + k;
+                REAL *to = part + (t + k) * c->out + o;
+                switch (row - k < most ? row - k : most) { /* a number that the compiler knows keeps sums in registers */
+#define CASE(num) case num: add_taps(c, num, from, g + o, to); break;
+                    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10)
+#if VECTOR == 64
+                    CASE(11) CASE(12) CASE(13) CASE(14) CASE(15) CASE(16)
+#endif
+                }
+            }
+    for (size o = 0; o < c->out; o += LANES) {
+        REAL *of_bias = part + c->kernel * row * c->out + o;
+        vector sum = load(of_bias);
+        for (size pixel = 0; pixel < c->rows * c->columns; pixel++) sum += load(g + pixel * c->out + o);
+        memcpy(of_bias, &sum, sizeof sum);
+    }
+}
+
+/* Gradients of the weight, (out, kernel, kernel, in), and the bias. `total` and, after a padded map, `work`: room for
+   both. */
+void convolve_backward(const Conv *c, IN g, IN maps, OUT dweight, OUT dbias, double *restrict total, REAL *work)
+{
+    const size taps = c->kernel * c->kernel * c->in, all = (taps + 1) * c->out;
+    REAL *padded = work, *part = work + padded_of(c);
+    memset(padded, 0, padded_of(c) * sizeof *padded);
+    for (size k = 0; k < all; k++) part[k] = total[k] = 0;
+    for (size n = 0; n < c->num; n++) {
+        pad(c, maps + n * c->height * c->width * c->in, padded);
+        add_image(c, g + n * c->rows * c->columns * c->out, padded, part);
+        if (n % FLUSH == FLUSH - 1 || n == c->num - 1)
+            for (size k = 0; k < all; k++) total[k] += part[k], part[k] = 0;
+    }
+    for (size o = 0; o < c->out; o++) {
+        dbias[o] = total[taps * c->out + o];
+        for (size t = 0; t < taps; t++) dweight[o * taps + t] = total[t * c->out + o];
+    }
+}
