@@ -23,8 +23,10 @@ ORDERS = {"norm pool relu": (nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU), "norm relu 
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """More have PyTorch's layers."""
+def any_maps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As small as they are, with one thread, and norms of any number of channels."""
+    monkeypatch.setattr(stages, "MIN_NUMBERS", 0)
+    monkeypatch.setattr(stages, "VECTOR", 1000)
     many = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

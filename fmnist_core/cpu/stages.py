@@ -12,7 +12,11 @@ from fmnist_core.cpu.finish import MAX_CHANNELS, finish, functions, real_of
 from fmnist_core.cpu.first_conv import can_be_in_blocks, convolve_in_blocks, gains_by_blocks
 
 MAX_THREADS = 2
-"""`finish` works with one thread, 1.7 to 4.2 times as fast as PyTorch's layers with one: with more they overtake it."""
+"""`finish` works with one thread, 1.3 to 3.9 times as fast as PyTorch's layers with one: with more they overtake it."""
+MIN_NUMBERS = 2**15
+"""Of a batch of maps: with fewer, calls cost more than they save."""
+VECTOR = 8
+"""Channels of which a norm alone is as fast in PyTorch, or a multiple of them."""
 
 
 def has_native_layers() -> bool:
@@ -30,7 +34,7 @@ def compute_by_stages(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if type(module) is nn.Sequential:
             module.__class__ = StagedSequential
-        elif _is_norm(module):
+        elif _is_norm(module) and module.num_features % VECTOR:
             module.__class__ = FinishedBatchNorm2d
     return model
 
@@ -45,17 +49,20 @@ class FinishedBatchNorm2d(nn.BatchNorm2d):
 
 
 class StagedSequential(nn.Sequential):
-    """`nn.Sequential` with the same layers and result, up to rounding. A layer with hooks is called by itself."""
+    """`nn.Sequential` with the same layers and result, up to rounding."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        for step in _steps(list(self)):
+        layers = tuple(self)
+        if layers != self.__dict__.get("_layers"):  # found once, since that takes as long as a stage of few numbers
+            self._layers, self._stages = layers, tuple(_steps(layers))
+        for step in self._stages:
             maps = step(maps)
         return maps
 
 
 @dataclass
 class Stage:
-    """Layers that follow each other."""
+    """Layers that follow each other, at once; one by one where a layer is watched."""
 
     conv: nn.Conv2d | None
     norm: nn.BatchNorm2d | None
@@ -65,6 +72,8 @@ class Stage:
 
     def __call__(self, maps: Tensor) -> Tensor:
         layers = self.layers
+        if any(_is_watched(layer) for layer in layers):
+            return _one_by_one(layers, maps)
         if self.conv is not None:
             layers = layers[1:]
             channels = self.conv.out_channels
@@ -73,9 +82,13 @@ class Stage:
             maps = self.conv(maps)
         if _can_be_finished(maps, self.norm) and (not self.pool or min(maps.shape[2:]) > 1):
             return finish(maps, self.norm, pool=self.pool, relu=self.relu)
-        for layer in layers:
-            maps = layer(maps)
-        return maps
+        return _one_by_one(layers, maps)
+
+
+def _one_by_one(layers: Sequence[nn.Module], maps: Tensor) -> Tensor:
+    for layer in layers:
+        maps = layer(maps)
+    return maps
 
 
 def _steps(layers: Sequence[nn.Module]) -> Iterator[nn.Module | Stage]:
@@ -89,7 +102,7 @@ def _steps(layers: Sequence[nn.Module]) -> Iterator[nn.Module | Stage]:
 def _stage(layers: Sequence[nn.Module]) -> Stage | None:
     """Of the first of these layers: what holds a pool, or two others; a convolution that gains by its blocks before."""
     first = layers[0]
-    conv = first if isinstance(first, nn.Conv2d) and gains_by_blocks(first) and not _is_watched(first) else None
+    conv = first if isinstance(first, nn.Conv2d) and gains_by_blocks(first) else None
     found: dict[str, nn.Module] = {}
     for layer in layers if conv is None else layers[1:]:
         kind = _kind(layer)
@@ -107,21 +120,22 @@ def _stage(layers: Sequence[nn.Module]) -> Stage | None:
 
 def _kind(layer: nn.Module) -> str | None:
     kinds = {"norm": _is_norm(layer), "pool": _is_pool(layer), "relu": type(layer) is nn.ReLU}
-    return None if _is_watched(layer) else next((kind for kind, found in kinds.items() if found), None)
+    return next((kind for kind, found in kinds.items() if found), None)
 
 
 def _can_be_finished(maps: Tensor, norm: nn.BatchNorm2d | None, channels: int = 0) -> bool:
     """`channels`: of what a convolution will make of the maps, if not their own."""
+    numbers = maps.numel() // max(1, maps.shape[1]) * (channels or maps.shape[1]) if maps.ndim == 4 else 0
     fits = (type(maps) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(maps)
-            and maps.ndim == 4 and maps.numel() > 0 and maps.device.type == "cpu" and functions(maps.dtype) is not None
+            and maps.device.type == "cpu" and functions(maps.dtype) is not None and numbers >= max(1, MIN_NUMBERS)
             and maps.is_contiguous(memory_format=torch.channels_last) and maps.shape[1] <= MAX_CHANNELS
             and torch.get_num_threads() <= MAX_THREADS)
     if norm is None or not fits:
         return fits
     has_result = maps.numel() > norm.num_features if norm.training else not torch.is_grad_enabled()
-    numbers = norm.weight, norm.bias, norm.running_mean, norm.running_var
+    tensors = norm.weight, norm.bias, norm.running_mean, norm.running_var
     return (has_result and _is_norm(norm) and norm.num_features == (channels or maps.shape[1])
-            and all(each is not None and each.dtype == real_of(maps.dtype) for each in numbers))
+            and all(each is not None and each.dtype == real_of(maps.dtype) for each in tensors))
 
 
 def _is_norm(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
