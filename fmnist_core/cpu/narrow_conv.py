@@ -34,6 +34,7 @@ def speed_up_narrow_convolutions(model: nn.Module) -> nn.Module:
         if (isinstance(module, nn.Conv2d) and 1 < module.in_channels <= MAX_CHANNELS and is_plain(module)
                 and int(module.padding[0]) < module.kernel_size[0]):
             module.__class__ = NarrowConv2d
+            _functions(module.weight.dtype)  # compiled off the clock of training
     return model
 
 

