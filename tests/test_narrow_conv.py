@@ -1,5 +1,7 @@
 """Convolutions of few channels against PyTorch's own layer and against finite differences."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -9,6 +11,15 @@ from fmnist_core.cpu.narrow_conv import NarrowConv2d, fills_vectors, gradient_of
 from fmnist_core.cpu.stages import has_native_layers
 from fmnist_core.train import Training
 from tests.small import small_dataset
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """More have PyTorch's convolutions."""
+    many = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(many)
 
 
 def pair(channels: int, filters: int, dtype: torch.dtype = torch.float64, **options) -> tuple[nn.Module, nn.Module]:
@@ -47,6 +58,8 @@ def test_filters_that_fill_vectors_are_computed_in_c():
     assert fills_vectors(torch.ones(1, 4, 5, 5), weight)
     assert not fills_vectors(torch.ones(0, 4, 5, 5), weight)
     assert not fills_vectors(torch.ones(1, 4, 5, 5), weight[:15])
+    torch.set_num_threads(2)
+    assert not fills_vectors(torch.ones(1, 4, 5, 5), weight)
 
 
 @pytest.mark.parametrize("frozen", ["weight", "bias"])

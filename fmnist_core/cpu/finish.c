@@ -141,7 +141,7 @@ static void add_scaled(size length, MAP x, IN scale, IN offset, IN mean, MAP g, 
 
 /* The gradient of a pixel is level + slope * x, which normalization gives to all, and for the largest scale * g. */
 INLINE void unpool_row(size length, MAP x0, MAP x1, MAP x2, MAP x3, IN scale, IN offset, IN level, IN slope,
-                              MAP g, REAL least, const int norm, NEW_MAP d0, NEW_MAP d1, NEW_MAP d2, NEW_MAP d3)
+                       MAP g, REAL least, const int norm, NEW_MAP d0, NEW_MAP d1, NEW_MAP d2, NEW_MAP d3)
 {
     for (size k = 0; k < length; k++) {
         REAL s = scale[k], o = offset[k], l = level[k], m = slope[k], given = get(g[k]) * s;

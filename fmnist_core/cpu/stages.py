@@ -12,7 +12,7 @@ from fmnist_core.cpu.finish import MAX_CHANNELS, finish, functions, real_of
 from fmnist_core.cpu.first_conv import can_be_in_blocks, convolve_in_blocks, gains_by_blocks
 
 MAX_THREADS = 2
-"""`finish` works with one thread, 1.3 to 3.9 times as fast as PyTorch's layers with one: with more they overtake it."""
+"""`finish` works with one thread, up to 3.9 times as fast as PyTorch's layers with one: with more they overtake it."""
 MIN_NUMBERS = 2**15
 """Of a batch of maps: with fewer, calls cost more than they save."""
 VECTOR = 8
