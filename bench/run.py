@@ -171,6 +171,7 @@ class Sweep:
                 good = profiling.show(task, self.store.folder, data_dir=self.asked.data_dir,
                                       num_threads=self._num_threads(alone=True))
             codes.append(OK if good else FAILED)
+        ranks.agree(None, ddp=self.ddp)
         return max(codes)
 
     def finish(self) -> int:
@@ -285,8 +286,7 @@ class Sweep:
         return self.notice.held() if self.ddp or not alone else contextlib.nullcontext()
 
     def _num_threads(self, alone: bool) -> int:
-        sharing = 1 if alone and not self.ddp else self.world.local_num_processes
-        return max(1, environment.num_cpus() // sharing)
+        return max(1, environment.num_cpus() // (1 if alone and not self.ddp else self.world.local_num_processes))
 
     def _weights_folder(self) -> Path | None:
         return self.store.folder / "weights" if self.asked.keep_weights else None

@@ -39,7 +39,10 @@ class Lost(RuntimeError):
 
 
 def agree(task: Task | None, *, ddp: bool) -> Task | None:
-    """Under DDP, rank 0's task in every process; otherwise the task itself. Raises GroupBroken."""
+    """Under DDP, rank 0's task in every process; otherwise the task itself. Raises GroupBroken.
+
+    None ends the group: its threads, left to the interpreter's end, may end the process by a signal.
+    """
     if not ddp:
         return task
     box = [task]
@@ -47,6 +50,9 @@ def agree(task: Task | None, *, ddp: bool) -> Task | None:
         torch.distributed.broadcast_object_list(box, 0, group=_group())
     except RuntimeError as error:
         raise launch.GroupBroken(f"the ranks lost each other: {reason_of(error)}") from error
+    if box[0] is None:
+        torch.distributed.destroy_process_group()
+        _group.cache_clear()
     return box[0]
 
 

@@ -14,7 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from bench.sweep import ranks
+from bench.experiment import Cell
+from bench.sweep import launch, ranks
+from bench.sweep.plan import Task
 from fmnist_core import checkpoint, evaluation
 from fmnist_core.config import (
     CellConfig,
@@ -53,6 +55,7 @@ CASES = {
     "average of the weights": Case(PLAIN, 230, 45, {"ema": 0.9, "optimizer": "sgd"}),
     "local batch norm": Case(NORMED, 230, 45, {"optimizer": "sgd"}),
 }
+TASKS = [Task("mine", Cell(config=CellConfig(model=PLAIN)), f"of rank {rank}", 0, 0.0) for rank in range(2)]
 
 
 def vectors_normed() -> nn.Module:
@@ -159,7 +162,10 @@ def stay_compiled() -> None:
 
 def agree() -> None:
     """What one process wants, all hear."""
-    rank = torch.distributed.get_rank()
+    rank = launch.world().rank
+    told = ranks.agree(TASKS[rank], ddp=True)  # starts the group
+    assert told is not None
+    assert told.key == "of rank 0"
     assert ranks.tell(10 + rank, 60.0) == [10, 11]
     if rank == 1:
         assert ranks.tell(ranks.FAILED, 60.0) == [0, ranks.FAILED]
@@ -170,13 +176,14 @@ def agree() -> None:
 
 def main(reference: str, folder: str) -> None:
     torch.set_num_threads(1)
-    assert ranks.agree(None, ddp=True) is None  # starts the group
     agree()
     training = start(CASES["clipping"])
     assert (training.num_processes, training.accelerator.num_processes) == (2, 2)
     compare(load_file(reference))
     stay_compiled()
     resume(Path(folder))
+    assert ranks.agree(None if training.rank == 0 else TASKS[1], ddp=True) is None
+    assert not torch.distributed.is_initialized()
     print(f"rank {training.rank}: all is equal")
 
 
