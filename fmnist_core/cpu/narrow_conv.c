@@ -1,12 +1,14 @@
-/* A convolution of few channels to many on a CPU, stride 1, channels_last: its output and the gradient of its filters.
+/* A convolution of few channels to many on a CPU, stride 1, channels_last, and its gradients.
 
 What a row of a filter meets, kernel x in numbers, lies side by side in a map; each is multiplied by a vector of output
-channels. Maps are padded image by image. Filters are (kernel, kernel, in, out) here. */
+channels. In the maps' gradient such vectors meet, lane by lane, and the lanes are added at the end. Maps are padded
+image by image. Filters are (kernel, kernel, in, out) here. */
 
 #include "native.h"
 
 #define PIXELS 7 /* at a time, a vector of sums each */
 #define SUMS (VECTOR == 64 ? 16 : 10) /* as many as the processor has room for */
+#define MAX_IN 4
 #define FLUSH 8 /* images whose sums are of REAL; those are then added up as double */
 
 /* Maps, H x W of `in` channels; `out`: a multiple of a vector; rows and columns of the output. */
@@ -96,6 +98,79 @@ static void add_image(const Conv *c, const REAL *g, const REAL *padded, REAL *pa
         vector sum = load(of_bias);
         for (size pixel = 0; pixel < c->rows * c->columns; pixel++) sum += load(g + pixel * c->out + o);
         memcpy(of_bias, &sum, sizeof sum);
+    }
+}
+
+/* Sums of neighbours, those of `a` first. */
+static inline vector add_pairs(vector a, vector b)
+{
+#ifdef __clang__
+    vector sum;
+    for (size k = 0; k < LANES / 2; k++) sum[k] = a[2 * k] + a[2 * k + 1], sum[LANES / 2 + k] = b[2 * k] + b[2 * k + 1];
+    return sum;
+#else
+    __typeof__(a < b) even, odd;
+    for (size k = 0; k < LANES; k++) even[k] = 2 * k, odd[k] = 2 * k + 1;
+    return __builtin_shuffle(a, b, even) + __builtin_shuffle(a, b, odd);
+#endif
+}
+
+/* The maps' gradient at as many pixels as fill a vector with their `channels`: 2, or 4 of which the last may be none. */
+INLINE void gather_pixels(const Conv *c, const size channels, const REAL *const *from, IN filter, REAL *to)
+{
+    const size num = LANES > channels ? LANES : channels, line = (c->width + c->kernel - 1) * c->out;
+    vector sum[LANES > MAX_IN ? LANES : MAX_IN] = {{0}};
+    for (size i = 0; i < c->kernel; i++)
+        for (size k = 0; k < c->kernel * c->out; k += LANES) {
+            const REAL *taps = filter + (i * c->kernel * c->out + k) * channels;
+#pragma GCC unroll 16
+            for (size s = 0; s < num; s++)
+                sum[s] += load(from[s / channels] + i * line + k) * load(taps + s % channels * LANES);
+        }
+#pragma GCC unroll 4
+    for (size left = num; left > num / LANES; left /= 2)
+#pragma GCC unroll 8
+        for (size s = 0; s < left / 2; s++) sum[s] = add_pairs(sum[2 * s], sum[2 * s + 1]);
+    memcpy(to, sum, num * sizeof *to);
+}
+
+INLINE void gather(const Conv *c, const size channels, IN g, IN filter, REAL *padded, OUT dmaps)
+{
+    const size border = c->kernel - 1 - c->padding, line = (c->width + c->kernel - 1) * c->out;
+    const size pixels = LANES > channels ? LANES / channels : 1;
+    for (size r = 0; r < c->rows; r++)
+        memcpy(padded + (r + border) * line + border * c->out, g + r * c->columns * c->out,
+               c->columns * c->out * sizeof *g);
+    size x = 0, y = 0;
+    for (size first = 0; first < c->height * c->width; first += pixels) {
+        const size num = c->height * c->width - first < pixels ? c->height * c->width - first : pixels;
+        const REAL *from[LANES];
+        REAL found[LANES > MAX_IN ? LANES : MAX_IN];
+        for (size p = 0; p < pixels; p++) {
+            from[p] = padded + y * line + x * c->out;
+            if (p < num - 1 || num == pixels) x + 1 < c->width ? x++ : (x = 0, y++);
+        }
+        gather_pixels(c, channels, from, filter, found);
+        for (size p = 0; p < num; p++) memcpy(dmaps + (first + p) * c->in, found + p * channels, c->in * sizeof *found);
+    }
+}
+
+/* Gradient of the maps. `work`: room for a weight of 2 or 4 channels and the gradient g of an image with its border. */
+void convolve_maps_backward(const Conv *c, IN g, IN weight, OUT dmaps, REAL *work)
+{
+    const size channels = c->in > 2 ? 4 : 2, taps = c->kernel * c->kernel;
+    REAL *filter = work, *padded = work + taps * channels * c->out;
+    for (size t = 0; t < taps; t++) /* backwards, and vector by vector */
+        for (size o = 0; o < c->out; o++)
+            for (size k = 0; k < channels; k++)
+                filter[((t * c->out + o - o % LANES) * channels) + k * LANES + o % LANES] =
+                    k < c->in ? weight[(o * taps + taps - 1 - t) * c->in + k] : 0;
+    memset(padded, 0, (c->height + c->kernel - 1) * (c->width + c->kernel - 1) * c->out * sizeof *padded);
+    for (size n = 0; n < c->num; n++) {
+        const REAL *given = g + n * c->rows * c->columns * c->out;
+        REAL *found = dmaps + n * c->height * c->width * c->in;
+        if (channels == 2) gather(c, 2, given, filter, padded, found);
+        else gather(c, 4, given, filter, padded, found);
     }
 }
 

@@ -1,9 +1,10 @@
 """Convolutions on a CPU whose input has few channels.
 
 oneDNN computes 16 channels at a time: of a gradient with 4 channels, as in the report's final network, three quarters
-of the work is thrown away. Here the four pixels of a 2 x 2 block are computed as four times the channels, by one
-convolution of stride 2 whose filters are the flipped ones at four offsets: half the time or less, and the same sums,
-mostly to the last bit. Output and filters' gradient are functions in C, see `narrow_conv.c`.
+of the work is thrown away. Where output channels fill vectors, output and gradients are functions in C, see
+`narrow_conv.c`. Elsewhere the four pixels of a 2 x 2 block of the maps' gradient are computed as four times the
+channels, by one convolution of stride 2 whose filters are the flipped ones at four offsets: half the time or less, and
+the same sums, mostly to the last bit.
 
 Shapes: g is the output's gradient (N, O, H, W), k the kernel size, B = 2 the side of a block.
 """
@@ -77,13 +78,14 @@ class _Convolve(torch.autograd.Function):
         g = gradients[0].contiguous(memory_format=torch.channels_last)
         asked = ctx.needs_input_grad[1:3]
         if fills_vectors(maps_NCHW, weight):
-            found = torch.ops.fmnist.narrow_conv_backward(g, maps_NCHW, weight, ctx.padding)
+            of_maps, *found = torch.ops.fmnist.narrow_conv_backward(g, maps_NCHW, weight, ctx.padding)
             of_weight, of_bias = (each if wanted else None for each, wanted in zip(found, asked, strict=True))
         else:
             sides = [ctx.padding] * 2
             _, of_weight, of_bias = torch.ops.aten.convolution_backward(
                 g, maps_NCHW, weight, [len(weight)], [1, 1], sides, [1, 1], False, [0, 0], 1, [False, *asked])
-        return gradient_of_input(g, weight, ctx.padding, maps_NCHW.shape[2:]), of_weight, of_bias, None
+            of_maps = gradient_of_input(g, weight, ctx.padding, maps_NCHW.shape[2:])
+        return of_maps, of_weight, of_bias, None
 
 
 def fills_vectors(maps_NCHW: Tensor, weight: Tensor) -> bool:
@@ -97,10 +99,11 @@ def fills_vectors(maps_NCHW: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def _functions(dtype: torch.dtype) -> Any:
-    library = compiled(SOURCE, ("convolve", "convolve_backward"), f"REAL={REALS[dtype][0]}") if dtype in REALS else None
-    if library is not None:
-        library.convolve.argtypes, library.convolve_backward.argtypes = [ctypes.c_void_p] * 6, [ctypes.c_void_p] * 7
-        library.convolve.restype = library.convolve_backward.restype = None
+    arguments = {"convolve": 6, "convolve_backward": 7, "convolve_maps_backward": 5}
+    library = compiled(SOURCE, tuple(arguments), f"REAL={REALS[dtype][0]}") if dtype in REALS else None
+    for name, num in arguments.items() if library is not None else ():
+        function = getattr(library, name)
+        function.argtypes, function.restype = [ctypes.c_void_p] * num, None
     return library
 
 
@@ -117,13 +120,19 @@ def _forward(maps_NCHW: Tensor, weight: Tensor, bias_O: Tensor | None, padding: 
     return y
 
 
-def _backward(g: Tensor, maps_NCHW: Tensor, weight: Tensor, padding: int) -> tuple[Tensor, Tensor]:
+def _backward(g: Tensor, maps_NCHW: Tensor, weight: Tensor, padding: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of the maps, the weight and the bias."""
     conv, weight, work = _prepared(maps_NCHW, weight, padding)
-    found = torch.empty_like(weight), weight.new_empty(conv.out)  # in channels_last, as the weight is now
+    of_weight, of_bias = torch.empty_like(weight), weight.new_empty(conv.out)  # in channels_last, as the weight is now
     total = torch.empty(weight.numel() + conv.out, dtype=torch.double)
-    given = g, maps_NCHW, *found, total, work
-    _functions(weight.dtype).convolve_backward(ctypes.byref(conv), *(address(each) for each in given))
-    return found
+    given = g, maps_NCHW, of_weight, of_bias, total, work
+    functions = _functions(weight.dtype)
+    functions.convolve_backward(ctypes.byref(conv), *(address(each) for each in given))
+    bordered = conv.out * (conv.height + conv.kernel - 1) * (conv.width + conv.kernel - 1)
+    work = weight.new_empty(conv.kernel**2 * MAX_CHANNELS * conv.out + bordered)
+    of_maps = torch.empty_like(maps_NCHW)
+    functions.convolve_maps_backward(ctypes.byref(conv), *(address(each) for each in (g, weight, of_maps, work)))
+    return of_maps, of_weight, of_bias
 
 
 def _prepared(maps_NCHW: Tensor, weight: Tensor, padding: int) -> tuple[_Conv, Tensor, Tensor]:
@@ -140,7 +149,8 @@ def _prepared(maps_NCHW: Tensor, weight: Tensor, padding: int) -> tuple[_Conv, T
 
 _OPERATORS = torch.library.Library("fmnist", "FRAGMENT")
 _OPERATORS.define("narrow_conv(Tensor maps, Tensor weight, Tensor? bias, int padding) -> Tensor")
-_OPERATORS.define("narrow_conv_backward(Tensor g, Tensor maps, Tensor weight, int padding) -> (Tensor, Tensor)")
+_OPERATORS.define("narrow_conv_backward(Tensor g, Tensor maps, Tensor weight, int padding) -> "
+                  "(Tensor, Tensor, Tensor)")
 _OPERATORS.impl("narrow_conv", _forward, "CPU")
 _OPERATORS.impl("narrow_conv_backward", _backward, "CPU")
 
