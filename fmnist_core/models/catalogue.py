@@ -134,7 +134,8 @@ CITED: tuple[CitedSystem, ...] = (
         note=f"{ABOUT_93} Which DenseNet they took is unknown."),
     CitedSystem(
         name="SqueezeNet", system="squeezenet", experiment="cited_meshkini", source=MESHKINI, year=2019,
-        num_parameters=726_474, multiply_adds=67_035_136, note="The authors' number is unknown."),
+        num_parameters=726_474, multiply_adds=67_035_136,
+        note="The authors' number is unknown. Without batch normalization it did not learn here, in one run."),
     CitedSystem(
         name="SqueezeNet + BN", system="squeezenet", options={"batch_norm": True}, experiment="cited_meshkini",
         source=MESHKINI, year=2019, num_parameters=732_362, multiply_adds=67_035_136, authors_accuracy=0.9343,
