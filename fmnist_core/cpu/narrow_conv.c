@@ -146,9 +146,9 @@ INLINE void gather(const Conv *c, const size channels, IN g, IN filter, REAL *pa
         const size num = c->height * c->width - first < pixels ? c->height * c->width - first : pixels;
         const REAL *from[LANES];
         REAL found[LANES > MAX_IN ? LANES : MAX_IN];
-        for (size p = 0; p < pixels; p++) {
+        for (size p = 0; p < pixels; p++) { /* past the last pixel: that one again */
             from[p] = padded + y * line + x * c->out;
-            if (p < num - 1 || num == pixels) x + 1 < c->width ? x++ : (x = 0, y++);
+            if ((p < num - 1 || num == pixels) && ++x == c->width) x = 0, y++;
         }
         gather_pixels(c, channels, from, filter, found);
         for (size p = 0; p < num; p++) memcpy(dmaps + (first + p) * c->in, found + p * channels, c->in * sizeof *found);
