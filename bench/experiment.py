@@ -4,12 +4,14 @@
     question = "..."                  [grid]  "model.kernel_size" =       label, note, reported, and any of
     seeds = { cpu = 3, cuda = 16 }, or 3        [2, 3]: the product,      model, data, train, execution
     targets = [0.9]                             in the file's order
+    control = "label of a cell"
 """
 
 import itertools
 import math
 import os
 import tomllib
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,9 +20,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from bench.inputs.decoding import convert
+from bench.inputs.decoding import SECTIONS, convert
 from bench.inputs.dotted import as_typed, flatten, merge, nest
-from bench.inputs.own_source import source_of
+from bench.inputs.own_source import source_of, with_custom_model
 from bench.inputs.settings import known_keys, label_of, value_of
 from fmnist_core.config import Baseline, CellConfig, CitedModel, input_shape
 from fmnist_core.models import networks
@@ -31,6 +33,9 @@ from fmnist_core.nearest import nearest, nearest_or_all
 MAX_CELLS = 100_000
 MAX_NAMED = 20
 """Values that an error names, of those that could have been asked for."""
+ABOUT = ("label", "note", "reported")
+IN_CELL = (*ABOUT, "model", *SECTIONS)
+"""Keys of a cell that is written out."""
 SYSTEMS = sorted({cited.system for cited in CITED})
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 
@@ -91,6 +96,8 @@ class Experiment(_Strict, frozen=True, kw_only=True):
     """Validation accuracies, rising: RESULTS.md says how long training takes to each."""
     note: str = ""
     """What a reader must know to judge the answer."""
+    control: str = ""
+    """Label of the cell that the answer compares each other cell with."""
     cells: list[Cell]
 
     def times(self, cell: Cell) -> bool:
@@ -106,6 +113,7 @@ class _File(_Strict, frozen=True, kw_only=True):
     launch: Launch = Launch()
     measure: bool = True
     targets: list[Annotated[float, Meta(gt=0.0, lt=1.0)]] = []
+    control: str = ""
     base: dict[str, Any] = {}
     grid: dict[str, Any] = {}
     cells: list[dict[str, Any]] = []
@@ -155,8 +163,10 @@ def load_all(asked: Iterable[str], overrides: Mapping[str, Any] | None = None) -
 
 def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The cells of a decoded TOML file. Raises ValueError."""
-    if type(number := content.get("seeds")) is int:
+    if type(number := content.get("seeds", {})) is int:
         content = {**content, "seeds": {"cpu": number, "cuda": number}}
+    elif not isinstance(number, Mapping):
+        raise ValueError(f"seeds = {number!r}: expected a whole number, or a table of cpu and cuda")
     file = convert(content, _File)
     overrides, changed = nest(overrides or {}), flatten(overrides or {})
     launch = overrides.pop("launch", {})
@@ -171,8 +181,11 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     code_of = cache(source_of)  # of a network of one's own, once for all of its cells
     cells = [_cell(file.base, draft, overrides, code_of) for draft in drafts]
     _refuse_duplicates(cells, changed)
+    labels = [cell.label for cell in cells]
+    if file.control and file.control not in labels:
+        raise ValueError(f"control = '{file.control}': no cell has this label{nearest_or_all(file.control, labels)}")
     return Experiment(name=name, title=file.title or name, question=file.question, note=file.note, seeds=file.seeds,
-                      launch=launch, measure=file.measure, targets=file.targets, cells=cells)
+                      launch=launch, measure=file.measure, targets=file.targets, control=file.control, cells=cells)
 
 
 def select(chosen: Experiment, filters: Mapping[str, Any]) -> Experiment:
@@ -238,7 +251,10 @@ def _written_out(tables: Sequence[dict[str, Any]]) -> list[_Draft]:
     drafts = []
     for i, table in enumerate(tables):
         table = dict(table)
-        about = {key: table.pop(key) for key in ("label", "note", "reported") if key in table}
+        for key in table:
+            if key.partition(".")[0] not in IN_CELL:
+                raise ValueError(f"unknown key 'cells[{i}].{key}'{nearest_or_all(key, IN_CELL)}")
+        about = {key: table.pop(key) for key in ABOUT if key in table}
         about["reported"] = convert(about.get("reported", {}), Reported, f"cells[{i}].reported")
         for key in ("label", "note"):
             if not isinstance(about.get(key, ""), str):
@@ -250,32 +266,11 @@ def _written_out(tables: Sequence[dict[str, Any]]) -> list[_Draft]:
 def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any], code_of: Callable[[str], str]) -> Cell:
     settings = merge(merge(base, draft.settings), overrides)
     try:
-        config_ = convert(_with_custom_model(settings, code_of), CellConfig)
+        config_ = convert(with_custom_model(settings, code_of), CellConfig)
         _check_shapes(config_)
     except ValueError as error:
         raise ValueError(f"cell '{draft.label}': {error}" if draft.label else str(error)) from error
     return Cell(config=config_, label=draft.label, note=draft.note, reported=draft.reported, axes=draft.axes)
-
-
-def _with_custom_model(settings: dict[str, Any], code_of: Callable[[str], str]) -> dict[str, Any]:
-    """`model.name = "package.module:factory"` is short for a custom model."""
-    model = settings.get("model")
-    if isinstance(model, dict) and model.get("name") == "custom" and isinstance(factory := model.get("factory"), str):
-        source = code_of(factory) or model.get("source", "")  # of one that is not there, building it will tell
-        if model.get("source", source) != source:
-            raise ValueError(f"model.source = '{model['source']}': the code of {factory} has changed, it is '{source}'")
-        return {**settings, "model": {**model, "source": source}}
-    if isinstance(model, dict) and isinstance(name := model.get("name"), str) and ":" in name:
-        options = {key: value for key, value in model.items() if key != "name"}
-        for key, value in options.items():
-            if key == "options" and isinstance(value, Mapping):
-                argument = next(iter(value), "ARGUMENT")
-                raise ValueError(f"unknown key 'model.options.{argument}': an argument of a network of your own is a "
-                                 f"key of the model; write model.{argument}")
-            if not isinstance(value, bool | int | float | str):
-                raise ValueError(f"model.{key} = {value!r}: expected a number, a string, true or false")
-        return {**settings, "model": {"name": "custom", "factory": name, "options": options, "source": code_of(name)}}
-    return settings
 
 
 def _check_shapes(cell: CellConfig) -> None:
@@ -298,3 +293,6 @@ def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:
                        for key, value in changed.items() if axes.get(key) != others.get(key)]
             raise ValueError(f"cells '{seen[content].label}' and '{cell.label}' are the same cell{''.join(reasons)}")
         seen[content] = cell
+    for label, number in Counter(cell.label for cell in cells if cell.label).items():
+        if number > 1:
+            raise ValueError(f"label = '{label}': {number} cells have it; expected one of its own for each")

@@ -57,7 +57,7 @@ def written(bare_folder, text):
         (["--set", "train.learning_rate=NaN"], ["train.learning_rate = nan", "> 0.0"]),
         (["--set", "train.epochs=" + "9" * 5000], ["train.epochs"]),
         (["--set", "train.optimizer=adm"], ["train.optimizer = 'adm'", "allowed: adam, adamw, sgd, rmsprop"]),
-        (["--set", "launch=3"], ["launch = 3", "expected `object`"]),
+        (["--set", "launch=3"], ["launch = 3", "expected a table"]),
         (["--set", "launch.halve_batch_after_oom=21"], ["launch.halve_batch_after_oom = 21", "<= 20"]),
         (["--set", "launch.mode=dpp"], ["launch.mode = 'dpp'", "allowed: cells, ddp"]),
         (["--set", "model.depth=1"], ["same cell: model.depth = 1 overrides in what they differ"]),
@@ -123,7 +123,7 @@ def test_batches_that_the_processes_cannot_share_are_refused(refused, monkeypatc
         ("grid.model.kernel_size = [3, 12]", ["model.kernel_size = 12", "<= 11"]),
         ("base.model.depth = 4\nbase.model.num_pools = 4\nbase.data.input_size = 8", ["does not fit a map of 1 x 1"]),
         ("base.model.kernel = 3", ["unknown key 'model.kernel'", "did you mean 'model.kernel_size'?"]),
-        ("grid = 3", ["grid = 3", "expected `object`"]),
+        ("grid = 3", ["grid = 3", "expected a table"]),
         ("base.model.depth = ", ["not TOML"]),
     ],
 )

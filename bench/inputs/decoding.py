@@ -12,6 +12,13 @@ from fmnist_core.nearest import nearest, nearest_or_all
 SECTIONS: dict[str, type[Struct]] = {"data": DataConfig, "train": TrainConfig, "execution": ExecutionConfig}
 """Of a cell; the fourth, `model`, is one of several structs."""
 
+OF_EXPERIMENTS = {
+    "seeds": "how many it has stands at the top of the experiment's file, or in --seeds N",
+    **dict.fromkeys(("title", "question", "note", "targets", "control", "measure"),
+                    "it stands at the top of the experiment's file"),
+    "label": "it stands in one of [[cells]]"}
+"""What is asked of cells by mistake, and where it belongs."""
+
 
 def convert(content: Any, kind: Any, where: str = "") -> Any:
     """msgspec's conversion, with errors that name the dotted key, the value, and the nearest valid key."""
@@ -22,13 +29,15 @@ def convert(content: Any, kind: Any, where: str = "") -> Any:
 
 
 def _explain(error: msgspec.ValidationError, content: Any, kind: Any, where: str) -> str:
-    message, _, path = str(error).partition(" - at `")
+    message, _, path = str(error).replace("`object`", "a table").partition(" - at `")
     key = path.rstrip("`").removeprefix("$").removeprefix(".")
     if message.startswith("Object contains unknown field"):
         field = message.split("`")[1]
         known = [_join(where, key, each) for each in _fields_at(content, kind, key)]
         model = _value_at(content, "model.name") if kind is CellConfig and key == "model" else None
         of_model = f" of {model}" if isinstance(model, str) else ""
+        if kind is CellConfig and not key and field in OF_EXPERIMENTS:
+            return f"unknown key '{field}' of a cell: {OF_EXPERIMENTS[field]}"
         return f"unknown key '{_join(where, key, field)}'{of_model}" + nearest_or_all(_join(where, key, field), known)
     if message.startswith("Object missing required field"):
         return f"missing key '{_join(where, key, message.split('`')[1])}'"

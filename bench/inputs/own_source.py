@@ -1,10 +1,11 @@
-"""Which code a network of the user's own comes from, without running any of it. No torch."""
+"""A network of the user's own in a configuration, and which code it comes from, without running any of it. No torch."""
 
 import ast
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 OURS = ("bench", "fmnist_core")
 """Packages whose networks have a version of their own: `fmnist_core.config.TRAINING_VERSION`."""
@@ -26,6 +27,27 @@ def source_of(factory: str) -> str:
     for path in sorted(files):
         digest.update(hashlib.sha256(files[path]).digest())
     return digest.hexdigest()[:16] if files else ""
+
+
+def with_custom_model(settings: dict[str, Any], code_of: Callable[[str], str]) -> dict[str, Any]:
+    """`model.name = "package.module:factory"` is short for a custom model."""
+    model = settings.get("model")
+    if isinstance(model, dict) and model.get("name") == "custom" and isinstance(factory := model.get("factory"), str):
+        source = code_of(factory) or model.get("source", "")  # of one that is not there, building it will tell
+        if model.get("source", source) != source:
+            raise ValueError(f"model.source = '{model['source']}': the code of {factory} has changed, it is '{source}'")
+        return {**settings, "model": {**model, "source": source}}
+    if isinstance(model, dict) and isinstance(name := model.get("name"), str) and ":" in name:
+        options = {key: value for key, value in model.items() if key != "name"}
+        for key, value in options.items():
+            if key == "options" and isinstance(value, Mapping):
+                argument = next(iter(value), "ARGUMENT")
+                raise ValueError(f"unknown key 'model.options.{argument}': an argument of a network of your own is a "
+                                 f"key of the model; write model.{argument}")
+            if not isinstance(value, bool | int | float | str):
+                raise ValueError(f"model.{key} = {value!r}: expected a number, a string, true or false")
+        return {**settings, "model": {"name": "custom", "factory": name, "options": options, "source": code_of(name)}}
+    return settings
 
 
 def _collect(name: str, files: dict[Path, bytes]) -> None:
