@@ -10,7 +10,7 @@ from scipy import stats
 from bench.samples import Samples, checked, fraction, half_width, sd_of, t_test
 
 SPREADS_DIFFER = 0.05
-"""p below which samples are said to differ in spread."""
+"""Level of the tests that say that samples differ in spread."""
 DECIDED = 0.05
 """Level of the tests that a bound may decide."""
 
@@ -45,9 +45,10 @@ def compare(a: Samples, b: Samples, confidence: float = 0.95) -> Comparison:
 def compare_with(control: Samples, others: Sequence[Samples], confidence: float = 0.95) -> list[Comparison]:
     """Each of `others` against one sample, by the spread of all of them where that may be the same, else by `compare`.
 
-    "May be": Bartlett's test (1937) at 5 %, which misses much at two or three values a sample. Two or three seeds a
-    cell hardly know their own spread: Welch's test then finds little, and among many cells of which one has far more
-    seeds it finds too much. p is not adjusted.
+    "May be": without the samples that are far more spread than the rest together (F-test, Bonferroni), which are
+    compared by `compare`, and by Bartlett's test (1937) of those left; both at 5 %. Two or three seeds a cell hardly
+    know their own spread: Welch's test then finds little, and among many cells of which one has far more seeds it finds
+    too much. p is not adjusted.
     """
     first, *rest = (checked("samples", one) for one in (control, *others))
     fraction("confidence", confidence)
@@ -91,21 +92,40 @@ def holm(p_values: Samples) -> list[float]:
 def _errors(first: npt.NDArray[np.float64],
             others: Sequence[npt.NDArray[np.float64]]) -> list[tuple[float, float]]:
     """Of each difference from the first: its standard error and degrees of freedom."""
-    if (spread := _common_spread([first, *others])) is None:
-        return [_welch(first, one) for one in others]
-    variance, df = spread
-    return [((variance * (1 / len(first) + 1 / len(one))) ** 0.5, df) for one in others]
+    samples = [first, *others]
+    even = _of_one_spread(samples)
+    df = sum(len(samples[i]) - 1 for i in even)
+    variance = _pooled([samples[i] for i in even]) if even else 0.0
+    return [((variance * (1 / len(first) + 1 / len(one))) ** 0.5, df) if {0, i} <= even else _welch(first, one)
+            for i, one in enumerate(others, start=1)]
 
 
-def _common_spread(samples: Sequence[npt.NDArray[np.float64]]) -> tuple[float, int] | None:
-    """Variance and degrees of freedom of all samples about their means; None where they differ, or have none."""
-    spread = [one for one in samples if len(one) > 1 and sd_of(one) > 0]
-    if not spread or min(map(len, samples)) < 2:
-        return None
-    if len(spread) > 1 and stats.bartlett(*spread).pvalue < SPREADS_DIFFER:
-        return None
-    df = sum(map(len, samples)) - len(samples)
-    return sum((len(one) - 1) * sd_of(one) ** 2 for one in samples) / df, df
+def _of_one_spread(samples: Sequence[npt.NDArray[np.float64]]) -> set[int]:
+    """The places of the samples whose spread may be the same; none where that of the others differs, too."""
+    even = dict(enumerate(samples))
+    if min(map(len, samples)) < 2:
+        return set()
+    while len(even) > 2:
+        chance = {i: _chance_of_spread(one, [other for j, other in even.items() if j != i]) for i, one in even.items()}
+        wildest = min(chance, key=lambda i: chance[i])
+        if chance[wildest] * len(even) >= SPREADS_DIFFER:
+            break
+        del even[wildest]
+    spread = [one for one in even.values() if sd_of(one) > 0]
+    differ = len(spread) > 1 and stats.bartlett(*spread).pvalue < SPREADS_DIFFER
+    return set() if differ or not spread else set(even)
+
+
+def _chance_of_spread(one: npt.NDArray[np.float64], others: Sequence[npt.NDArray[np.float64]]) -> float:
+    """p of a sample at least so much more spread than others that have one spread; 1 where these have none."""
+    variance = _pooled(others)
+    df = sum(len(other) - 1 for other in others)
+    return float(stats.f.sf(sd_of(one) ** 2 / variance, len(one) - 1, df)) if variance > 0 else 1.0
+
+
+def _pooled(samples: Sequence[npt.NDArray[np.float64]]) -> float:
+    """Their variance about their own means."""
+    return sum((len(one) - 1) * sd_of(one) ** 2 for one in samples) / sum(len(one) - 1 for one in samples)
 
 
 def _welch(a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]) -> tuple[float, float]:

@@ -22,7 +22,7 @@ from bench.inputs.strict_parser import StrictParser, folder
 from bench.pages import figures, readme
 from bench.pages.document import Document, render
 from bench.records.side_records import load_every
-from bench.store import read
+from bench.store import read_all
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED, RESULTS = experiments_.FOLDER / "results", ROOT / "RESULTS.md"
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         output = _output(options)
         loaded = experiments_.load_all([*experiments_.names(), *options.experiments])
-        document = render(read(options.store), loaded, load_every(options.store),
+        document = render(read_all(options.store), loaded, load_every(options.store),
                           own="" if _is_published(options.store) else _again(options))
         if not options.check:
             write(document, output)

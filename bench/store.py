@@ -154,10 +154,15 @@ class Store:
 
 
 def read(folder: str | Path) -> list[Record]:
-    """All records of a folder, the newest of each identity. Raises StoreError, also where there is no such folder."""
+    """The records of a folder, the newest of each identity. Raises StoreError, also where there is no such folder."""
+    return newest(read_all(folder))
+
+
+def read_all(folder: str | Path) -> list[Record]:
+    """Also those that a later one takes the place of."""
     if not Path(folder).is_dir():
         raise StoreError(f"store {folder}: there is no such folder")
-    return newest(record for _, record in _Reader(Path(folder), decode).lines())
+    return [record for _, record in _Reader(Path(folder), decode).lines()]
 
 
 def read_file(path: str | Path) -> list[Record]:

@@ -40,7 +40,7 @@ def test_every_system_has_a_row_and_waits_for_a_cpu_or_a_gpu():
     [row] = lines(text, "CNN2 + BN + skip")
     assert row[3:9] == ["211,820", "2,234,112", "92.54 (secondary)", "best on test", "unknown", "92.54"]
     [row] = lines(text, "AlexNet")  # nobody gives a number of its own, so nothing was chosen
-    assert row[5:9] == ["-", "-", "-", "93.00"]
+    assert row[5:9] == ["-", "-", "-", "about 93"]
 
 
 def test_what_the_catalogue_knows_of_a_row_is_printed():
@@ -174,8 +174,27 @@ def test_every_command_names_a_cell_that_there_is():
         name, label = command.split()[3], command.split('"')[1].partition("=")[2]
         assert experiment.select(LOADED[name], {"label": label}).cells, command
     [row] = [line for line in text.splitlines() if "label=CNN-SVM" in line]
-    assert row.endswith("| 91.00 | 12.0 on M1 |")
-    assert "label=CNN-Softmax\" --seeds 1` | waiting; its authors: 91.86 | - |" in text
+    assert row.endswith("| 91.00 | 1 | 12.0 on M1 |")
+    assert "label=CNN-Softmax\" --seeds 1` | waiting; its authors: 91.86 | - | - |" in text
+
+
+def test_a_command_promises_what_one_run_of_it_may_give():
+    softmax, svm = cell(AGARAP, "CNN-Softmax"), cell(AGARAP, "CNN-SVM")
+    records = [trained(AGARAP, softmax, seed, test=0.91 + 0.001 * seed) for seed in range(3)]
+    fused = msgspec.structs.replace(LABELS, fused_seeds=3)
+    records += [trained(AGARAP, svm, seed, test=0.91, labels=fused) for seed in range(3)]
+    rows = beyond.commands(results_of(*records), NAMES).splitlines()
+    # t of 2 degrees of freedom, 4.3027, times 0.001 and the root of 4 / 3: 0.497 points
+    assert any("label=CNN-Softmax\"" in row and "| 91.10 [90.60, 91.60] | 3 | 12.0 on M1 |" in row for row in rows)
+    assert any("label=CNN-SVM\"" in row and row.endswith("| 91.00 [91.00, 91.00] | 3 | - |") for row in rows), \
+        "seconds of three seeds are not those of one"
+
+
+def test_the_recipe_that_is_taken_apart_says_how_it_differs_from_the_result():
+    text = beyond.parts(results_of())
+    assert ("Here with `data.validation_size` = 10000, `train.epochs` = 7, `train.precision` = bf16; the result, above "
+            "under the goals, is of a training with `data.validation_size` = 0, `train.epochs` = 14, "
+            "`train.precision` = no.") in text
 
 
 def test_the_front_is_what_none_beats_at_its_cost():

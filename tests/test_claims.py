@@ -100,8 +100,8 @@ def test_contradiction_does_not_wait_for_missing_records():
 def test_the_reports_figure_is_one_that_a_run_gives(part, figure, value):
     judged = lambda around, spread=SPREAD: verdict(seeds("final", dict.fromkeys(FINAL, around), figure, spread), part)
     # half width of the prediction: 4.302653 x 0.0005 x sqrt(4/3) = 0.00248, and half a digit of the figure: 0.0005
-    assert judged(value + 0.0029).verdict == "supported"
-    assert judged(value).verdict == "supported"
+    assert judged(value).verdict == judged(value + 0.0009).verdict == "supported"
+    assert judged(value - 0.0009).verdict == "supported"
     if part != "1a":  # 1a waits for the two other splits
         assert judged(value + 0.0031).verdict == "contradicted"
         assert judged(value - 0.0031).verdict == "contradicted"
@@ -120,10 +120,23 @@ def test_one_reading_that_gives_the_figure_is_enough():
     assert verdict(records, "1b").verdict == "waiting"
 
 
+def test_a_figure_that_only_the_interval_reaches_is_open_until_enough_runs_were_made():
+    """Of 0.9064, sd 0.0005, n = 3: |t| = 0.0019 / (0.0005 sqrt(4/3)) = 3.291, of two degrees of freedom; p = 0.0406
+    one-sided: ln 0.05 / ln(1 - 0.0406) = 72.3 more runs."""
+    for value in (0.9064, 0.9016):
+        found = verdict(seeds("final", dict.fromkeys(FINAL, value)), "1b")
+        assert (found.verdict, found.seeds) == ("not resolved", 3 + 73)
+        assert "which hold it; none of these runs reached it" in found.evidence
+    mixed = verdict(seeds("final", {FINAL[0]: 0.9064, FINAL[1]: 0.890}), "1b")
+    assert mixed.verdict == "not resolved"
+    assert "which hold it; 88." in mixed.evidence
+    assert "which do not" in mixed.evidence
+
+
 def test_validation_figure_is_judged_over_all_splits_and_selections():
     everywhere = dict.fromkeys([*FINAL, "split 1", "split 2"], 0.90)
     assert verdict(seeds("final", everywhere, "validation"), "1a").verdict == "contradicted"
-    assert verdict(seeds("final", everywhere | {"split 2": 0.915}, "validation"), "1a").verdict == "supported"
+    assert verdict(seeds("final", everywhere | {"split 2": 0.916}, "validation"), "1a").verdict == "supported"
     assert verdict(seeds("final", everywhere | {"dropout 0.25": 0.916}, "validation"), "1a").verdict == "contradicted"
 
 
@@ -445,7 +458,7 @@ def test_nine_claims_each_with_a_verdict_and_known_experiments():
 
 
 def test_a_claim_falls_with_one_part_and_stands_only_with_all():
-    judged = claims.judge(collect([], list(LOADED.values())))[2]
+    judged = claims.judge(collect([], list(LOADED.values())))[4]
     finding = judged.findings[0]
     with_ = lambda *verdicts: claims.Judged(judged.claim, [finding._replace(verdict=one) for one in verdicts])
     assert with_("supported", "waiting", "contradicted").verdict == "contradicted"
@@ -454,11 +467,24 @@ def test_a_claim_falls_with_one_part_and_stands_only_with_all():
     assert with_("supported", "supported", "supported").verdict == "supported"
 
 
+def test_what_the_reports_networks_do_not_say_is_told_and_decides_nothing():
+    judged = claims.judge(collect([], list(LOADED.values())))[2]
+    assert [part.beyond for part in judged.claim.parts] == [False, False, True]
+    finding = judged.findings[0]
+    with_ = lambda *verdicts: claims.Judged(judged.claim, [finding._replace(verdict=one) for one in verdicts])
+    assert with_("supported", "supported", "contradicted").verdict == "supported"
+    assert with_("supported", "not resolved", "contradicted").verdict == "not resolved"
+    assert verdicts.parts_by_verdict(with_("supported", "not resolved", "contradicted")) == (
+        "*not resolved*: in the final network. *supported*: in Network 1. Beyond the report's networks, "
+        "*contradicted*: in the kernel x depth networks")
+
+
 def test_the_summary_names_the_parts_what_decides_first():
     judged = claims.judge(collect([], list(LOADED.values())))[3]
     named = verdicts.parts_by_verdict(judged)
     assert named.startswith("*contradicted*: parameters, Network 1. *waiting*: time of a step, Network 1; ")
-    assert named.endswith("multiply-adds, the final network; multiply-adds, the kernel x depth networks")
+    assert "multiply-adds, the final network. Beyond the report's networks, *waiting*: time of a step, the" in named
+    assert named.endswith("parameters, the kernel x depth networks; multiply-adds, the kernel x depth networks")
 
 
 def test_parts_name_verdict_evidence_and_seeds():

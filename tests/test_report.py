@@ -1,5 +1,6 @@
 """RESULTS.md from records made by hand: what it must say, and that --check sees every change."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -424,7 +425,7 @@ def test_answer_counts_reported_figures_that_one_run_would_give():
     records = [trained(made, cell, seed, validation=0.9 + 0.001 * seed) for cell in made.cells for seed in range(3)]
     text = text_of(records, made)
     # Student's t of 2 degrees of freedom, 4.303, times 0.001 and the root of 4 / 3: 0.901 +- 0.005
-    inside = "accuracies that one run of ours would give (95 % prediction interval, last epoch)"
+    inside = "accuracies that one run of ours may give (95 % prediction interval, last epoch)"
     assert f"Reported validation {inside}: 1 of 3; ours is higher for 1 and lower for 1." in text
     assert f"Reported test {inside}: 0 of 3; ours is higher for 3 and lower for 0." in text
     few = [record for record in records if record.seed < 2 or record.cell == records[0].cell]
@@ -465,9 +466,67 @@ def test_trend_is_told_for_a_grid_of_numbers():
     dented = [trained(made, cell, seed, test=value + 0.001 * seed)
               for cell, value in zip(made.cells, (0.80, 0.83, 0.82, 0.86), strict=True) for seed in range(3)]
     assert "rises with kernel size on the whole, but not from each value to the next" in text_of(dented, made)
+    course = lambda *means: text_of([trained(made, cell, seed, test=value + 0.00001 * seed) for cell, value
+                                     in zip(made.cells, means, strict=True) for seed in range(6)], made)
+    beyond = "beyond it by less than 0.1 points"
+    assert f"rises with kernel size up to 3, {beyond}: 80.00 %" in course(0.80, 0.83, 0.8304, 0.8308)
+    assert f"falls with kernel size up to 4, {beyond}: 84.00 %" in course(0.84, 0.83, 0.81, 0.8098)
+    assert f"rises with kernel size up to 4, {beyond}: 80.00 %" in course(0.80, 0.8008, 0.8016, 0.8024)
+    assert "rises with kernel size, by less than 0.1 points, which is called no effect: 80.00 %" in course(
+        0.80, 0.8002, 0.8004, 0.8006)
+    assert "rises with kernel size: 80.00 %" in course(0.80, 0.8009, 0.8018, 0.8029)
     level = [trained(made, cell, seed, test=0.8 + 0.01 * ((i + seed) % 2)) for i, cell in enumerate(made.cells)
              for seed in range(4)]
     assert "No trend with kernel size is resolved" in text_of(level, made)
+
+
+def test_each_cell_is_compared_with_the_control():
+    made = experiment_of(ONE_FACTOR.replace("[base.model]", 'control = "kernel_size 3"\n[base.model]').replace(
+        "[2, 3]", "[2, 3, 4]"))
+    values = {2: (0.80, 0.801, 0.802), 3: (0.81, 0.811, 0.812), 4: (0.8105, 0.811, 0.8125)}
+    text = text_of([trained(made, cell, seed, test=value) for cell, own in zip(made.cells, values.values(), strict=True)
+                    for seed, value in enumerate(own)], made)
+    # variance (1e-6 + 1e-6 + 1.083e-6) / 3, df 6: half width 2.4469 x sqrt(1.0278e-6 x 2 / 3) = 0.00203
+    assert ("Against kernel_size 3 (t-tests by the spread of all, Holm): kernel_size 2 -1.00 points [-1.20, -0.80], "
+            "p < 0.001; kernel_size 4 +0.03 points [-0.17, +0.24], p = 0.701.") in text
+    assert "Against" not in text_of(seeds_of(K2, (0.9, 0.91)), MADE)
+
+
+def test_a_cell_that_did_not_learn_makes_no_trend():
+    made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4, 5]"))
+    values = {2: (0.8, 0.82, 0.81), 3: (0.81, 0.82, 0.8), 4: (0.8, 0.81, 0.82), 5: (0.8, 0.1, 0.1)}
+    text = text_of([trained(made, cell, seed, test=value) for cell, own in zip(made.cells, values.values(), strict=True)
+                    for seed, value in enumerate(own)], made)
+    assert re.search(r"No trend with kernel size is resolved \(p = [01]\.\d+, of the cells that learnt\)", text)
+
+
+def test_the_arithmetic_that_is_compared_is_that_of_most_cells():
+    made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4, 5]"))
+    tf32 = {"environment": GPU, "labels": Labels(precision="float32", cudnn_tf32=True)}
+    records = [trained(made, cell, seed, test=0.8 + 0.01 * i + 0.001 * seed)
+               for i, cell in enumerate(made.cells[:3]) for seed in range(2)]
+    records += [trained(made, cell, seed, test=0.9 + 0.001 * seed, **tf32)
+                for cell in made.cells[2:] for seed in range(8)]
+    text = text_of(records, made)
+    assert "permutation over 3 cells" in text
+    assert "highest kernel_size 4 (float32) with" in text
+    assert "arithmetic differs from the others': 2 rows, so that kernel_size 5 cannot be compared." in text
+    apart = [trained(made, cell, seed, test=0.8 + 0.05 * i + 0.001 * seed)
+             for i, cell in enumerate(made.cells[:3]) for seed in range(6)]
+    assert "It is above every other that is compared." in text_of([*apart, *records[6:]], made)
+
+
+def test_trainings_done_once_more_are_told():
+    first = trained(MADE, K2, 0, test=0.9, started_at="2026-01-01T00:00:00Z")
+    other = trained(MADE, K3, 0, test=0.9, started_at="2026-01-01T00:00:00Z")
+    again = [trained(MADE, K2, 0, test=0.8975, started_at="2026-01-02T00:00:00Z"),
+             trained(MADE, K3, 0, test=0.9, started_at="2026-01-02T00:00:00Z")]
+    assert "Done once more" not in text_of([first, other], MADE)
+    same = "Done once more later, and counted as they came out then: 1 training, with the same test accuracy."
+    assert same in text_of([first, other, again[1]], MADE)
+    text = text_of([*again, first, other], MADE)
+    assert "came out then: 2 trainings, of which 1 with another test accuracy, by up to 0.25 points" in text
+    assert "2 trainings and 0 timings belong" in text
 
 
 def test_what_a_reader_must_know_stands_beside_the_question():

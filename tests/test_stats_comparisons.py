@@ -193,8 +193,31 @@ def test_a_cell_without_spread_does_not_hide_that_of_the_others():
 
 
 def test_compare_with_falls_back_to_welch_where_spreads_differ():
-    control, wild = [1.0, 1.001, 0.999, 1.0005], [[0.0, 5.0, 10.0, 2.0], [1.1, 1.101, 1.102]]
-    assert stats.compare_with(control, wild) == [stats.compare(control, one) for one in wild]
+    control, others = [1.0, 1.001, 0.999, 1.0005], [[1.1, 1.101, 1.102], [0.0, 5.0, 10.0, 2.0], [0.0, 5.1, 9.9, 2.0]]
+    assert stats.compare_with(control, others) == [stats.compare(control, one) for one in others]
+    wild = others[1]
+    assert stats.compare_with(wild, [control, others[0]]) == [stats.compare(wild, one) for one in (control, others[0])]
+
+
+def test_one_wild_sample_does_not_hide_the_spread_of_the_others():
+    rng = np.random.default_rng(8)
+    control, *others = rng.normal(0.94, 0.0015, (12, 3))
+    lower, wild = others[0] - 0.006, rng.normal(0.92, 0.015, 3)
+    among = stats.compare_with(control, [lower, wild, *others[1:]])
+    assert among[1] == stats.compare(control, wild)
+    assert among[0] == stats.compare_with(control, [lower, *others[1:]])[0], "by the spread of all others"
+    assert among[0].p < 0.003 < 0.01 < stats.compare(control, lower).p
+
+
+@pytest.mark.parametrize("wild", [0, 1])
+def test_equal_samples_of_which_one_is_wild_alarm_in_five_percent(wild):
+    rng, trials = np.random.default_rng(6), 400
+    sds = np.where(np.arange(9) == wild, 0.02, 0.002)
+    alarms = 0
+    for _ in range(trials):
+        cells = [rng.normal(0.9, sd, 3) for sd in sds]
+        alarms += min(stats.holm([one.p for one in stats.compare_with(cells[0], cells[1:])])) < 0.05
+    assert not above(alarms / trials, 0.05, trials)
 
 
 @pytest.mark.parametrize("sizes", [(3,) * 8, (16, *(3,) * 7), (2,) * 6])

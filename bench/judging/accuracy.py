@@ -26,6 +26,7 @@ from bench.judging.evidence import (
     seeds_for_mean,
     seeds_for_one_way,
     seeds_to_predict,
+    seeds_to_reach,
 )
 from bench.records.outcomes import LEARNT, Outcome, test_last, validation_last, validation_loss_rise
 from bench.records.rows import Row
@@ -71,31 +72,37 @@ def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT)
 def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome]], figure: float) -> Finding:
     """Whether a figure that the report gives for one run is one that a run gives: 95 % prediction interval over seeds.
 
-    Supported if any reading's interval holds it, contradicted if none does.
+    Supported if, in some reading, the interval holds it and a run of ours reached it from either side; contradicted if
+    no interval holds it. One that only an interval reaches, and no run, is open: the more readings, the more of those.
     """
     measured = [(f"{row.label}, {name}", values) for row in rows for name, outcome in readings
                 if (values := row.values(outcome))]
     if not measured:
         return WAITING
-    intervals = [(name, len(values), *stats.prediction_interval(values)) for name, values in measured]
-    intervals.sort(key=lambda one: not holds(one[2], one[3], figure))
-    usable = [one for one in intervals if can_judge(*one[1:])]
-    spread = "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {n})"
-                       for name, n, low, high in intervals if n > 1)
-    alone = "; ".join(escape(name) for name, n, *_ in intervals if n == 1)
+    several = [(name, values, *stats.prediction_interval(values)) for name, values in measured if len(values) > 1]
+    inside = [one for one in several if holds(*one[2:], figure)]
+    outside = [one for one in several if one not in inside]
+    told = lambda intervals: "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {len(values)})"
+                                       for name, values, low, high in intervals)
+    alone = "; ".join(escape(name) for name, values in measured if len(values) == 1)
     values = [value for _, own in measured for value in own]
     reached = sum(value >= figure - HALF_A_DIGIT for value in values)
     evidence = "; ".join([f"reached by {reached} of {plural(len(values), 'figure')}",
-                          *([f"one run gives {spread}"] if spread else []),
+                          *([f"one run gives {told(inside)}, which hold it"] if inside else []),
+                          *([f"{told(outside)}, which do not"] if outside else []),
                           *([f"one seed, no interval: {alone}"] if alone else [])])
-    if any(holds(low, high, figure) for _, _, low, high in usable):
+    usable = [one for one in several if can_judge(len(one[1]), *one[2:])]
+    may_give = [own for _, own, low, high in usable if holds(low, high, figure)]
+    if any(min(own) < figure + HALF_A_DIGIT and figure - HALF_A_DIGIT <= max(own) for own in may_give):
         return Finding("supported", evidence)
     if any(not row.trained for row in rows):
         return Finding("waiting", evidence)
-    if len(usable) == len(intervals):
+    if may_give:
+        return Finding("not resolved", f"{evidence}; none of these runs reached it", min(
+            len(own) + seeds_to_reach(own, figure) for own in may_give))
+    if len(usable) == len(measured):
         return Finding("contradicted", evidence)
-    sds = [stats.summarize(values).sd for row in rows for _, outcome in readings
-           if len(values := row.values(outcome)) > 1]
+    sds = [stats.summarize(values).sd for _, values, *_ in several]
     return Finding("not resolved", evidence, seeds_to_predict(max(sds, default=math.nan)))
 
 

@@ -89,6 +89,14 @@ def seeds_to_predict(sd: float) -> float:
     return next((n for n in range(3, 1000) if half_width(n) <= WIDEST_PREDICTION), math.inf)
 
 
+def seeds_to_reach(values: Sequence[float], figure: float) -> float:
+    """Runs until one in 19 of 20 such sets has reached the nearer end of what was rounded to `figure`."""
+    seen = stats.summarize(values)
+    distance = max(0.0, abs(figure - seen.mean) - HALF_A_DIGIT) / (seen.sd * math.sqrt(1 + 1 / seen.n))
+    p = float(scipy.stats.t.sf(distance, seen.n - 1))
+    return math.ceil(math.log(ALPHA) / math.log1p(-p))
+
+
 def _within_reach(sd: float, difference: float, minimum_effect: float, needed: Callable[[], int]) -> float:
     if math.isnan(sd):
         return 2

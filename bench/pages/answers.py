@@ -2,10 +2,21 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bench import stats
-from bench.formatting import NOISY, count, escape, mean_with_interval, p_value, percent, plural, ratio_text, significant
+from bench.formatting import (
+    NOISY,
+    count,
+    escape,
+    mean_with_interval,
+    p_value,
+    percent,
+    plural,
+    points,
+    ratio_text,
+    significant,
+)
 from bench.judging.evidence import (
     ALPHA,
     HALF_A_DIGIT,
@@ -34,8 +45,11 @@ def answer(rows: Sequence[Row]) -> str:
     with_values = [(row, values) for row in comparable(rows) if (values := row.values(outcomes.test_last))]
     waiting = sum(not row.trained and not row.failed for row in rows)
     rest = f" Waiting: {waiting} of {plural(len(rows), 'cell')}." if waiting else ""
+    compared = {id(row.cell) for row, _ in with_values}
+    absent = {id(row.cell): row.cell.label for row in rows if row.trained and id(row.cell) not in compared}
     if left_out := len(rows) - len(comparable(rows)):
-        rest += f" Left out, because their arithmetic differs from the others': {plural(left_out, 'row')}."
+        rest += f" Left out, because their arithmetic differs from the others': {plural(left_out, 'row')}"
+        rest += f", so that {', '.join(map(escape, absent.values()))} cannot be compared." if absent else "."
     if not with_values and any(row.speeds for row in rows) and not any(row.failed for row in rows):
         return "No answer: timed, not trained."
     if not with_values:
@@ -56,8 +70,10 @@ def answer(rows: Sequence[Row]) -> str:
                 f"{reproduced(rows)}")
     rest += _of_one_seed([(row, values[0]) for row, values in with_values if len(values) == 1])
     above_all = "every other" if len(tested) == len(with_values) else "every other of two seeds or more"
-    trends = _trends([row for row, _ in tested])
-    return f"{_differences(tested, above_all)}{rest}{trends}{_by_sign(rows)}{reproduced(rows)}"
+    above_all += " that is compared" if absent else ""
+    trends = _trends(tested)
+    found = f"{_differences(tested, above_all)}{_against_control(tested)}"
+    return f"{found}{rest}{trends}{_by_sign(rows)}{reproduced(rows)}"
 
 
 def _of_one_seed(cells: Sequence[tuple[Row, float]]) -> str:
@@ -98,7 +114,7 @@ def _reproduced(name: str, where: str, pairs: Sequence[tuple[float | None, Seque
     inside = sum(holds(low, high, reported) for reported, (low, high) in judged)
     above = sum(low >= reported + HALF_A_DIGIT for reported, (low, _) in judged)
     total = len(judged)
-    return (f" Reported {name} accuracies that one run of ours would give (95 % prediction interval, {where}): "
+    return (f" Reported {name} accuracies that one run of ours may give (95 % prediction interval, {where}): "
             f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}{rest}.")
 
 
@@ -192,9 +208,24 @@ def _level_with_best(ordered: Sequence[tuple[Row, Sequence[float]]]) -> list[Row
     return [row for (row, _), verdict in zip(ordered[1:], verdicts, strict=True) if verdict != "less"]
 
 
-def _trends(rows: Sequence[Row]) -> str:
-    """Rise or fall of test accuracy along each axis of a grid that has at least three numbers."""
+def _against_control(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:
+    """Each other cell against the one that the experiment names for it; Holm over them."""
+    control = next(((row, values) for row, values in tested if row.cell.label == row.experiment.control), None)
+    others = [(row, values) for row, values in tested if control is None or row is not control[0]]
+    if control is None or not others:
+        return ""
+    compared = stats.compare_with(control[1], [values for _, values in others])
+    adjusted = stats.holm([one.p for one in compared])
+    told = "; ".join(f"{escape(row.label)} {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
+                     f"{p_value(p)}" for (row, _), one, p in zip(others, compared, adjusted, strict=True))
+    return f" Against {escape(control[0].label)} (t-tests by the spread of all, Holm): {told}."
+
+
+def _trends(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:
+    """Rise or fall of test accuracy along each axis of a grid that has at least three numbers, of cells that learnt."""
     sentences = []
+    rows = [row for row, values in tested if min(values) > outcomes.LEARNT]
+    among = ", of the cells that learnt" if len(rows) < len(tested) else ""
     for axis in _grid_axes(rows):
         pairs = [(row.cell.axes[axis], value) for row in rows for value in row.values(outcomes.test_last)]
         if not all(type(x) in (int, float) for x, _ in pairs):
@@ -203,21 +234,31 @@ def _trends(rows: Sequence[Row]) -> str:
             continue
         every = -(-len(pairs) // MAX_PERMUTED)
         slope, p = stats.trend([x for x, _ in pairs[::every]], [y for _, y in pairs[::every]])
-        name = axis.rpartition(".")[2].replace("_", " ")
+        name = escape(axis.rpartition(".")[2].replace("_", " "))
         if p >= ALPHA:
-            sentences.append(f" No trend with {escape(name)} is resolved ({p_value(p)}).")
+            sentences.append(f" No trend with {name} is resolved ({p_value(p)}{among}).")
             continue
         means = _means(pairs)
-        rises = [a < b for a, b in itertools.pairwise(means.values())]
-        peak = max(means, key=lambda x: means[x])
-        told = f"{'rises' if slope > 0 else 'falls'} with {escape(name)}"
-        if any(rises) and not all(rises):
-            inside = min(means) < peak < max(means)
-            told += (f" on the whole, but is highest at {peak:g}" if inside else
-                     " on the whole, but not from each value to the next")
         listed = ", ".join(f"{percent(value)} % at {x:g}" for x, value in means.items())
-        sentences.append(f" Test accuracy {told}: {listed} (Spearman by permutation, {p_value(p)}).")
+        sentences.append(f" Test accuracy {'rises' if slope > 0 else 'falls'} with {name}"
+                         f"{_course(means, rising=slope > 0)}: {listed} (Spearman by permutation, {p_value(p)}"
+                         f"{among}).")
     return "".join(sentences)
+
+
+def _course(means: Mapping[float, float], rising: bool) -> str:
+    """How the means keep to their trend; what is less than the minimum effect is neither rise nor fall."""
+    at, signed = list(means), [value if rising else -value for value in means.values()]
+    if max(signed) - min(signed) < MINIMUM_EFFECT:
+        return ", by less than 0.1 points, which is called no effect"
+    peak = max(at, key=lambda x: means[x])
+    if means[peak] - max(means[at[0]], means[at[-1]]) >= MINIMUM_EFFECT:
+        return f" on the whole, but is highest at {peak:g}"
+    steps = [b - a for a, b in itertools.pairwise(signed)]
+    if max(signed) - signed[-1] >= MINIMUM_EFFECT or min(steps) <= -MINIMUM_EFFECT:
+        return " on the whole, but not from each value to the next"
+    reached = next(x for x, value in zip(at, signed, strict=True) if max(signed) - value < MINIMUM_EFFECT)
+    return "" if reached == at[-1] else f" up to {reached:g}, beyond it by less than 0.1 points"
 
 
 def _means(pairs: Sequence[tuple[float, float]]) -> dict[float, float]:

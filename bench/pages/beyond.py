@@ -7,6 +7,8 @@ from dataclasses import replace
 
 from bench import stats
 from bench.formatting import NOTHING, code, escape, estimate, folded, p_value, percent, plural, points, table
+from bench.inputs.dotted import as_text
+from bench.inputs.settings import every_setting, varied
 from bench.pages.cited import row_of, waiting
 from bench.pages.goals import FAST, RESULT
 from bench.pages.tables import training_time
@@ -34,9 +36,19 @@ def parts(results: Results) -> str:
         listed = table(headers, [own, *_changes(results, whole, rows)])
         title = f"{title} ({code(experiment)})"
         asked = rows if whole is None else [whole, *rows]
+        listed += _unlike_the_result(whole, row_of(results, experiment, RESULT))
         tables.append(f"**{title}**\n\n{listed}" if any(row.trained for row in asked) else
                       folded(f"{title}: waiting", listed))
     return "\n\n".join(tables)
+
+
+def _unlike_the_result(whole: Row | None, result: Row | None) -> str:
+    """In what the recipe that is taken apart differs from the one that a goal is judged by."""
+    if whole is None or result is None:
+        return ""
+    settings = [every_setting(row.cell.config) for row in (whole, result)]
+    here, there = (", ".join(f"{code(key)} = {as_text(own[key])}" for key in varied(settings)) for own in settings)
+    return f"\n\nHere with {here}; the result, above under the goals, is of a training with {there}."
 
 
 def _validation(row: Row | None) -> str:
@@ -76,7 +88,7 @@ def _compared(results: Results, whole: Row, rows: Sequence[Row]) -> dict[Row, st
 
 
 def commands(results: Results, names: Mapping[Machine, str]) -> str:
-    """Every recipe as one line to type, with what to expect of it: mean accuracy and seconds of training of a seed.
+    """Every recipe as one line to type, with what to expect of it: where one seed's accuracy falls, and its seconds.
 
     The authors' accuracy, named so, where nobody has run it yet.
     """
@@ -90,14 +102,19 @@ def commands(results: Results, names: Mapping[Machine, str]) -> str:
         row = row_of(results, experiment, label)
         command = f'accelerate launch bench/run.py {experiment} --only "label={label}" --seeds 1'
         body.append([code(command), *_expected(row, names)])
-    return folded(plural(len(body), "command"), table(["command", "test, last epoch (%)", "training time (s)"], body))
+    return folded(plural(len(body), "command"), table([
+        "command", "test, last epoch (%) [95 % prediction interval of one run]", "n", "training time (s)"], body))
 
 
 def _expected(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
     if row is None or not row.trained:
         system = by_cell(row.experiment.name, row.cell.label) if row is not None else None
         known = f"; its authors: {percent(system.authors_accuracy)}" if system and system.authors_accuracy else ""
-        return [f"{waiting(row)}{known}", NOTHING]
-    alone = replace(row, trained=[record for record in row.trained if is_undisturbed(record)])
-    return [percent(stats.summarize(row.values(outcomes.test_last)).mean),
-            training_time(alone if alone.trained else row, names)]
+        return [f"{waiting(row)}{known}", NOTHING, NOTHING]
+    by_itself = [record for record in row.trained if record.labels.fused_seeds <= 1]
+    timed = [record for record in by_itself if is_undisturbed(record)] or by_itself
+    values = row.values(outcomes.test_last)
+    low, high = stats.prediction_interval(values)
+    one_run = f" [{percent(max(low, 0.0))}, {percent(min(high, 1.0))}]" if len(values) > 1 else ""
+    return [f"{percent(stats.summarize(values).mean)}{one_run}", str(len(values)),
+            training_time(replace(row, trained=timed), names)]

@@ -63,7 +63,7 @@ def waiting(row: Row | None) -> str:
 def _line(entry: CitedSystem, row: Row | None, names: Mapping[Machine, str]) -> list[str]:
     return [escape(entry.name), escape(entry.source), str(entry.year), count(entry.num_parameters),
             count(entry.multiply_adds), _claim(entry), entry.selection if entry.authors_accuracy else NOTHING,
-            entry.release if entry.authors_accuracy else NOTHING, percent(entry.reported_accuracy),
+            entry.release if entry.authors_accuracy else NOTHING, entry.reported or NOTHING,
             *_here(row, names)]
 
 

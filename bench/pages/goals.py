@@ -82,9 +82,8 @@ def _result_of(results: Results, goal: Goal) -> tuple[Row | None, str]:
 def _reached(row: Row, goal: Goal, names: Mapping[Machine, str]) -> list[str]:
     values, seconds = row.values(outcomes.test_last), _undisturbed_s(row)
     surplus = first_epoch_surplus_s(filter(is_undisturbed, row.trained))
-    recipe = f"{code(goal.experiment)}, {escape(row.label)}" if goal.experiment in FAST else code(goal.experiment)
-    return [recipe, row.cell.config.data.test_views, estimate(values), str(len(values)),
-            _verdict(values, seconds, goal), training_time(row, names),
+    return [f"{code(goal.experiment)}, {escape(row.label)}", row.cell.config.data.test_views, estimate(values),
+            str(len(values)), _verdict(values, seconds, goal), training_time(row, names),
             significant(stats.summarize(surplus).median) if surplus else NOTHING]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bench import stats
 from bench.experiment import Experiment
-from bench.formatting import NOTHING, anchor, code, count, escape, plural, points, table
+from bench.formatting import NOTHING, anchor, code, count, escape, percent, plural, points, table
 from bench.pages import scaling_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Record, SpeedRecord, TrainRecord
@@ -51,19 +51,21 @@ HOW_TO_READ = """\
   one comparison, without it. A section's answer corrects for its own cells alone; the claims, for all comparisons of
   theirs, and so may leave open what a section calls different. Differences below 0.1 points are never called effects.
 - **Not told apart from the highest**: by Tukey's test of all pairs, since the highest was picked, and by the spread of
-  all cells. **What a part of a recipe brings**: t-tests against the recipe by that spread, Holm. Where Bartlett's test
-  finds the spreads to differ, by those of the two: Games and Howell's test, and Welch's.
+  all cells. **What a part of a recipe brings**: t-tests against the recipe by that spread, Holm. A cell far
+  more spread than the rest (F-test, Bonferroni), or each where the spreads of the rest differ (Bartlett's test), by
+  those of the two: Games and Howell's test, and Welch's.
 - **Arithmetic**: `float32 with TF32`, on a GPU: products round their factors to 10 bits. Seeds of different arithmetic
   are rows of their own. `captured`: a step ran as a CUDA graph, on a CPU as a tape; `16 seeds as one module`: they were
   trained together, and their seconds are those of all."""
 
 HOW_CLAIMS_ARE_JUDGED = """\
 Each verdict is computed from the records by the test that is named, never typed. A claim is contradicted if any of its
-parts is, and supported only if all are. `not resolved`: the seeds at hand allow neither; `waiting`: records are
-missing. Seeds to resolve it: per cell, for a power of 80 %, if the differences are as large as they look now. Cells are
-compared by seeds of equal arithmetic: one that has many on a GPU and few on a CPU may count with the few. A figure of
-the report is one run's, and `supported` if a run of ours may well give it. The final network has two readings: the
-report does not say whether a ReLU follows fc1; `in a reading` is in one of them."""
+parts is, and supported only if all are; networks that the report does not have decide nothing. `not resolved`: the
+seeds at hand allow neither; `waiting`: records are missing. Seeds to resolve it: per cell, for a power of 80 %, if the
+differences are as large as they look now. Cells are compared by seeds of equal arithmetic: one that has many on a GPU
+and few on a CPU may count with the few. A figure of the report is one run's, and `supported` if a run of ours reached
+it, too. The final network has two readings: the report does not say whether a ReLU follows fc1; `in a reading` is in
+one of them."""
 
 SIDES: dict[type[SideRecord], tuple[str, str]] = {
     Calibration: ("Noise of the machine", "One cell timed against itself, block by block in turns: every difference is "
@@ -178,6 +180,8 @@ def _counts(results: Results, others: Results) -> str:
     speeds = sum(isinstance(record, SpeedRecord) for record in results.records)
     text = (f"{plural(trains, 'training')} and {plural(speeds, 'timing')} belong to experiments, some to several, each "
             "of which counts them.")
+    if results.repeats:
+        text += _repeats(results.repeats)
     if others.records:
         number = len(others.records)
         text += f" {plural(number, 'record')} {'is' if number == 1 else 'are'} of configurations that none of them has."
@@ -185,6 +189,17 @@ def _counts(results: Results, others: Results) -> str:
         text += (f" Left out: {plural(results.num_stale, 'stale record')}, of another version of the training code or "
                  "of a configuration that can no longer be read.")
     return text
+
+
+def _repeats(repeats: Sequence[Sequence[TrainRecord]]) -> str:
+    changes = [abs(last - one) for *before, latest in repeats if (last := outcomes.test_last(latest)) is not None
+               for record in before if (one := outcomes.test_last(record)) is not None]
+    other = [change for change in changes if change]
+    text = f" Done once more later, and counted as they came out then: {plural(len(changes), 'training')}"
+    if not other:
+        return f"{text}, with the same test accuracy."
+    return (f"{text}, of which {len(other)} with another test accuracy, by up to {percent(max(other))} points: a seed "
+            "repeats its numbers on one kind of processor, with one number of threads and one way of computing.")
 
 
 def _machines_table(records: Sequence[Record], names: Mapping[Machine, str]) -> str:

@@ -20,11 +20,15 @@ def summary_table(judged: Sequence[Judged]) -> str:
 
 
 def parts_by_verdict(judged: Judged) -> str:
-    """What decides first."""
-    verdicts = [finding.verdict for finding in judged.findings]
-    named = {verdict: [part.statement for part, own in zip(judged.claim.parts, verdicts, strict=True) if own == verdict]
-             for verdict in (*DECISIVE, "supported")}
-    return ". ".join(f"*{verdict}*: {escape('; '.join(names))}" for verdict, names in named.items() if names)
+    """What decides first; then what networks say that the report does not have."""
+    texts = {}
+    for beyond in (False, True):
+        named = {verdict: [part.statement for part, finding in judged.told
+                           if finding.verdict == verdict and part.beyond == beyond]
+                 for verdict in (*DECISIVE, "supported")}
+        texts[beyond] = ". ".join(f"*{verdict}*: {escape('; '.join(names))}" for verdict, names in named.items()
+                                  if names)
+    return texts[False] + (f". Beyond the report's networks, {texts[True]}" if texts[True] else "")
 
 
 def parts_table(judged: Sequence[Judged]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bench.record import Record
+from bench.record import Record, TrainRecord
 from bench.records.lines import key_of
 
 
@@ -44,3 +44,12 @@ def newest(records: Iterable[Record]) -> list[Record]:
             group.clear()
         group[Numerics.of(record)] = record
     return [record for group in found.values() for record in group.values()]
+
+
+def repeated(records: Iterable[Record]) -> list[list[TrainRecord]]:
+    """The finished trainings of each identity that has several, first begun first: all but the last stand nowhere."""
+    found: dict[tuple[str, Numerics], list[TrainRecord]] = {}
+    for record in sorted(records, key=lambda record: record.started_at):
+        if isinstance(record, TrainRecord) and record.status == "ok":
+            found.setdefault(identity(record), []).append(record)
+    return [group for group in found.values() if len(group) > 1]

@@ -15,7 +15,7 @@ import msgspec
 from bench.experiment import Cell, Experiment
 from bench.inputs.settings import known_keys, value_of
 from bench.record import Record, SpeedRecord, TrainRecord
-from bench.records.identity import Numerics, identity, newest
+from bench.records.identity import Numerics, identity, newest, repeated
 from bench.records.machines import Conditions, Machine
 from bench.records.side_records import SideRecord
 from fmnist_core.config import CellConfig, input_shape, quality_key, to_dict
@@ -113,6 +113,8 @@ class Results:
     """Those that belong to a row."""
     num_stale: int
     """Records made by another version of the training code, or of a configuration that can no longer be read."""
+    repeats: Sequence[Sequence[TrainRecord]]
+    """Trainings that were done more than once, of which the last counts: `identity.repeated`."""
     others: Mapping[str, Sequence[Record]]
     """Records of cells that no experiment has, by data set."""
     sides: Sequence[SideRecord] = ()
@@ -134,6 +136,7 @@ class Results:
 def collect(records: Iterable[Record], experiments: Sequence[Experiment],
             sides: Sequence[SideRecord] = ()) -> Results:
     """Every cell of every experiment gets at least one row, with records or without. Linear in the records."""
+    records = list(records)
     by_training, by_cell = _grouped(newest(records))
     asked = {_encode(to_dict(cell.config)) for experiment in experiments for cell in experiment.cells}
     otherwise: dict[bytes, list[SpeedRecord]] = defaultdict(list)
@@ -169,6 +172,7 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
         if identity(speeds[0]) not in used:
             others[_dataset(_training(speeds[0].cell))] += speeds
     return Results(experiments=experiments, rows=rows, records=list(used.values()), num_stale=num_stale,
+                   repeats=[group for group in repeated(records) if identity(group[-1]) in used],
                    others={name: others[name] for name in sorted(others) if others[name]}, sides=sides)
 
 
@@ -183,17 +187,18 @@ def one_per_cell(rows: Iterable[Row]) -> list[Row]:
 
 
 def comparable(rows: Sequence[Row]) -> list[Row]:
-    """Without the rows whose arithmetic differs from that of most seeds though the same precision was asked for.
+    """Without the rows of another arithmetic than the main one, though the same precision was asked for.
 
-    Rows without records stay; an experiment that asks for several precisions keeps one kind of arithmetic for each.
+    The main one has two seeds or more of most cells; of equal ones, that with most seeds. Rows without records stay; an
+    experiment that asks for several precisions keeps one kind of arithmetic for each.
     """
-    seeds: dict[tuple[str, Numerics], int] = defaultdict(int)
+    seeds: dict[tuple[str, Numerics], list[int]] = defaultdict(list)
     for row in rows:
         if row.numerics:
-            seeds[row.cell.config.train.precision, row.numerics] += len(row.trained)
+            seeds[row.cell.config.train.precision, row.numerics].append(len(row.trained))
     main: dict[str, Numerics] = {}
-    for precision, numerics in sorted(seeds, key=lambda kind: (seeds[kind], kind)):
-        main[precision] = numerics
+    for kind in sorted(seeds, key=lambda kind: (sum(n > 1 for n in seeds[kind]), sum(seeds[kind]), kind)):
+        main[kind[0]] = kind[1]
     return [row for row in rows if row.numerics in (None, main.get(row.cell.config.train.precision))]
 
 
