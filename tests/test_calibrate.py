@@ -130,7 +130,7 @@ def test_a_calibration_holds_for_its_machine_threads_and_library_only(tmp_path):
 
 def test_the_table_has_a_row_per_metric():
     headers, rows = headers_and_rows(calibration(train_step=Pairs(a_s=[0.001, 0.002], b_s=[0.001, 0.002])))
-    assert [row[0] for row in rows] == ["train step", "batch", "evaluate", "inference", "latency"]
+    assert [row[0] for row in rows] == ["train step", "batch", "epoch", "evaluate", "inference", "latency"]
     assert all(len(row) == len(headers) for row in rows)
     assert rows[0][1:7] == ["2", "1.50", "1.000 [1.000, 1.000]", "0", "2.50", "2"]
     [once] = headers_and_rows(calibration(train_step=Pairs(a_s=[0.001], b_s=[0.001])))[1][:1]

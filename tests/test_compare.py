@@ -5,6 +5,7 @@ import json
 import math
 import os
 import subprocess
+import time
 
 import msgspec
 import numpy as np
@@ -16,9 +17,21 @@ from bench.records import record_sets
 from bench.records.lines import encode
 from bench.records.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, pairs_to_find, save
 from bench.timing import revisions
+from bench.timing.block import Subject
 from bench.timing.block import main as time_block
 from fmnist_core import data
-from fmnist_core.config import CellConfig, CustomModel, ExecutionConfig, KernelDepthCNN, quality_key, speed_key, to_dict
+from fmnist_core.config import (
+    CellConfig,
+    CustomModel,
+    ExecutionConfig,
+    KernelDepthCNN,
+    TrainConfig,
+    quality_key,
+    speed_key,
+    to_dict,
+)
+from fmnist_core.steps import Steps
+from fmnist_core.train import Training
 from tests.small import small_dataset
 
 HERE = Environment(host="abc", cpu="x", num_cpus=2, num_threads=2, libraries={"torch": "2.14.1"})
@@ -37,11 +50,11 @@ def timing(step_s=0.010, depth=2, warnings=(), environment=HERE, execution=None,
         labels=msgspec.structs.replace(LABELS, **labels), environment=environment, warnings=list(warnings))
 
 
-def trainings(accuracies, depth=2, **labels):
+def trainings(accuracies, depth=2, train_s=(), environment=HERE, **labels):
     cell = cell_of(depth)
     return [TrainRecord(experiment="e", quality_key=quality_key(cell, seed), seed=seed, cell=to_dict(cell),
-                        epochs=Epochs(test_accuracy=[0.1, accuracy]), labels=msgspec.structs.replace(LABELS, **labels),
-                        environment=HERE) for seed, accuracy in enumerate(accuracies)]
+                        epochs=Epochs(test_accuracy=[0.1, accuracy], train_s=list(train_s)), environment=environment,
+                        labels=msgspec.structs.replace(LABELS, **labels)) for seed, accuracy in enumerate(accuracies)]
 
 
 def calibration(noise=0.005):
@@ -69,7 +82,7 @@ def test_what_failed_in_one_set_is_said_and_is_no_cell_of_the_other_alone():
     all_bad = [msgspec.structs.replace(each, status="oom", epochs=Epochs()) for each in good]
     found = sets(all_bad, good)
     assert [line.rpartition(": A: ")[2] for line in found.failed] == [f"seed {seed} failed, oom" for seed in range(3)]
-    assert (found.only_a, found.only_b, found.findings, found.refused) == ([], [], [], [])
+    assert (found.only_a, found.only_b, found.findings, found.refused) == ([], [], [], {})
 
 
 # Speeds
@@ -79,6 +92,33 @@ def test_what_failed_in_one_set_is_said_and_is_no_cell_of_the_other_alone():
     (0.010, "the same within 2.5 %"), (0.008, "faster"), (0.012, "slower"), (0.0102, "not resolved")])
 def test_verdicts_of_two_timings(step_s, said):
     assert verdict([timing(0.010)], [timing(step_s)]) == said
+
+
+@pytest.mark.parametrize(("epoch_s", "said"), [(5.0, "the same within 2.5 %"), (4.0, "faster"), (6.5, "slower")])
+def test_epochs_of_trainings_tell_what_no_step_does(epoch_s, said):
+    """Time between the steps: a slower training loop, whose steps are as fast as ever."""
+    a, b = ([timing(), *trainings([0.9, 0.91], train_s=[9.0, each, each, 1.001 * each])] for each in (5.0, epoch_s))
+    found = sets(a, b)
+    assert {one.metric: one.verdict for one in found.findings}["epoch"] == said
+    assert {one.metric: one.verdict for one in found.findings}["train step"] == "the same within 2.5 %"
+    assert not found.refused
+    older = calibration()
+    older.metrics.pop("epoch")  # before there was this metric: by the noise of a step
+    assert verdict(a, b, "epoch", known=lambda: older) == said
+    assert "no calibration" in verdict(a, b, "epoch", known=None)
+
+
+@pytest.mark.parametrize(("change", "reason"), [
+    ({"environment": msgspec.structs.replace(HERE, num_threads=1)}, "speed: num_threads: 2 against 1"),
+    ({"fused_seeds": 2}, "speed: fused_seeds: 1 against 2"),
+    ({"machine_shared": True}, "speed: machine_shared: False against True"),
+    ({"train_s": [5.0, 5.0, 7.0, 9.0]}, "speed: machine_shared: other work ran meanwhile"),
+])
+def test_epochs_are_compared_where_the_conditions_agree(change, reason):
+    undisturbed = {"train_s": [5.0, 5.0, 5.0, 5.0]}
+    found = sets(trainings([0.9, 0.91], **undisturbed), trainings([0.9, 0.91], **undisturbed | change))
+    assert found.refused == {reason: ["name cnn"]}
+    assert [one.metric for one in found.findings] == [record_sets.ACCURACY]
 
 
 def test_a_noisy_machine_resolves_less():
@@ -107,7 +147,7 @@ def test_medians_of_a_record():
 def test_timings_that_differ_in_a_label_are_refused_with_the_reason(change, fact):
     found = sets([timing()], [timing(0.02, **change)])
     assert not found.findings
-    assert found.refused == [f"kernel_depth: speed: {fact}".replace("kernel_depth", "name cnn")]
+    assert found.refused == {f"speed: {fact}": ["name cnn"]}
     allowed = fact.partition(":")[0]
     assert allowed in record_sets.names_of_facts()
     assert verdict([timing()], [timing(0.02, **change)], allowed=[allowed]) == "slower"
@@ -119,7 +159,7 @@ def test_timings_that_differ_in_a_label_are_refused_with_the_reason(change, fact
 def test_timings_under_load_are_refused(change, allowed):
     found = sets([timing(**change)], [timing(0.02, **change)])
     assert not found.findings
-    assert allowed in found.refused[0]
+    assert allowed in next(iter(found.refused))
     assert verdict([timing(**change)], [timing(0.02, **change)], allowed=[allowed]) == "slower"
 
 
@@ -127,7 +167,7 @@ def test_tf32_flags_mean_nothing_on_a_cpu():
     assert verdict([timing()], [timing(0.02, cudnn_tf32=True)]) == "slower"
     gpu = msgspec.structs.replace(HERE, device="GPU")
     found = sets([timing(environment=gpu)], [timing(environment=gpu, cudnn_tf32=True)])
-    assert found.refused == ["name cnn: speed: cudnn_tf32: False against True"]
+    assert found.refused == {"speed: cudnn_tf32: False against True": ["name cnn"]}
 
 
 def test_each_timing_meets_the_one_with_its_labels():
@@ -150,7 +190,7 @@ def test_accuracies_by_welch_over_seeds():
 
 def test_accuracies_of_another_arithmetic_are_refused():
     found = sets(trainings([0.9, 0.91]), trainings([0.9, 0.91], precision="bfloat16"))
-    assert found.refused == ["name cnn: accuracy: precision: float32 against bfloat16"]
+    assert found.refused == {"accuracy: precision: float32 against bfloat16": ["name cnn"]}
 
 
 def test_trainings_of_another_version_are_left_out_and_counted(monkeypatch):
@@ -296,7 +336,7 @@ def test_a_wrong_option_is_refused_before_any_work(capsys, monkeypatch, options,
 def test_refusals_are_printed(tmp_path, capsys):
     a, b = write(tmp_path / "a", [timing()]), write(tmp_path / "b", [timing(0.02, precision="bfloat16")])
     assert compare.main([a, b, "--store", str(tmp_path)]) == 0
-    assert "not compared: name cnn: speed: precision: float32 against bfloat16" in capsys.readouterr().out
+    assert "not compared: speed: precision: float32 against bfloat16: name cnn" in capsys.readouterr().out
 
 
 def test_what_is_left_out_is_told(tmp_path, capsys):
@@ -436,6 +476,25 @@ def test_a_block_as_json(monkeypatch, capsys):
     assert set(answer["seconds"]) == set(METRICS)
     assert all(seconds > 0 for seconds in answer["seconds"].values())
     assert answer["core"].startswith(str(revisions.ROOT))
+
+
+@pytest.mark.parametrize("capture", [False, True])
+def test_an_epoch_holds_what_the_training_loop_does_between_its_steps(monkeypatch, capture):
+    cell = CellConfig(model=KernelDepthCNN(depth=1), data=data.DataConfig(dataset="synthetic", validation_size=40),
+                      train=TrainConfig(global_batch_size=30), execution=ExecutionConfig(capture=capture))
+    training = Training(cell, 0, small_dataset(num_train=100))
+    subject = Subject(training, min_block_s=0.0)
+    assert training.steps_per_epoch == 4  # of them the last with 10 images
+    advance = Steps.advance
+
+    def slow(self, batches):
+        time.sleep(0.05)
+        advance(self, batches)
+
+    monkeypatch.setattr(Steps, "advance", slow)
+    assert subject.epoch_s() > 4 * 0.05
+    assert subject.step_s() < 0.05, "of which the steps tell nothing"
+    assert (training.epoch, training.step_in_epoch) == (0, 0)
 
 
 def test_a_revision_is_timed_with_the_users_own_folders(monkeypatch):

@@ -16,12 +16,14 @@ from bench.environment import speed_identity
 from bench.formatting import estimate, points, ratio_text, significant
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.records import cells, outcomes
+from bench.records.machines import was_disturbed
 from bench.records.rows import current
 from bench.records.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
 from fmnist_core.config import ExecutionConfig
 
 NO_CALIBRATION = "not resolved: this machine has no calibration, see python -m bench.calibrate"
 ACCURACY = "test accuracy (%)"
+SHARED = "machine_shared: other work ran meanwhile"
 
 Kind = TypeVar("Kind", TrainRecord, SpeedRecord)
 
@@ -57,7 +59,8 @@ class Question(NamedTuple):
 
 class Sets(NamedTuple):
     findings: list[Finding]
-    refused: list[str]
+    refused: dict[str, list[str]]
+    """Reason to the cells that it is one of."""
     failed: list[str]
     """What failed in one set of a cell that the other has, too."""
     only_a: list[str]
@@ -87,22 +90,31 @@ def compare(
     names = cells.names([identity for identity in identities_a if identity in identities_b])
     accuracies: list[Question] = []
     speeds: list[Question] = []
-    refused: list[str] = []
+    refused: dict[str, list[str]] = defaultdict(list)
     failed: list[str] = []
     for identity, name in names.items():
         failed += [f"{name}: {side}: {_failure(record)}" for side, failures in (("A", failures_a), ("B", failures_b))
                    for record in failures[identity]]
         pairs, reason = _pairs(trains_a[identity], trains_b[identity], _numerics, allowed)
         accuracies += [_accuracy(name, one, other, accuracy_threshold) for one, other in pairs]
-        refused += [f"{name}: accuracy: {reason}"] if reason else []
+        reasons = [f"accuracy: {reason}" if reason else ""]
         timings, reason = _pairs(speeds_a[identity], speeds_b[identity], _facts, allowed)
-        refused += [f"{name}: speed: {reason}"] if reason else []
+        reasons.append(f"speed: {reason}" if reason else "")
         for one, other in timings:
-            reason = _unfit(one[-1], allowed) or _unfit(other[-1], allowed)
-            if reason:
-                refused.append(f"{name}: speed: {reason}")
+            if reason := _unfit(one[-1], allowed) or _unfit(other[-1], allowed):
+                reasons.append(f"speed: {reason}")
             else:
                 speeds += _speeds(name, one[-1], other[-1], calibration_for(other[-1].environment), threshold)
+        trainings, reason = _pairs(_timed(trains_a[identity]), _timed(trains_b[identity]), _facts, allowed)
+        reasons.append(f"speed: {reason}" if reason else "")
+        for of_a, of_b in trainings:
+            a_s, b_s = _epoch_s(of_a, allowed), _epoch_s(of_b, allowed)
+            if a_s and b_s:
+                speeds.append(_epoch(name, a_s, b_s, calibration_for(of_b[-1].environment), threshold))
+            else:
+                reasons.append(f"speed: {SHARED}")
+        for reason in filter(None, dict.fromkeys(reasons)):
+            refused[reason].append(name)
     return Sets([*judge(accuracies), *judge(speeds)], refused, failed,
                 only_a=[each for each in identities_a if each not in identities_b],
                 only_b=[each for each in identities_b if each not in identities_a],
@@ -189,7 +201,7 @@ def _numerics(record: TrainRecord) -> dict[str, Any]:
     return {"precision": record.labels.precision, "tf32": tf32}
 
 
-def _facts(record: SpeedRecord) -> dict[str, Any]:
+def _facts(record: Record) -> dict[str, Any]:
     """What must be equal for two speeds to be compared."""
     labels = {key: value for key, value in msgspec.structs.asdict(record.labels).items() if key != "compile_timings_s"}
     if record.environment.device == "cpu":  # the flags are set there too, and mean nothing
@@ -221,7 +233,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def _unfit(record: SpeedRecord, allowed: Collection[str]) -> str:
     """Why this timing is no measurement of speed; empty where it is one."""
     if record.labels.machine_shared and "machine_shared" not in allowed:
-        return "machine_shared: other work ran meanwhile"
+        return SHARED
     return "" if "warnings" in allowed or not record.warnings else f"warnings: {record.warnings[0]}"
 
 
@@ -246,6 +258,26 @@ def _speeds(
             resolved = 100 * resolvable_unpaired(calibration.metrics[metric])
             detail = f"{ratio_text(result)}, resolvable: {significant(resolved, 2)} %"
         yield speed_question(name, metric, of_a, of_b, result, detail, minimum)
+
+
+def _timed(records: Sequence[TrainRecord]) -> list[TrainRecord]:
+    return [record for record in records if record.epochs.train_s]
+
+
+def _epoch_s(records: Sequence[TrainRecord], allowed: Collection[str]) -> list[float]:
+    """Of each training that nothing disturbed, the median seconds of an epoch."""
+    return [stats.summarize(record.epochs.train_s).median for record in records
+            if "machine_shared" in allowed or not was_disturbed(record)]
+
+
+def _epoch(name: str, a: Sequence[float], b: Sequence[float], calibration: Calibration | None,
+           minimum: float) -> Question:
+    """Seeds of one sweep share the state of the machine, and so count as one timing, by their median."""
+    a_s, b_s = stats.summarize(a).median, stats.summarize(b).median
+    noise = calibration and (calibration.metrics.get("epoch") or calibration.metrics.get("train_step"))
+    result = record_ratio(a_s, b_s, noise) if noise else None
+    change = ratio_text(result) if result else significant(a_s / b_s)
+    return speed_question(name, "epoch", {"epoch": a_s}, {"epoch": b_s}, result, change, minimum)
 
 
 def speed_question(name: str, metric: Metric, a: Mapping[Metric, float], b: Mapping[Metric, float],

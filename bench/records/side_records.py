@@ -28,10 +28,10 @@ POWER = 0.9
 THRESHOLD = 0.025
 """The least relative change of a speed that counts: half of the 5 % that is to be found."""
 
-Metric = Literal["train_step", "batch", "evaluate", "inference", "latency"]
+Metric = Literal["train_step", "batch", "epoch", "evaluate", "inference", "latency"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
-"""One training step; its batch; one evaluation of the test set; one forward pass of the largest inference batch; one of
-a single image."""
+"""One training step; its batch; an epoch, with all that the training loop does between its steps; one evaluation of the
+test set; one forward pass of the largest inference batch; one of a single image."""
 ALPHA_EACH = 0.05 / len(METRICS)
 """The level that Holm's correction leaves to one metric where the others have not changed."""
 Seconds = list[Annotated[float, Meta(gt=0.0)]]
