@@ -1,11 +1,16 @@
 """A model's layers as it runs them: shapes, parameters, multiply-adds. For every model, plain sequence or not."""
 
+import contextlib
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from fmnist_core.cpu.layers import CPU_LAYERS
 from fmnist_core.models.layers import Shape
@@ -29,31 +34,62 @@ class LayerRow:
 def summarize(model: nn.Module, input_shape: Shape) -> list[LayerRow]:
     """One forward pass of one image in evaluation mode, watched. The model is left as it was.
 
-    Multiply-adds are those of convolutions and Linear layers, one per fused multiply-add. A module that runs twice
-    has two rows; its parameters count in the first.
+    Multiply-adds are those of matrix products, one per fused multiply-add: of convolutions and Linear layers by their
+    shapes, of all else as PyTorch's `FlopCounterMode` counts operators. What no layer holds is a row of its own. A
+    module that runs twice has two rows; its parameters count in the first.
     """
     rows: list[LayerRow] = []
-    seen: set[nn.Module] = set()
+    began: dict[nn.Module, int] = {}
+    counter = FlopCounterMode(display=False)
+    in_layers = 0
     names = {module: name for name, module in model.named_modules()}
 
-    def watch(module: nn.Module, inputs: Any, named: Any, output: Any) -> None:
-        given = next((each for each in tree_leaves((inputs, named)) if isinstance(each, Tensor)), None)
-        if isinstance(output, Tensor) and given is not None:
-            rows.append(_row(names[module], module, given.shape[1:], output.shape[1:], module not in seen))
-            seen.add(module)
+    def begin(module: nn.Module, inputs: Any) -> None:
+        began[module] = counter.get_total_flops()
+
+    def watch(module: nn.Module, inputs: Any, named: Any, outputs: Any) -> None:
+        nonlocal in_layers
+        flops = counter.get_total_flops() - began[module]
+        in_layers += flops
+        given, output = (next((each for each in tree_leaves(of) if isinstance(each, Tensor)), None)
+                         for of in ((inputs, named), outputs))
+        if output is not None and given is not None:
+            first = all(row.name != names[module] for row in rows)
+            rows.append(_row(names[module], module, given.shape[1:], output, first, flops // 2))
 
     leaves = [module for module in model.modules() if not any(module.children())]
-    handles = [leaf.register_forward_hook(watch, with_kwargs=True) for leaf in leaves]
+    handles = [leaf.register_forward_pre_hook(begin) for leaf in leaves]
+    handles += [leaf.register_forward_hook(watch, with_kwargs=True) for leaf in leaves]
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     was_training = model.training
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _without_fast_paths(model), counter:
             model.eval()(torch.zeros(1, *input_shape, device=device))
     finally:
         model.train(was_training)
         for handle in handles:
             handle.remove()
+    if outside := (counter.get_total_flops() - in_layers) // 2:
+        rows.append(LayerRow(name="", kind="outside of layers", in_shape=(), out_shape=(), kernel_size=None,
+                             stride=None, padding="", num_parameters=0, multiply_adds=outside))
     return rows
+
+
+@contextmanager
+def _without_fast_paths(model: nn.Module) -> Iterator[None]:
+    """Those that compute attention or a recurrent layer in one operator, whose products the counter does not know."""
+    recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    attention = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+            warnings.simplefilter("ignore")  # oneDNN's flags speak of other devices than there are
+            if recurrent:
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(attention)
 
 
 def multiply_adds(rows: list[LayerRow]) -> int:
@@ -82,19 +118,20 @@ def least_bytes(rows: list[LayerRow], num_params: int, moments: int, num_images:
     return itemsize * 4 * activations * num_images + 4 * (6 * num_params + 2 * moments)
 
 
-def _row(name: str, module: nn.Module, in_shape: Shape, out_shape: Shape, first: bool) -> LayerRow:
+def _row(name: str, module: nn.Module, in_shape: Shape, output: Tensor, first: bool, counted: int) -> LayerRow:
+    """`counted`: its multiply-adds by operators, where its shapes do not tell."""
     convolution = isinstance(module, nn.Conv2d)
     has_kernel = convolution or isinstance(module, nn.MaxPool2d | nn.AvgPool2d)
     return LayerRow(
         name=name,
         kind=_kind(module),
         in_shape=tuple(in_shape),
-        out_shape=tuple(out_shape),
+        out_shape=tuple(output.shape[1:]),
         kernel_size=_one(module.kernel_size) if has_kernel else None,
         stride=_one(module.stride) if has_kernel else None,
         padding=_padding(module),
         num_parameters=num_parameters(module) if first else 0,
-        multiply_adds=_multiply_adds(module, tuple(out_shape)),
+        multiply_adds=_multiply_adds(module, output, counted),
     )
 
 
@@ -113,13 +150,14 @@ def _padding(module: nn.Module) -> str:
     return module.padding if isinstance(module.padding, str) else str(_one(module.padding))
 
 
-def _multiply_adds(module: nn.Module, out_shape: Shape) -> int:
+def _multiply_adds(module: nn.Module, output: Tensor, counted: int) -> int:
+    """`output`: of one image, whatever its first axis holds."""
     if isinstance(module, nn.Conv2d):
         height, width = module.kernel_size
-        return _size(out_shape) * module.in_channels // module.groups * height * width
+        return output.numel() * module.in_channels // module.groups * height * width
     if isinstance(module, nn.Linear):
-        return _size(out_shape) * module.in_features
-    return 0
+        return output.numel() * module.in_features
+    return counted
 
 
 def _size(shape: Shape) -> int:

@@ -125,6 +125,38 @@ class Idioms(nn.Module):
         return self.fc(input=self.concat([self.same(x), self.valid(x)]).mean((2, 3)))
 
 
+class RowByRow(nn.Module):
+    """Products that are neither Conv2d nor Linear, and a Linear that sees each row of the image as one of a batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.rows, self.recurrent = nn.Linear(28, 16), nn.LSTM(16, 32, batch_first=True)
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True)
+        self.up = nn.ConvTranspose2d(1, 4, 3, stride=2)
+        self.classes_KC = nn.Parameter(torch.ones(10, 32))
+
+    def forward(self, images_NCHW):
+        num_images = len(images_NCHW)
+        rows = self.rows(images_NCHW.reshape(-1, 28)).reshape(num_images, 28, 16)
+        states, _ = self.recurrent(rows)
+        states, _ = self.attention(states, states, states)
+        self.up(images_NCHW)
+        return states.mean(1) @ self.classes_KC.T
+
+
+def test_multiply_adds_of_any_layer_and_of_none():
+    model = RowByRow()
+    rows = summarize(model.train(), SHAPE)
+    assert {row.name: row.multiply_adds for row in rows} == {
+        "rows": 28 * 28 * 16, "recurrent": 28 * 4 * 32 * (16 + 32), "up": 28 * 28 * 4 * 9,
+        # four projections of 28 places, their products, the sum of values; the ten classes
+        "": 28 * 4 * 32 * 32 + 2 * 28 * 28 * 32 + 32 * 10}
+    assert rows[-1].kind == "outside of layers"
+    assert model.training
+    assert torch.backends.mkldnn.enabled
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_networks_of_ones_own_are_summarized_whatever_their_layers_are_given():
     rows = {row.name: row for row in summarize(Idioms(), SHAPE)}
     assert [rows["same"].padding, rows["valid"].padding] == ["same", "valid"]
