@@ -18,7 +18,7 @@ results: .venv/installed  ## RESULTS.md and its figures, from the published reco
 check: .venv/installed  ## lint, types, and that RESULTS.md is what the records say
 	$(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/python -m bench.report --check
 
-perf: .venv/installed data  ## timed regression checks, against a reference in the same run
+perf: .venv/installed data  ## timed regression checks: training against a reference in the same run, the harness by bounds
 	$(PERF)
 
 baseline: .venv/installed data  ## what `make perf` compares with on this machine, into tests/perf/baseline.json

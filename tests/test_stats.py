@@ -27,6 +27,18 @@ def within(share, target, trials, sds=4):
 # Summaries
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 29])
+def test_noise_is_told_as_by_a_summary(size):
+    rng = np.random.default_rng(size)
+    told = set()
+    for spread in (0.0, 0.02, 0.06, 0.07, 0.08, 0.1, 0.2):
+        for _ in range(20):
+            values = (1 + spread * rng.standard_normal(size)).tolist()
+            assert stats.is_noisy(values) == stats.summarize(values).noisy
+            told.add(stats.is_noisy(values))
+    assert told == ({False} if size == 1 else {False, True})
+
+
 def test_summary_by_hand():
     summary = stats.summarize([4.0, 1.0, 3.0, 2.0, 10.0])
     assert summary[:2] == (5, 4.0)

@@ -27,7 +27,7 @@ from bench.inputs.settings import known_keys
 from bench.record import SpeedRecord
 from bench.records import outcomes
 from bench.records.identity import Numerics
-from bench.records.machines import Conditions, Machine
+from bench.records.machines import Machine, by_conditions
 from bench.records.rows import Row, memory_formats
 from fmnist_core.model_config import Baseline
 
@@ -188,9 +188,7 @@ def _main_settings(row: Row) -> Sequence[str]:
 def training_time(row: Row, names: Mapping[Machine, str]) -> str:
     """Median over seeds, for each machine, disturbed or not, and number of seeds as one module; named by `names`."""
     texts = []
-    for conditions in sorted(set(map(Conditions.of, row.trained))):
-        machine, disturbed, fused = conditions
-        records = [record for record in row.trained if Conditions.of(record) == conditions]
+    for (machine, disturbed, fused), records in by_conditions(row.trained).items():
         seconds = [total for record in records if (total := outcomes.train_s(record)) is not None]
         if seconds:
             together = f" for {fused} seeds" if fused > 1 else ""

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from bench import stats
 from bench.formatting import NOTHING, SHARED, escape, percent, significant, table, without_empty_columns
 from bench.record import TrainRecord
-from bench.records.machines import Conditions, Machine
+from bench.records.machines import Conditions, Machine, by_conditions
 from bench.records.rows import Row
 
 BY_TEST = "¶"
@@ -34,15 +34,15 @@ def time_to(record: TrainRecord, target: float) -> Reached | None:
 
 def targets_table(rows: Sequence[Row], targets: Sequence[float], names: Mapping[Machine, str]) -> str:
     """A row for each cell, target, and machine with its conditions; empty without trainings or targets."""
-    body = [_line(row, target, conditions, names) for row in rows for target in targets
-            for conditions in sorted({Conditions.of(record) for record in _timed(row)})]
+    body = [_line(row, target, conditions, records, names) for row in rows for target in targets
+            for conditions, records in by_conditions(_timed(row)).items()]
     headers = ["cell", "target (%)", "on", "reached by", "training time to it (s)", "epochs to it",
                "first epoch beyond the others (s)", "off the clock (s)"]
     return table(*without_empty_columns(headers, body, kept=6), text_columns=4) if body else ""
 
 
-def _line(row: Row, target: float, conditions: Conditions, names: Mapping[Machine, str]) -> list[str]:
-    records = [record for record in _timed(row) if Conditions.of(record) == conditions]
+def _line(row: Row, target: float, conditions: Conditions, records: Sequence[TrainRecord],
+          names: Mapping[Machine, str]) -> list[str]:
     reached = [one for record in records if (one := time_to(record, target))]
     by_test = BY_TEST if any(not record.epochs.validation_accuracy for record in records) else ""
     where = names[conditions.machine] + (SHARED if conditions.disturbed else "")

@@ -1,5 +1,6 @@
 """The machines that records come from, and under what conditions two times may be compared. No torch."""
 
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -56,6 +57,14 @@ class Conditions(NamedTuple):
         return cls(Machine.of(record), was_disturbed(record), record.labels.fused_seeds)
 
 
+def by_conditions(records: Iterable[TrainRecord]) -> dict[Conditions, list[TrainRecord]]:
+    """In order of the conditions."""
+    found: dict[Conditions, list[TrainRecord]] = defaultdict(list)
+    for record in records:
+        found[Conditions.of(record)].append(record)
+    return dict(sorted(found.items()))
+
+
 def was_disturbed(record: TrainRecord) -> bool:
     """Whether other work ran beside a training: as the harness saw then, or as its epochs tell afterwards.
 
@@ -63,7 +72,7 @@ def was_disturbed(record: TrainRecord) -> bool:
     are the fewest that tell.
     """
     seconds = record.epochs.train_s[1:]
-    return record.labels.machine_shared or (len(seconds) > 2 and stats.summarize(seconds).noisy)
+    return record.labels.machine_shared or (len(seconds) > 2 and stats.is_noisy(seconds))
 
 
 def is_undisturbed(record: TrainRecord) -> bool:
