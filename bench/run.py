@@ -95,13 +95,12 @@ class Sweep:
         tracking.check(asked.track)
         settings, filters = options.overrides(asked), options.filters(asked)
         self.experiments = [experiment.select(one, filters) for one in experiment.load_all(asked.experiments, settings)]
-        modes = {each.launch.mode for each in self.experiments}
-        if len(modes) > 1:
+        if len(modes := {each.launch.mode for each in self.experiments}) > 1:
             raise ValueError("experiments with launch.mode 'cells' and 'ddp' cannot share one launch: run them apart")
         self.ddp = modes == {"ddp"} and world.num_processes > 1
         self.gpu = environment.uses_gpu()
         self.planned = tasks(self.experiments, num_seeds=asked.seeds, gpu=self.gpu, num_processes=world.num_processes,
-                             machine=environment.speed_identity(environment.collect()))
+                             machine=environment.speed_identity(environment.collect(asked.threads)))
         if asked.untimed:
             self.planned = [task for task in self.planned if task.seed is not None]
         self.store = Store(asked.store)
@@ -286,7 +285,8 @@ class Sweep:
         return self.notice.held() if self.ddp or not alone else contextlib.nullcontext()
 
     def _num_threads(self, alone: bool) -> int:
-        return max(1, environment.num_cpus() // (1 if alone and not self.ddp else self.world.local_num_processes))
+        num_sharing = 1 if alone and not self.ddp else self.world.local_num_processes
+        return self.asked.threads or max(1, environment.num_cpus() // num_sharing)
 
     def _weights_folder(self) -> Path | None:
         return self.store.folder / "weights" if self.asked.keep_weights else None

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench.record import Epochs, TrainRecord
+from bench import environment, experiment
+from bench.record import Epochs, SpeedRecord, TrainRecord
 from bench.records.lines import decode
 from bench.store import Store, StoreError
 from bench.sweep import tracking
+from bench.sweep.plan import tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENT = """
@@ -56,6 +58,26 @@ def test_what_is_done_is_not_done_again(call_run, bare_folder, monkeypatch):
     assert len(set(keys)) == len(keys) == 2
     lines = (bare_folder / "runs" / "mine.jsonl").read_bytes().splitlines()
     assert [decode(line).quality_key for line in lines] == keys
+
+
+def test_threads_are_those_asked_for_or_the_processors(call_run, bare_folder, monkeypatch):
+    seen, train = [], sys.modules["bench.sweep.trial"].run
+    monkeypatch.setattr(sys.modules["bench.sweep.trial"], "run", lambda task, attempt, **options: (
+        seen.append(options["num_threads"]) or train(task, attempt)))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    path = written(bare_folder, EXPERIMENT)
+    assert call_run(path, "--threads", "3")[0] == call_run(path, "--rerun")[0] == 0
+    assert seen == [3, 3, environment.num_cpus(), environment.num_cpus()]
+
+
+def test_a_timing_with_other_threads_is_another(call_run, bare_folder):
+    path = written(bare_folder, EXPERIMENT.replace("measure = false\n", ""))
+    with_one = environment.speed_identity(environment.collect(1))
+    *_, timing = tasks([experiment.load(path)], num_seeds=1, gpu=False, machine=with_one)
+    (store := Store("runs")).check_writable()
+    store.append(SpeedRecord(experiment="mine", speed_key=timing.key, cell={}))
+    assert "2 timings, 3 without a record" in call_run(path, "--list", "--threads", "1")[1]
+    assert "2 timings, 4 without a record" in call_run(path, "--list")[1]
 
 
 def test_the_work_beside_a_cell_does_not_grow_with_the_number_of_cells(call_run, bare_folder, monkeypatch):

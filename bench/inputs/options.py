@@ -30,6 +30,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     _complete(add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value in every cell"),
               _set)
     add("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
+    add("--threads", type=_positive, default=0, metavar="N",
+        help="threads of each process; default: its share of the processors that it may run on")
     add("--untimed", action="store_true", help="train only; leave the timings for when the machine is quiet")
     add("--keep-weights", action="store_true", help="keep trained weights, in the store's folder weights/")
     _complete(add("--track", action="append", default=[], metavar="NAME",
