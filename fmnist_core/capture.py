@@ -22,6 +22,7 @@ from torch import Tensor
 from fmnist_core.cpu.tape import Tape
 from fmnist_core.fused.conv import has_kernels
 from fmnist_core.optimizers import Adam, set_learning_rate
+from fmnist_core.seeds import host_state
 
 if TYPE_CHECKING:
     from fmnist_core.steps import Steps
@@ -106,11 +107,14 @@ class StepGraph:
         self._index_N, self._rate, self._progress = index_N.clone(), rate.clone(), progress.clone()
         self._graph: Graph = CudaGraph(training.device) if training.device.type == "cuda" else Tape()
         work = lambda: self._take_step(training)
-        before = _tensors(training)
+        before, drawn = _tensors(training), host_state()
         with _restored(training):
             self._graph.warm_up(work)
             self._graph.capture(work)
             _check_places(before, _tensors(training))
+            if host_state() != drawn:
+                raise ValueError("execution.capture = true does not go with a network that draws random numbers from "
+                                 "Python or numpy: a replay would repeat them; draw them with torch")
             if self._graph.exact:
                 # Of other images: what Python, numpy or a mask's size read off these is the same once more.
                 num = len(training.dataset.train)
@@ -143,7 +147,8 @@ def _check_replay(training: Steps, work: Callable[[], Tensor], replay: Callable[
         is_equal = False
     if not is_equal:
         raise ValueError("execution.capture = true: a replayed step gives other numbers than the step itself; the "
-                         "network draws random numbers or computes outside of PyTorch")
+                         "network computes outside of PyTorch, or has an operator that keeps more than its tensors, "
+                         "as a recurrent layer's on a CPU")
 
 
 def _results(training: Steps, step: Callable[[], Tensor]) -> list[Tensor]:

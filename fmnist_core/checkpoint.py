@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from fmnist_core.config import quality_key
 from fmnist_core.evaluation import History
+from fmnist_core.seeds import host_state, set_host_state
 from fmnist_core.train import Training
 
 
@@ -79,6 +80,8 @@ def load(training: Training, path: Path) -> float | None:
     training.bad.copy_(tensors["bad_R"][training.rank])
     # Cloned: a generator takes its state from where the storage begins, whatever row is handed to it.
     torch.set_rng_state(tensors["cpu_generator_R"][training.rank].clone())
+    if "host_generators_R" in tensors:  # not in files of before it was saved
+        set_host_state(tensors["host_generators_R"][training.rank].tolist())
     if training.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["cuda_generator_R"][training.rank].clone(), training.device)
     training.epoch, training.step_in_epoch = about["epoch"], about["step_in_epoch"]
@@ -105,7 +108,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def _tensors_per_process(training: Training) -> dict[str, Tensor]:
     """Gathered, one row per process."""
-    own = {"losses_R": training.losses, "bad_R": training.bad.to(torch.uint8), "cpu_generator_R": torch.get_rng_state()}
+    own = {"losses_R": training.losses, "bad_R": training.bad.to(torch.uint8), "cpu_generator_R": torch.get_rng_state(),
+           "host_generators_R": torch.tensor(host_state(), dtype=torch.float64)}
     if training.device.type == "cuda":
         own["cuda_generator_R"] = torch.cuda.get_rng_state(training.device)
     return {name: training.accelerator.gather(value.to(training.device)[None]) for name, value in own.items()}

@@ -30,7 +30,7 @@ from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
 from fmnist_core.optimizers import optimizer_for
-from fmnist_core.seeds import stream
+from fmnist_core.seeds import set_seed, stream
 from fmnist_core.steps import Steps
 from fmnist_core.sync_norm import synchronize_batch_norm
 
@@ -86,7 +86,7 @@ class Training(Steps):
         if self.device.type == "cpu":
             keep_freed_memory()
         be_deterministic(cell.execution.deterministic)
-        torch.manual_seed(stream(seed, "init"))
+        set_seed(stream(seed, "init"))
         model = build(cell.model, dataset.input_shape).to(self.device)
         model = model.to(memory_format=_memory_format(cell))
         initialize(model, dataset, cell.train)
@@ -107,7 +107,7 @@ class Training(Steps):
         self.average = Average(inner, cell.train.ema) if cell.train.ema else None
         if cell.execution.compile != "no":
             self.model = torch.compile(self.model, mode=cell.execution.compile, dynamic=False)
-        torch.manual_seed(stream(seed, "step", self.rank))  # dropout and augmentation differ between processes
+        set_seed(stream(seed, "step", self.rank))  # dropout and augmentation differ between processes
 
         self.epoch, self.step_in_epoch = 0, 0
         self.epoch_began = 0.0

@@ -8,6 +8,7 @@ import warnings
 from dataclasses import asdict
 from typing import get_args, get_type_hints
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -104,6 +105,39 @@ def test_resumed_is_bit_equal_to_uninterrupted(name, memory_format, accumulation
         assert resumed.step == step
         fit(resumed)
         assert_bit_equal(alone, resumed)
+
+
+class Wobbles(nn.Module):
+    """Begins and steps by Python's and numpy's random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+        nn.init.constant_(self.linear.bias, random.gauss(0.0, 1.0))
+
+    def forward(self, images_NCHW):
+        logits = self.linear(images_NCHW.flatten(1))
+        return logits + random.gauss(0.0, 0.1) + 0.1 * float(np.random.standard_normal()) if self.training else logits
+
+
+def test_random_numbers_of_python_and_numpy_are_of_the_seed_and_go_on(tmp_path):
+    cell = CellConfig(model=CustomModel(factory="tests.test_checkpoint:Wobbles"),
+                      train=TrainConfig(epochs=2, global_batch_size=48))
+    make = lambda seed: Training(cell, seed, small_dataset())
+    assert not torch.equal(make(0).model.linear.bias, make(1).model.linear.bias)
+    alone = make(0)
+    fit(alone)
+    again = make(0)
+    fit(again)
+    assert_bit_equal(alone, again)
+    path = tmp_path / "checkpoint.safetensors"
+    interrupted(make(0), path, 3)
+    random.seed(99)
+    np.random.seed(99)
+    resumed = make(0)
+    assert checkpoint.load(resumed, path) == 0.0
+    fit(resumed)
+    assert_bit_equal(alone, resumed)
 
 
 def test_every_optimizer_is_resumed():

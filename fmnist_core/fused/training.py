@@ -27,7 +27,7 @@ from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
 from fmnist_core.optimizers import optimizer_for
-from fmnist_core.seeds import stream
+from fmnist_core.seeds import set_seed, stream
 from fmnist_core.steps import Steps
 from fmnist_core.train import Diverged, accelerator_for, be_deterministic
 
@@ -60,7 +60,7 @@ class FusedTraining(Steps):
         self.average = Average(self.network, cell.train.ema) if cell.train.ema else None
         if cell.execution.compile != "no":
             self.model = torch.compile(self.model, mode=cell.execution.compile, dynamic=False)
-        torch.manual_seed(stream(self.seeds[0], "step", 0, *self.seeds[1:]))
+        set_seed(stream(self.seeds[0], "step", 0, *self.seeds[1:]))
 
         num = len(self.seeds)
         self.epoch, self.step_in_epoch = 0, 0
@@ -210,7 +210,7 @@ def _has_stalled(history: History, patience: int) -> bool:
 
 def _single(cell: CellConfig, seed: int, dataset: Dataset) -> nn.Module:
     """The model as `Training` initialises it."""
-    torch.manual_seed(stream(seed, "init"))
+    set_seed(stream(seed, "init"))
     model = build(cell.model, dataset.input_shape)
     initialize(model, dataset, cell.train)
     return model
