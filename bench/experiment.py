@@ -133,15 +133,15 @@ def find(name_or_path: str) -> Path:
     return FOLDER / f"{name_or_path}.toml"
 
 
-def load(name_or_path: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
-    """Read an experiment by name or path, `overrides` ("train.epochs": 1) on top.
+def load(name_or_path: str, overrides: Mapping[str, Any] | None = None, num_cells: int | None = None) -> Experiment:
+    """Read an experiment by name or path, `overrides` ("train.epochs": 1) on top; `num_cells`: the first ones alone.
 
     Raises ValueError that names file, key and value, and what is allowed.
     """
     path = find(name_or_path)
     try:
         text = path.read_bytes().decode()
-        return parse(tomllib.loads(text), name=path.stem, overrides=overrides)
+        return parse(tomllib.loads(text), name=path.stem, overrides=overrides, num_cells=num_cells)
     except OSError as error:
         raise ValueError(f"experiment {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -161,7 +161,8 @@ def load_all(asked: Iterable[str], overrides: Mapping[str, Any] | None = None) -
     return [load(str(path), overrides) for path in paths]
 
 
-def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any] | None = None) -> Experiment:
+def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any] | None = None,
+          num_cells: int | None = None) -> Experiment:
     """The cells of a decoded TOML file. Raises ValueError."""
     if type(number := content.get("seeds", {})) is int:
         content = {**content, "seeds": {"cpu": number, "cuda": number}}
@@ -179,9 +180,9 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
         raise ValueError("[grid] and [[cells]]: only one of them is allowed")
     drafts = _written_out(file.cells) if file.cells else _product(flatten(file.grid), changed)
     code_of = cache(source_of)  # of a network of one's own, once for all of its cells
-    cells = [_cell(file.base, draft, overrides, code_of) for draft in drafts]
+    cells = [_cell(file.base, draft, overrides, code_of) for draft in drafts[:num_cells]]
     _refuse_duplicates(cells, changed)
-    labels = [cell.label for cell in cells]
+    labels = [draft.label for draft in drafts]
     if file.control and file.control not in labels:
         raise ValueError(f"control = '{file.control}': no cell has this label{nearest_or_all(file.control, labels)}")
     return Experiment(name=name, title=file.title or name, question=file.question, note=file.note, seeds=file.seeds,

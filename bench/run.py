@@ -125,7 +125,7 @@ class Sweep:
 
             trial.check_device(gpu=self.gpu)
         if tried := trying.of(at_work):
-            trying.check(tried)
+            trying.check(tried, ddp=self.ddp)
         self.store.check_writable(each.name for each in self.experiments)  # last: it creates the folder
 
     def _check_data(self) -> None:

@@ -1,6 +1,8 @@
 """What a misspelt word may have meant. No torch."""
 
 import difflib
+import importlib
+import pkgutil
 from collections.abc import Iterable
 
 CUTOFF = 0.6
@@ -32,6 +34,15 @@ def nearest_or_all(key: str, known: Iterable[str]) -> str:
     known = list(known)
     near = nearest_key(key, known) if len(known) > FEW else ""
     return near or (f"; allowed: {', '.join(known)}" if known else "")
+
+
+def no_module(name: str) -> str:
+    """What is said of a module of the user's that is not there."""
+    package, dot, _last = name.rpartition(".")
+    path = getattr(importlib.import_module(package), "__path__", ()) if package else None
+    near = nearest_key(name, [f"{package}{dot}{each.name}" for each in pkgutil.iter_modules(path)])
+    return (f"there is no module '{name}'{near}; a module must be installed, or its folder named before the command: "
+            "PYTHONPATH=FOLDER")
 
 
 def did_you_mean(word: str) -> str:

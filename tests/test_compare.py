@@ -16,7 +16,7 @@ from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, Tr
 from bench.records import record_sets
 from bench.records.lines import encode
 from bench.records.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, pairs_to_find, save
-from bench.timing import revisions
+from bench.timing import revisions, side_runs
 from bench.timing.block import Subject
 from bench.timing.block import main as time_block
 from fmnist_core import data
@@ -465,6 +465,26 @@ def test_the_process_of_a_block_takes_the_revisions_core(tmp_path):
     (tmp_path / "fmnist_core" / "__init__.py").write_text("raise RuntimeError('the core of that revision')")
     with pytest.raises(ValueError, match=r"abcdef cannot be timed.*the core of that revision"):
         revisions._block(tmp_path, "abcdef", {"threads": 1})
+
+
+def test_of_code_that_cannot_be_read_the_place_is_named(tmp_path):
+    (tmp_path / "fmnist_core").mkdir()
+    (tmp_path / "fmnist_core" / "__init__.py").write_text("x = 1\nthis is no Python\n")
+    with pytest.raises(ValueError, match=r"cannot be timed by this harness: SyntaxError: .*\(__init__.py, line 2\)$"):
+        revisions._block(tmp_path, "abcdef", {"threads": 1})
+
+
+def test_a_setting_is_of_the_cell_that_is_timed(tmp_path):
+    """And of no other, which it may not suit, or make the same as the first."""
+    path = tmp_path / "mine.toml"
+    path.write_text('question = "?"\nbase.model.name = "cnn"\ngrid.train.optimizer = ["sgd", "adam"]\n')
+    asked = compare._parser().parse_args(["a", "b", "--experiment", str(path), "--set", "train.momentum=0.9"])
+    assert side_runs.cell_of(asked).train.momentum == 0.9
+    asked.set = ["train.optimizer=rmsprop"]
+    assert side_runs.cell_of(asked).train.optimizer == "rmsprop"
+    asked.set = ["train.momentum=2"]
+    with pytest.raises(ValueError, match=r"train\.momentum = 2"):
+        side_runs.cell_of(asked)
 
 
 def test_a_block_as_json(monkeypatch, capsys):

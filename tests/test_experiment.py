@@ -1,6 +1,8 @@
 """Experiments: what a TOML file means, and what is said about a wrong one."""
 
+import sys
 import tomllib
+from types import ModuleType
 
 import msgspec
 import pytest
@@ -21,6 +23,13 @@ from fmnist_core.config import (
 )
 
 CNN = {"model": {"name": "cnn"}}
+
+
+@pytest.fixture(autouse=True)
+def my(monkeypatch):
+    """A module of the user's, without a file: `my.nets`."""
+    monkeypatch.setitem(sys.modules, "my", ModuleType("my"))
+
 
 
 def cells_of(text, **overrides):
@@ -218,6 +227,8 @@ def test_the_value_at_an_unknown_key():
         ("seeds = { gpu = 3 }", ["unknown key 'seeds.gpu'"]),
         ("seeds = { cpu = 0 }", ["seeds.cpu = 0", ">= 1"]),
         ('seeds = "3"', ["seeds = '3'", "expected a whole number, or a table of cpu and cuda"]),
+        ('base.model.name = "mine.nets:tiny"', [
+            "model.name = 'mine.nets:tiny' cannot be built: there is no module 'mine'", "PYTHONPATH=FOLDER"]),
         ("seeds = 2.5", ["seeds = 2.5", "expected a whole number, or a table of cpu and cuda"]),
         ('control = "width 3"', ["control = 'width 3': no cell has this label"]),
         ("targets = [90]", ["targets[0] = 90", "< 1.0"]),

@@ -77,10 +77,10 @@ def test_a_package_that_is_installed_to_be_edited_is_found(tmp_path: Path, monke
 def test_it_is_read_once_for_all_cells_of_an_experiment(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(experiment, "source_of", lambda factory: asked.append(factory) or "1" * 16)
-    made = experiment.parse({"question": "?", "base": {"model": {"name": "my.nets:make"}},
+    made = experiment.parse({"question": "?", "base": {"model": {"name": "tests.nets:make"}},
                              "grid": {"model.width": [*range(50)]}}, name="e")
     assert len(made.cells) == 50
-    assert asked == ["my.nets:make"]
+    assert asked == ["tests.nets:make"]
 
 
 @pytest.mark.parametrize("factory", ["fmnist_core.models.wide_resnet:wide_resnet", "not_there:make", "sys:exit",

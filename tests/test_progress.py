@@ -82,6 +82,20 @@ def test_how_many_images_data_of_ones_own_has_shows_when_they_are_read(planned, 
     assert line.split()[-6:-3] == ["-", "-", "0/1"]  # images, teraflops, trained; timed: not asked for
 
 
+def test_records_of_other_code_of_ones_own_network_are_told(capsys):
+    content = {"question": "?", "seeds": {"cpu": 2}, "measure": False, "base": {"model": {"name": "tests.small:make"}}}
+    chosen = experiment.parse(content, name="mine")
+    plan = tasks([chosen], num_seeds=None, gpu=False, machine={})
+    progress.show_plan([chosen], plan, {task.key: trained(task, 0.9) for task in plan})
+    assert "Not counted" not in capsys.readouterr().out
+    before = [trained(task, 0.9) for task in plan]
+    before[0].cell["model"]["source"] = before[1].cell["model"]["source"] = "0" * 16
+    progress.show_plan([chosen], plan, {f"old {i}": record for i, record in enumerate(before)})
+    printed = capsys.readouterr().out
+    assert "0/2" in printed
+    assert "\nNot counted: 2 records of other code of tests.small:make than is here now.\n" in printed
+
+
 def test_the_summary_has_mean_spread_and_speed(planned, capsys, tmp_path):
     experiments, plan = planned
     latest = {task.key: trained(task, (0.90 if task.cell.label == "depth 1" else 0.8) + 0.01 * task.seed)

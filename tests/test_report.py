@@ -480,6 +480,12 @@ def test_trend_is_told_for_a_grid_of_numbers():
     assert "No trend with kernel size is resolved" in text_of(level, made)
 
 
+def test_where_nothing_learnt_no_trend_is_looked_for():
+    text = text_of([trained(MADE, cell, seed, test=0.1 + 0.001 * seed) for cell in (K2, K3) for seed in range(2)], MADE)
+    assert "Not resolved: test accuracy does not differ" in text
+    assert "trend" not in text.split("**Settings**")[0]
+
+
 def test_each_cell_is_compared_with_the_control():
     made = experiment_of(ONE_FACTOR.replace("[base.model]", 'control = "kernel_size 3"\n[base.model]').replace(
         "[2, 3]", "[2, 3, 4]"))

@@ -3,9 +3,12 @@
 import ast
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from fmnist_core.nearest import no_module
 
 OURS = ("bench", "fmnist_core")
 """Packages whose networks have a version of their own: `fmnist_core.config.TRAINING_VERSION`."""
@@ -46,6 +49,8 @@ def with_custom_model(settings: dict[str, Any], code_of: Callable[[str], str]) -
                                  f"key of the model; write model.{argument}")
             if not isinstance(value, bool | int | float | str):
                 raise ValueError(f"model.{key} = {value!r}: expected a number, a string, true or false")
+        if not _is_there(top := name.partition(":")[0].partition(".")[0]):
+            raise ValueError(f"model.name = '{name}' cannot be built: {no_module(top)}")
         return {**settings, "model": {"name": "custom", "factory": name, "options": options, "source": code_of(name)}}
     return settings
 
@@ -68,6 +73,13 @@ def _collect(name: str, files: dict[Path, bytes]) -> None:
             top = imported.partition(".")[0]
             if top == parts[0] or (top not in OURS and beside.intersection(_roots(top))):
                 _collect(imported, files)
+
+
+def _is_there(top: str) -> bool:
+    try:
+        return importlib.util.find_spec(top) is not None
+    except (ImportError, ValueError):  # of a module without a file, as the program itself
+        return top in sys.modules
 
 
 def _roots(top: str) -> list[Path]:

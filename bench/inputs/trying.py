@@ -2,41 +2,48 @@
 
 import contextlib
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
+from bench.experiment import Cell
 from bench.sweep.plan import Task
 from fmnist_core.config import CellConfig, input_shape
 from fmnist_core.model_config import Baseline, CitedModel, CustomModel
 
+MAX_NAMED = 5
+"""Parameters that a message names."""
 NUM_IMAGES = 64
 """Made up, for what looks at images before training."""
 
 
-def of(tasks: Iterable[Task]) -> list[CellConfig]:
+def of(tasks: Iterable[Task]) -> list[Cell]:
     """The distinct cells whose model has options of its own, or whose network is to begin or step as not all can."""
-    found: dict[bytes, CellConfig] = {}
-    for cell in (task.cell.config for task in tasks):
-        train = cell.train
-        if (isinstance(cell.model, CustomModel | CitedModel | Baseline) or train.whitening != "no" or train.identity
+    found: dict[bytes, Cell] = {}
+    for cell in (task.cell for task in tasks):
+        config, train = cell.config, cell.config.train
+        if (isinstance(config.model, CustomModel | CitedModel | Baseline) or train.whitening != "no" or train.identity
                 or train.optimizer == "muon"):
-            found[msgspec.json.encode((cell.model, cell.data, train), order="sorted")] = cell
+            found.setdefault(msgspec.json.encode((config.model, config.data, train), order="sorted"), cell)
     return list(found.values())
 
 
-def check(cells: Iterable[CellConfig]) -> None:
-    """Make the model and the optimizer of each once. Raises ValueError."""
+def check(cells: Iterable[Cell], *, ddp: bool = False) -> None:
+    """Make the model and the optimizer of each once. Raises ValueError. `ddp`: whether processes share each."""
     for cell in cells:
-        if isinstance(cell.model, Baseline):
-            from fmnist_core.baselines import estimator_for
-
-            estimator_for(cell.model, 0)
-        else:
+        try:
             with contextlib.suppress(MemoryError, RuntimeError):  # too large for the memory: its record will say so
-                _make(cell)
+                _make(cell.config, ddp)
+        except ValueError as error:
+            raise ValueError(f"cell '{cell.label}': {error}" if cell.label else str(error)) from error
 
 
-def _make(cell: CellConfig) -> None:
+def _make(cell: CellConfig, ddp: bool) -> None:
+    if isinstance(cell.model, Baseline):
+        from fmnist_core.baselines import estimator_for
+
+        estimator_for(cell.model, 0)
+        return
     import torch
 
     from fmnist_core.data import Dataset, Split
@@ -52,3 +59,21 @@ def _make(cell: CellConfig) -> None:
     initialize(model, Dataset(cell.data, split, split, split, 0.0, 1.0), cell.train)
     check_own_loss(cell, getattr(model, "training_loss", None))
     optimizer_for(model, cell.train)
+    if ddp:
+        _check_all_learn(model, cell)
+
+
+def _check_all_learn(model: Any, cell: CellConfig) -> None:
+    """DDP waits for a gradient of every parameter, and ends in the first step where one has none."""
+    import torch
+
+    from fmnist_core import objective
+
+    labels_N = torch.zeros(2, dtype=torch.int64)
+    output = model.train()(torch.rand(2, *input_shape(cell.data)))
+    own = getattr(model, "training_loss", None)
+    (objective.loss(output, labels_N, cell.train) if own is None else own(output, labels_N, 0.0)).backward()
+    if idle := [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]:
+        more = f" and {len(idle) - MAX_NAMED} more" if len(idle) > MAX_NAMED else ""
+        raise ValueError(f"launch.mode = 'ddp' waits for gradients of all parameters; none reach "
+                         f"{', '.join(idle[:MAX_NAMED])}{more}: leave them out, or set requires_grad = False")

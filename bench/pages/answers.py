@@ -226,7 +226,7 @@ def _trends(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:
     sentences = []
     rows = [row for row, values in tested if min(values) > outcomes.LEARNT]
     among = ", of the cells that learnt" if len(rows) < len(tested) else ""
-    for axis in _grid_axes(rows):
+    for axis in _grid_axes(rows) if rows else ():
         pairs = [(row.cell.axes[axis], value) for row in rows for value in row.values(outcomes.test_last)]
         if not all(type(x) in (int, float) for x, _ in pairs):
             continue

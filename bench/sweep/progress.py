@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -14,7 +15,7 @@ from bench.experiment import Cell, Experiment
 from bench.record import Record, TrainRecord
 from bench.records.lines import key_of
 from bench.sweep.plan import Task
-from fmnist_core.config import DATASETS, CellConfig, input_shape, to_dict
+from fmnist_core.config import DATASETS, CellConfig, CustomModel, input_shape, to_dict
 from fmnist_core.models import layers
 from fmnist_core.models.networks import layers_of
 
@@ -131,6 +132,17 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
     count = lambda number, noun: f"{number:,} {noun}{'s' * (number != 1)}"
     print(f"\n{count(len(planned) - num_timings, 'training')} and {count(num_timings, 'timing')}, "
           f"{num_missing:,} without a record. Images and teraflops are of one seed.{_estimate(planned, latest)}")
+    for factory, number in _of_other_code(planned, latest).items():
+        print(f"Not counted: {count(number, 'record')} of other code of {factory} than is here now.")
+
+
+def _of_other_code(planned: Iterable[Task], latest: Mapping[str, Record]) -> Counter[str]:
+    """Records of one's own networks, by factory, that were made before an edit."""
+    models = [task.cell.config.model for task in planned]
+    code = {model.factory: model.source for model in models if isinstance(model, CustomModel)}
+    made_of = [record.cell.get("model", {}) for record in latest.values()] if code else []
+    return Counter(model["factory"] for model in made_of
+                   if model.get("factory") in code and model.get("source") != code[model["factory"]])
 
 
 def _costs(config: CellConfig) -> dict[str, float | None]:

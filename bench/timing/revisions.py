@@ -6,6 +6,7 @@ Each block is a process of its own, A B, B A, ..., so that neither revision keep
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -61,8 +62,10 @@ def _block(tree: Path, commit: str, request: Mapping[str, Any]) -> dict[str, flo
     command = [sys.executable, "-P", "-m", "bench.timing.block", json.dumps(dict(request))]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
-        reason = run.stderr.strip().splitlines()[-1:] or [f"exit code {run.returncode}"]
-        raise ValueError(f"revision {commit[:12]} cannot be timed by this harness: {reason[0]}")
+        reason = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
+        places = re.findall(r'File "([^"]+)", line (\d+)', run.stderr)
+        place = f" ({Path(places[-1][0]).name}, line {places[-1][1]})" if places else ""
+        raise ValueError(f"revision {commit[:12]} cannot be timed by this harness: {reason}{place}")
     answer = json.loads(run.stdout.splitlines()[-1])
     assert Path(answer["core"]).is_relative_to(tree), (answer["core"], tree)
     seconds: dict[str, float] = answer["seconds"]

@@ -50,7 +50,7 @@ def parser(name: str, description: str | None, *, rounds: int, threads: bool = T
 
 def cell_of(options: argparse.Namespace) -> CellConfig:
     """Raises ValueError for an unknown experiment or data set, and for a cell that has no training steps."""
-    cell = experiment.load(options.experiment, overrides(options)).cells[0].config
+    cell = experiment.load(options.experiment, overrides(options), num_cells=1).cells[0].config
     if isinstance(cell.model, Baseline):
         raise ValueError(f"experiment {options.experiment}: its first cell has model.name = 'baseline', which is no "
                          "network and has no training steps; expected an experiment whose first cell is a network")

@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import inspect
-import pkgutil
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from fmnist_core.config import NUM_CLASSES, CustomModel
 from fmnist_core.models.layers import Shape
-from fmnist_core.nearest import nearest, nearest_key
+from fmnist_core.nearest import nearest, nearest_key, no_module
 
 
 class OwnNetworkError(ValueError):
@@ -47,8 +46,7 @@ def _find(name: str) -> Callable[..., Any]:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name and f"{module_name}.".startswith(f"{error.name}."):  # else a module that the user's imports
-                raise _error(name, f"there is no module '{error.name}'{_nearest_module(error.name)}; a module must be "
-                                   "installed, or its folder named before the command: PYTHONPATH=FOLDER") from error
+                raise _error(name, no_module(error.name)) from error
             raise
     factory: Any = getattr(module, factory_name, None)
     if not callable(factory):
@@ -60,12 +58,6 @@ def _find(name: str) -> Callable[..., Any]:
 
 def _functions(module: ModuleType) -> list[str]:
     return [name for name in dir(module) if not name.startswith("_") and callable(getattr(module, name))]
-
-
-def _nearest_module(name: str) -> str:
-    package, dot, _last = name.rpartition(".")
-    path = getattr(importlib.import_module(package), "__path__", ()) if package else None
-    return nearest_key(name, [f"{package}{dot}{each.name}" for each in pkgutil.iter_modules(path)])
 
 
 def _check_arguments(config: CustomModel, factory: Callable[..., Any]) -> None:

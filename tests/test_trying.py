@@ -1,0 +1,55 @@
+"""What is tried of a cell before any work, and how the cell that fails is named."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench import experiment
+from bench.inputs import trying
+from bench.sweep.plan import Task, tasks
+
+
+class Idle(nn.Module):
+    """Some of its parameters never meet an image."""
+
+    def __init__(self, num_idle: int = 1, frozen: bool = False) -> None:
+        super().__init__()
+        self.linear = nn.Linear(784, 10)
+        self.idle = nn.ModuleList(nn.Linear(2, 2, bias=False).requires_grad_(not frozen) for _ in range(num_idle))
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        logits: Tensor = self.linear(images_NCHW.flatten(1))
+        return logits
+
+
+def make(width: int) -> nn.Module:
+    """Widths above 8 fail."""
+    num_classes = 10 if width <= 8 else 9
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))
+
+
+def planned(factory: str, **grid: Any) -> list[Task]:
+    content = {"question": "?", "base": {"model": {"name": f"tests.test_trying:{factory}"}},
+               "grid": {f"model.{key}": values for key, values in grid.items()}}
+    return tasks([experiment.parse(content, name="mine")], num_seeds=1, gpu=False, machine={})
+
+
+def test_a_parameter_without_a_gradient_is_named_before_processes_wait_for_it() -> None:
+    cells = trying.of(planned("Idle"))
+    trying.check(cells)
+    with pytest.raises(ValueError, match=r"launch.mode = 'ddp' waits .*; none reach idle.0.weight: leave them out, or"):
+        trying.check(cells, ddp=True)
+    with pytest.raises(ValueError, match=r"idle.3.weight, idle.4.weight and 2 more: leave"):
+        trying.check(trying.of(planned("Idle", num_idle=[7])), ddp=True)
+    trying.check(trying.of(planned("Idle", frozen=[True])), ddp=True)
+    assert torch.is_grad_enabled()
+
+
+def test_of_a_grid_the_cell_that_cannot_be_built_is_named() -> None:
+    cells = trying.of(planned("make", width=[4, 16, 8]))
+    assert [cell.label for cell in cells] == ["width 4", "width 16", "width 8"]
+    with pytest.raises(ValueError, match=r"^cell 'width 16': model.name = 'tests.test_trying:make' cannot be built: "):
+        trying.check(cells)
+    trying.check([cells[0], cells[2]])
