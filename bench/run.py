@@ -264,8 +264,8 @@ class Sweep:
         self.store.append(record)
         self._attempt(task).finish()
         self.store.release(task.key)
-        self.bar.finish(task.name, record, len(self.planned) - len(self.left), self._weights_folder())
         self.left = missing(self.left, self.store.heads(), self.outdated)
+        self.bar.finish(task.name, record, len(self.planned) - len(self.left), self._weights_folder())
 
     def _attempt(self, task: Task) -> Attempt:
         return Attempt(self.store.folder, task.key, self.world.num_processes if self.ddp else 1)

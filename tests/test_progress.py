@@ -193,7 +193,7 @@ def test_a_line_per_task_where_there_is_no_terminal(planned, capsys):
     _, plan = planned
     with progress.Progress(4, 1, quiet=False) as bar:
         bar.start(plan[0].name)
-        bar.finish(plan[0].name, trained(plan[0], 0.5), 1)
+        bar.finish(plan[0].name, trained(plan[0], 0.5), 2)
     assert capsys.readouterr().out == "[2/4] mine: depth 1, seed 0: test accuracy 50.00%, 90.0 s\n"
 
 
@@ -232,10 +232,10 @@ def test_lines_say_the_time_left_at_the_pace_of_this_call(planned, capsys, monke
     now = Now(monkeypatch)
     with progress.Progress(24, 4, quiet=False) as bar:  # four were done before
         now.seconds += 120
-        bar.finish("a", trained(planned[1][0], 0.5), 4)
+        bar.finish("a", trained(planned[1][0], 0.5), 5)
         now.seconds += 120
-        bar.finish("b", trained(planned[1][0], 0.5), 7)  # others did two meanwhile
-        bar.finish("c", trained(planned[1][0], 0.5), 23)
+        bar.finish("b", trained(planned[1][0], 0.5), 8)  # others did two meanwhile
+        bar.finish("c", trained(planned[1][0], 0.5), 24)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition("90.0 s")[2] for line in lines] == ["; about 38 min left", "; about 16 min left", ""]
 

@@ -58,12 +58,12 @@ class Progress:
             self._say(f"{self._name}: {state}")
 
     def finish(self, name: str, record: Record, num_done: int, weights: Path | None = None) -> None:
-        """`num_done`: tasks done before this one, by others too. `weights`: folder of those kept."""
-        self._bar.n = num_done + 1
+        """`num_done`: tasks done, this one and those of others too. `weights`: folder of those kept."""
+        self._bar.n = num_done
         self._bar.set_postfix_str("")
         self._bar.refresh()
         kept = "" if weights is None else _kept(weights, record)
-        self._say(f"[{num_done + 1}/{self._total}] {name}: {outcome(record)}{kept}{self._left(num_done + 1)}")
+        self._say(f"[{num_done}/{self._total}] {name}: {outcome(record)}{kept}{self._left(num_done)}")
 
     def _left(self, num_done: int) -> str:
         """At the pace of this call so far; the bar says it in a terminal."""
