@@ -63,7 +63,7 @@ class GraphCounts(NamedTuple):
 def cells() -> dict[str, CellConfig]:
     """The report's networks, the corners of the kernel x depth family, and the step's other forms."""
     first = lambda name: experiment.load(name).cells[0].config
-    corners = {f"kernel {k}, depth {d}": {"model.kernel_size": k, "model.depth": d} for k in (2, 5) for d in (1, 4)}
+    corners = {f"kernel {k}, depth {d}": {"model.kernel_size": [k], "model.depth": [d]} for k in (2, 5) for d in (1, 4)}
     family = experiment.load("kernel_depth")
     final = first("final")
     accumulated = TrainConfig(**{**to_dict(final.train), "gradient_accumulation": 2, "gradient_clip_norm": 1.0})
@@ -79,7 +79,16 @@ def cells() -> dict[str, CellConfig]:
 
 
 def count(cell: CellConfig) -> Counters:
-    """Count on this process's device, with images of noise."""
+    """Count on this process's device, with images of noise, and with one thread: layers of a CPU choose by threads."""
+    many = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _count(cell)
+    finally:
+        torch.set_num_threads(many)
+
+
+def _count(cell: CellConfig) -> Counters:
     training = Training(cell, 0, noise(cell, cell.train.global_batch_size))
     model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
     rows = summarize(model, training.dataset.input_shape)

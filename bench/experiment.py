@@ -182,36 +182,37 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     code_of = cache(source_of)  # of a network of one's own, once for all of its cells
     cells = [_cell(file.base, draft, overrides, code_of) for draft in drafts[:num_cells]]
     _refuse_duplicates(cells, changed)
-    labels = [draft.label for draft in drafts]
-    if file.control and file.control not in labels:
+    if file.control and file.control not in (labels := [draft.label for draft in drafts]):
         raise ValueError(f"control = '{file.control}': no cell has this label{nearest_or_all(file.control, labels)}")
     return Experiment(name=name, title=file.title or name, question=file.question, note=file.note, seeds=file.seeds,
                       launch=launch, measure=file.measure, targets=file.targets, control=file.control, cells=cells)
 
 
-def select(chosen: Experiment, filters: Mapping[str, Any]) -> Experiment:
-    """With only the cells whose values equal all `filters`. Raises ValueError for an unknown key or if none is left."""
+def select(chosen: Experiment, filters: Mapping[str, Sequence[Any]]) -> Experiment:
+    """With only the cells that have one of the values of each key. Raises ValueError, also if none is left."""
     known = dict.fromkeys(["label", *(key for cell in chosen.cells for key in known_keys(cell.config))])
     for key in filters:
         if key not in known:
             raise ValueError(f"unknown key '{key}'{nearest_or_all(key, known)}")
-    cells = [cell for cell in chosen.cells if all(shown(cell, key) == value for key, value in filters.items())]
-    if not cells:
-        wanted = ", ".join(f"{key}={as_typed(value)}" for key, value in filters.items())
-        raise ValueError(f"experiment {chosen.name}: no cell has {wanted}{_what_there_is(chosen.cells, filters)}")
+    cells = [cell for cell in chosen.cells if all(shown(cell, key) in values for key, values in filters.items())]
+    if (hints := _what_there_is(chosen.cells, filters)) or not cells:
+        wanted = ", ".join(f"{key}={as_typed(value)}" for key, values in filters.items() for value in values)
+        hints = hints or "; each of these values occurs, but not together"
+        raise ValueError(f"experiment {chosen.name}: no cell has {wanted}{hints}")
     return msgspec.structs.replace(chosen, cells=cells)
 
 
-def _what_there_is(cells: Sequence[Cell], filters: Mapping[str, Any]) -> str:
+def _what_there_is(cells: Sequence[Cell], filters: Mapping[str, Sequence[Any]]) -> str:
     """Of the values asked for that no cell has: the nearest, and all there are."""
     hints = ""
-    for key, value in filters.items():
-        if all(shown(cell, key) != value for cell in cells):
-            values = dict.fromkeys(as_typed(each) for cell in cells if (each := shown(cell, key)) is not None)
+    for key, asked in filters.items():
+        there = [shown(cell, key) for cell in cells]
+        if absent := [value for value in asked if value not in there]:
+            values = dict.fromkeys(as_typed(each) for each in there if each is not None)
             more = f", and {len(values) - MAX_NAMED} more" if len(values) > MAX_NAMED else ""
-            hints += (nearest(value, values) if isinstance(value, str) else "") + (
-                f"; values of {key}: {', '.join(list(values)[:MAX_NAMED])}{more}")
-    return hints or "; each of these values occurs, but not together"
+            near = "".join(nearest(value, values) for value in absent if isinstance(value, str))
+            hints += f"{near}; values of {key}: {', '.join(list(values)[:MAX_NAMED])}{more}"
+    return hints
 
 
 def shown(cell: Cell, key: str) -> Any:

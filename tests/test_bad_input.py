@@ -76,7 +76,7 @@ def written(bare_folder, text):
         (["--only", "model.depht=1"], ["unknown key 'model.depht'", "did you mean 'model.depth'?"]),
         (["--only", "model.depth=7"], ["quick", "no cell has model.depth=7; values of model.depth: 1, 2, 3"]),
         (["--only", "model.depth"], ["--only model.depth", "expected KEY=VALUE"]),
-        (["--only", "model.depth=1", "--only", "model.depth=3"], ["--only model.depth: given twice, as 1 and as 3"]),
+        (["--only", "model.depth=1", "--only", "model.depth=9"], ["no cell has model.depth=1, model.depth=9"]),
         (["--set", "train.epochs=1", "--set", "train.epochs=2"], ["--set train.epochs: given twice, as 1 and as 2"]),
         ([*SYNTHETIC, "--set", "data.dataset=mnist"], ["--set data.dataset: given twice, as mnist and as synthetic"]),
         (["--seeds", "0"], ["--seeds", "'0'", "from 1 to 10000"]),

@@ -172,7 +172,7 @@ def test_every_command_names_a_cell_that_there_is():
     assert len(commands) == len(set(commands)) > len(CITED) + len(NON_NEURAL)
     for command in commands:
         name, label = command.split()[3], command.split('"')[1].partition("=")[2]
-        assert experiment.select(LOADED[name], {"label": label}).cells, command
+        assert experiment.select(LOADED[name], {"label": [label]}).cells, command
     [row] = [line for line in text.splitlines() if "label=CNN-SVM" in line]
     assert row.endswith("| 91.00 | 1 | 12.0 on M1 |")
     assert "label=CNN-Softmax\" --seeds 1` | waiting; its authors: 91.86 | - | - |" in text

@@ -144,12 +144,12 @@ def test_a_network_of_this_project_has_a_version_instead():
 def test_an_argument_of_ones_own_network_goes_by_its_name_everywhere():
     own = 'base.model.name = "my.nets:tiny"\ngrid.model = { width = [4, 8], bias = [true] }'
     chosen = parse(tomllib.loads(f'question = "?"\n{own}'), name="mine")
-    (cell,) = select(chosen, {"model.width": 4}).cells
+    (cell,) = select(chosen, {"model.width": [4]}).cells
     assert (cell.label, cell.axes) == ("width 4, bias true", {"model.width": 4, "model.bias": True})
-    assert select(chosen, {"model.name": "my.nets:tiny", "model.bias": True}) == chosen
+    assert select(chosen, {"model.name": ["my.nets:tiny"], "model.bias": [True]}) == chosen
     assert [key for key in known_keys(cell.config) if "model" in key] == ["model.name", "model.width", "model.bias"]
     with pytest.raises(ValueError, match=r"unknown key 'model.with'; did you mean 'model.width'\?"):
-        select(chosen, {"model.with": 4})
+        select(chosen, {"model.with": [4]})
     (one, two) = cells_of(own, model__depth=3, model__bias=False)
     assert (one.config.model.options, one.label) == ({"width": 4, "bias": False, "depth": 3}, "width 4, bias false")
     assert as_written(flatten(to_dict(two.config))) == {
@@ -185,31 +185,35 @@ def test_the_default_experiment_is_the_sweep_in_small():
 
 def test_selecting_cells():
     cells = load("quick")
-    chosen = select(cells, {"model.kernel_size": 4, "model.depth": 2})
+    chosen = select(cells, {"model.kernel_size": [4], "model.depth": [2]})
     assert [cell.label for cell in chosen.cells] == ["kernel_size 4, depth 2"]
-    assert select(cells, {"label": "kernel_size 4, depth 2"}) == chosen
+    assert select(cells, {"label": ["kernel_size 4, depth 2"]}) == chosen
     assert select(cells, {}) == cells
+    several = select(cells, {"model.kernel_size": [4, 2], "model.depth": [2]})
+    assert [cell.label for cell in several.cells] == ["kernel_size 2, depth 2", "kernel_size 4, depth 2"]
+    with pytest.raises(ValueError, match=r"no cell has model\.depth=1, model\.depth=9; values of .*: 1, 2, 3$"):
+        select(cells, {"model.depth": [1, 9]})
     with pytest.raises(ValueError, match=r"experiment quick: no cell has model\.name=network1; values of .*: cnn$"):
-        select(cells, {"model.name": "network1"})
+        select(cells, {"model.name": ["network1"]})
     with pytest.raises(ValueError, match=r"no cell has .*depth=99; values of model\.depth: 1, 2, 3$"):
-        select(cells, {"model.kernel_size": 2, "model.depth": 99})
+        select(cells, {"model.kernel_size": [2], "model.depth": [99]})
     many = parse({"question": "?", "base": CNN, "grid": {"train.epochs": list(range(1, 23))}}, name="many")
     with pytest.raises(ValueError, match=r"epochs=0; values of train\.epochs: 1, 2, 3, .*, 20, and 2 more$"):
-        select(many, {"train.epochs": 0})
+        select(many, {"train.epochs": [0]})
     with pytest.raises(ValueError, match=r"; each of these values occurs, but not together$"):
-        select(many, {"train.epochs": 1, "label": "epochs 2"})
+        select(many, {"train.epochs": [1], "label": ["epochs 2"]})
     with pytest.raises(ValueError, match=r"unknown key 'width'; did you mean 'model.width'\?"):
-        select(cells, {"width": 4})
+        select(cells, {"width": [4]})
     with pytest.raises(ValueError, match=r"unknown key 'model.kernel'; did you mean 'model.kernel_size'\?"):
-        select(cells, {"model.kernel": 4})
+        select(cells, {"model.kernel": [4]})
 
 
 def test_a_key_of_some_cells_selects_among_those():
     cells = (*cells_of('base.model.name = "cnn"'), *cells_of('base.model.name = "network1"'))
     both = msgspec.structs.replace(load("quick"), cells=cells)
     names = lambda **filters: [value_of(each.config, "model.name") for each in select(both, filters).cells]
-    assert names(**{"model.num_pools": 2}) == ["cnn", "network1"]
-    assert names(**{"model.depth": 2}) == ["cnn"]
+    assert names(**{"model.num_pools": [2]}) == ["cnn", "network1"]
+    assert names(**{"model.depth": [2]}) == ["cnn"]
 
 
 def test_the_value_at_an_unknown_key():

@@ -97,4 +97,4 @@ def test_an_unknown_label_is_answered_with_the_nearest(call_run):
 
 @pytest.mark.parametrize(("text", "label"), [("1", "1"), ("true", "true"), ('"1"', "1"), ("Trial-2", "Trial-2")])
 def test_a_label_is_text_whatever_it_reads_as(text, label):
-    assert options.filters(options.parser("").parse_args(["quick", "--only", f"label={text}"])) == {"label": label}
+    assert options.filters(options.parser("").parse_args(["quick", "--only", f"label={text}"])) == {"label": [label]}

@@ -285,6 +285,6 @@ def test_dropout_is_in_one_place_at_a_time() -> None:
 def test_cells_that_two_experiments_ask_for_are_trained_once(one: str, other: str) -> None:
     keys = []
     for name, _, label in (one.partition(": "), other.partition(": ")):
-        (cell,) = experiment.select(experiment.load(name), {"label": label}).cells
+        (cell,) = experiment.select(experiment.load(name), {"label": [label]}).cells
         keys.append(quality_key(cell.config, seed=0))
     assert keys[0] == keys[1]

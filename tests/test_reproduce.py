@@ -28,7 +28,7 @@ def test_the_command_selects_its_cell_alone(name: str) -> None:
         asked = options.parser("").parse_args(words[words.index("bench/run.py") + 1 :])
         assert asked.experiments == [name]
         assert asked.seeds == (one.seeds.cuda if one.launch.device == "cuda" else one.seeds.cpu)
-        chosen = experiment.select(one, dict(options.setting(text, "--only") for text in asked.only)).cells
+        chosen = experiment.select(one, options.filters(asked)).cells
         assert [cell.config for cell in chosen] == [row.cell.config]
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
@@ -26,7 +26,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
                   help=f"a name ({', '.join(experiment.names())}) or the path of a .toml file; default: quick"),
               _experiments)
     add("--list", action="store_true", help="show the cells, done or not, and what each costs; run nothing")
-    _complete(add("--only", action="append", default=[], metavar="KEY=VALUE", help="only cells with this value"), _only)
+    _complete(add("--only", action="append", default=[], metavar="KEY=VALUE",
+                  help="only cells with this value; of one key given several times, with any of these values"), _only)
     _complete(add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value in every cell"),
               _set)
     add("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
@@ -71,12 +72,21 @@ def answer_shell(of: argparse.ArgumentParser) -> None:
 def overrides(asked: argparse.Namespace) -> dict[str, Any]:
     """What --set changes, and --dataset, which is short for one of them. Raises ValueError."""
     short = [("data.dataset", asked.dataset)] if asked.dataset else []
-    return _by_key([*(setting(text, "--set") for text in asked.set), *short], "--set")
+    found: dict[str, Any] = {}
+    for key, value in [*(setting(text, "--set") for text in asked.set), *short]:
+        if key in found:
+            raise ValueError(f"--set {key}: given twice, as {as_typed(found[key])} and as {as_typed(value)}; "
+                             "expected one value of each key")
+        found[key] = value
+    return found
 
 
-def filters(asked: argparse.Namespace) -> dict[str, Any]:
-    """What --only asks for. Raises ValueError."""
-    return _by_key([setting(text, "--only") for text in asked.only], "--only")
+def filters(asked: argparse.Namespace) -> dict[str, list[Any]]:
+    """What --only asks for: the values of each key, of which a cell has to have one. Raises ValueError."""
+    found: dict[str, list[Any]] = {}
+    for key, value in (setting(text, "--only") for text in asked.only):
+        found.setdefault(key, []).append(value)
+    return found
 
 
 def setting(text: str, option: str) -> tuple[str, Any]:
@@ -89,16 +99,6 @@ def setting(text: str, option: str) -> tuple[str, Any]:
     except (ValueError, RecursionError):  # not JSON, or a number of more digits than Python reads
         return key, value
     return key, value if key == "label" and not isinstance(decoded, str) else decoded
-
-
-def _by_key(settings: Sequence[tuple[str, Any]], option: str) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in settings:
-        if key in found:
-            raise ValueError(f"{option} {key}: given twice, as {as_typed(found[key])} and as {as_typed(value)}; "
-                             "expected one value of each key")
-        found[key] = value
-    return found
 
 
 def _continues(completion: str, prefix: str) -> bool:
