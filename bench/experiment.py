@@ -22,12 +22,10 @@ from msgspec import Meta, Struct
 
 from bench.inputs.decoding import SECTIONS, convert
 from bench.inputs.dotted import as_typed, flatten, merge, nest
+from bench.inputs.models import check_model
 from bench.inputs.own_source import source_of, with_custom_model
 from bench.inputs.settings import known_keys, label_of, value_of
-from fmnist_core.config import Baseline, CellConfig, CitedModel, input_shape
-from fmnist_core.models import networks
-from fmnist_core.models.catalogue import CITED
-from fmnist_core.models.layers import trace
+from fmnist_core.config import Baseline, CellConfig
 from fmnist_core.nearest import nearest, nearest_or_all
 
 MAX_CELLS = 100_000
@@ -36,7 +34,6 @@ MAX_NAMED = 20
 ABOUT = ("label", "note", "reported")
 IN_CELL = (*ABOUT, "model", *SECTIONS)
 """Keys of a cell that is written out."""
-SYSTEMS = sorted({cited.system for cited in CITED})
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 
 
@@ -182,10 +179,9 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     code_of = cache(source_of)  # of a network of one's own, once for all of its cells
     cells = [_cell(file.base, draft, overrides, code_of) for draft in drafts[:num_cells]]
     _refuse_duplicates(cells, changed)
-    if file.control and file.control not in (labels := [draft.label for draft in drafts]):
-        raise ValueError(f"control = '{file.control}': no cell has this label{nearest_or_all(file.control, labels)}")
     return Experiment(name=name, title=file.title or name, question=file.question, note=file.note, seeds=file.seeds,
-                      launch=launch, measure=file.measure, targets=file.targets, control=file.control, cells=cells)
+                      launch=launch, measure=file.measure, targets=file.targets, control=_control(file, drafts),
+                      cells=cells)
 
 
 def select(chosen: Experiment, filters: Mapping[str, Sequence[Any]]) -> Experiment:
@@ -261,28 +257,29 @@ def _written_out(tables: Sequence[dict[str, Any]]) -> list[_Draft]:
         for key in ("label", "note"):
             if not isinstance(about.get(key, ""), str):
                 raise ValueError(f"cells[{i}].{key} = {about[key]!r}: expected a string")
-        drafts.append(_Draft(nest(flatten(table)), **about, axes=flatten(table)))
+        axes = flatten(table)
+        drafts.append(_Draft(nest(axes), **{"label": label_of(axes), **about}, axes=axes))
     return drafts
+
+
+def _control(file: _File, drafts: Sequence[_Draft]) -> str:
+    """The label of the cell that `control` names, by that of the file, whatever is overridden."""
+    if not file.control:
+        return ""
+    labels = [draft.label for draft in (drafts if file.cells else _product(flatten(file.grid), {}))]
+    if file.control not in labels:
+        raise ValueError(f"control = '{file.control}': no cell has this label{nearest_or_all(file.control, labels)}")
+    return drafts[labels.index(file.control)].label
 
 
 def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any], code_of: Callable[[str], str]) -> Cell:
     settings = merge(merge(base, draft.settings), overrides)
     try:
         config_ = convert(with_custom_model(settings, code_of), CellConfig)
-        _check_shapes(config_)
+        check_model(config_)
     except ValueError as error:
         raise ValueError(f"cell '{draft.label}': {error}" if draft.label else str(error)) from error
     return Cell(config=config_, label=draft.label, note=draft.note, reported=draft.reported, axes=draft.axes)
-
-
-def _check_shapes(cell: CellConfig) -> None:
-    """A cited system must be one; every layer of a network that is a plain sequence must fit the images."""
-    if isinstance(cell.model, CitedModel) and cell.model.system not in SYSTEMS:
-        raise ValueError(f"model.system = '{cell.model.system}': unknown{nearest(cell.model.system, SYSTEMS)}; "
-                         f"allowed: {', '.join(SYSTEMS)}")
-    layers = networks.layers_of(cell.model)
-    if layers is not None:
-        trace(layers, input_shape(cell.data))
 
 
 def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:

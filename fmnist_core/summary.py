@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -84,6 +85,7 @@ def _without_fast_paths(model: nn.Module) -> Iterator[None]:
     try:
         with warnings.catch_warnings(), contextlib.ExitStack() as stack:
             warnings.simplefilter("ignore")  # oneDNN's flags speak of other devices than there are
+            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             if recurrent:
                 stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
@@ -157,6 +159,8 @@ def _multiply_adds(module: nn.Module, output: Tensor, counted: int) -> int:
         return output.numel() * module.in_channels // module.groups * height * width
     if isinstance(module, nn.Linear):
         return output.numel() * module.in_features
+    if isinstance(module, nn.Bilinear):
+        return output.numel() * module.in1_features * module.in2_features
     return counted
 
 

@@ -108,8 +108,8 @@ def test_the_reports_figure_is_one_that_a_run_gives(part, figure, value):
     assert judged(value, spread=(-0.01, 0.0, 0.01)).verdict in ("not resolved", "waiting")
     one_seed = judged(value, spread=(0.0,))
     assert one_seed.verdict in ("not resolved", "waiting")
-    assert "; one seed, no interval: ReLU after fc1, last epoch; ReLU after fc1, " in one_seed.evidence
-    assert one_seed.evidence.startswith("reached by 4 of 4 figures")
+    assert "; one seed, no interval: ReLU after fc1; nothing after fc1" in one_seed.evidence
+    assert one_seed.evidence.startswith("2 of 2 runs at least as high")
     assert verdict([], part).verdict == "waiting"
 
 
@@ -126,11 +126,11 @@ def test_a_figure_that_only_the_interval_reaches_is_open_until_enough_runs_were_
     for value in (0.9064, 0.9016):
         found = verdict(seeds("final", dict.fromkeys(FINAL, value)), "1b")
         assert (found.verdict, found.seeds) == ("not resolved", 3 + 73)
-        assert "which hold it; none of these runs reached it" in found.evidence
+        assert "intervals that hold it: " in found.evidence
+        assert found.evidence.endswith("; none of these runs reached it")
     mixed = verdict(seeds("final", {FINAL[0]: 0.9064, FINAL[1]: 0.890}), "1b")
     assert mixed.verdict == "not resolved"
-    assert "which hold it; 88." in mixed.evidence
-    assert "which do not" in mixed.evidence
+    assert "; one run's intervals that do not: 88." in mixed.evidence
 
 
 def test_validation_figure_is_judged_over_all_splits_and_selections():
@@ -492,9 +492,10 @@ def test_parts_name_verdict_evidence_and_seeds():
     judged = claims.judge(collect(found, list(LOADED.values())))
     rows = {row.split("|")[1].strip(): row for row in verdicts.parts_table(judged).splitlines() if row.startswith("|")}
     assert "**contradicted**" in rows["1b"]
-    assert "94.75 to 95.25 (ReLU after fc1, last epoch, n = 3)" in rows["1b"]
+    assert "that do not: 94.75 to 95.25 (ReLU after fc1, n = 3)" in rows["1b"]
     assert "`final`" in rows["1b"]
-    assert verdicts.by_experiment(judged)["final"][1] == "1b (test 90.4 % (section 1.7), in a reading): contradicted"
+    of_part = verdicts.by_experiment(judged)["final"][1]
+    assert of_part.startswith("1b (test 90.4 % (section 1.7), in a reading): contradicted, 6 of 6 runs at least as high")
 
 
 def test_each_test_of_the_parts_is_told_once():

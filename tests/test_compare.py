@@ -111,7 +111,7 @@ def test_epochs_of_trainings_tell_what_no_step_does(epoch_s, said):
 @pytest.mark.parametrize(("change", "reason"), [
     ({"environment": msgspec.structs.replace(HERE, num_threads=1)}, "speed: num_threads: 2 against 1"),
     ({"fused_seeds": 2}, "speed: fused_seeds: 1 against 2"),
-    ({"machine_shared": True}, "speed: machine_shared: False against True"),
+    ({"machine_shared": True}, "speed: machine_shared: other work ran meanwhile"),
     ({"train_s": [5.0, 5.0, 7.0, 9.0]}, "speed: machine_shared: other work ran meanwhile"),
 ])
 def test_epochs_are_compared_where_the_conditions_agree(change, reason):
@@ -119,6 +119,14 @@ def test_epochs_are_compared_where_the_conditions_agree(change, reason):
     found = sets(trainings([0.9, 0.91], **undisturbed), trainings([0.9, 0.91], **undisturbed | change))
     assert found.refused == {reason: ["name cnn"]}
     assert [one.metric for one in found.findings] == [record_sets.ACCURACY]
+
+
+def test_a_disturbed_or_resumed_training_does_not_hide_the_others():
+    quiet, disturbed = {"train_s": [5.0] * 4}, {"train_s": [5.0, 5.0, 7.0, 9.0]}
+    one = trainings([0.9, 0.91], **quiet) + trainings([0.9, 0.91, 0.92], machine_shared=True, **disturbed)[2:]
+    found = sets(one, trainings([0.9, 0.91], num_resumes=1, **quiet))
+    assert not found.refused
+    assert [one.metric for one in found.findings] == [record_sets.ACCURACY, "epoch"]
 
 
 def test_a_noisy_machine_resolves_less():

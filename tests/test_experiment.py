@@ -183,6 +183,19 @@ def test_the_default_experiment_is_the_sweep_in_small():
     assert load("kernel_depth").seeds.cuda == 16
 
 
+def test_the_control_keeps_its_place_whatever_is_overridden():
+    content = {"question": "?", "control": "width 4, epochs 2", "base": CNN,
+               "grid": {"model.width": [2, 4, 8], "train.epochs": [2]}}
+    assert parse(content, name="mine").control == "width 4, epochs 2"
+    changed = parse(content, name="mine", overrides={"train.epochs": 1})
+    assert changed.control == changed.cells[1].label == "width 4, epochs 1"
+
+
+def test_a_cell_without_a_label_is_named_by_its_settings():
+    cells = cells_of('base.model.name = "cnn"\ncells = [{ model.width = 4 }, { label = "wide", model.width = 8 }, {}]')
+    assert [cell.label for cell in cells] == ["width 4", "wide", ""]
+
+
 def test_selecting_cells():
     cells = load("quick")
     chosen = select(cells, {"model.kernel_size": [4], "model.depth": [2]})

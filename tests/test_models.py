@@ -157,6 +157,25 @@ def test_multiply_adds_of_any_layer_and_of_none():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+def test_multiply_adds_of_attention_that_keeps_no_weights_and_of_bilinear_layers():
+    class Encoder(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.TransformerEncoderLayer(28, 4, 64, batch_first=True)
+            self.classes = nn.Bilinear(28, 28, 10)
+
+        def forward(self, images_NCHW):
+            rows = self.encoder(images_NCHW[:, 0])
+            rows = nn.functional.scaled_dot_product_attention(rows, rows, rows)
+            return self.classes(rows[:, 0], rows[:, 1])
+
+    rows = {row.name: row.multiply_adds for row in summarize(Encoder(), SHAPE)}
+    assert rows["classes"] == 10 * 28 * 28
+    feed_forward = rows["encoder.linear1"] + rows["encoder.linear2"]
+    assert feed_forward == 2 * 28 * 28 * 64
+    assert rows[""] == 28 * 4 * 28 * 28 + 2 * 28 * 28 * 28 + 2 * 28 * 28 * 28, "projections, attention, the other one"
+
+
 def test_networks_of_ones_own_are_summarized_whatever_their_layers_are_given():
     rows = {row.name: row for row in summarize(Idioms(), SHAPE)}
     assert [rows["same"].padding, rows["valid"].padding] == ["same", "valid"]

@@ -496,6 +496,15 @@ def test_each_cell_is_compared_with_the_control():
     assert ("Against kernel_size 3 (t-tests by the spread of all, Holm): kernel_size 2 -1.00 points [-1.20, -0.80], "
             "p < 0.001; kernel_size 4 +0.03 points [-0.17, +0.24], p = 0.701.") in text
     assert "Against" not in text_of(seeds_of(K2, (0.9, 0.91)), MADE)
+    dead = [trained(made, cell, seed, test=(0.1 if cell is made.cells[1] else 0.8) + 0.001 * seed)
+            for cell in made.cells for seed in range(3)]
+    text = text_of(dead, made)
+    assert "Nothing is compared with kernel_size 3: it has not two seeds of this arithmetic that all learnt." in text
+    assert "Against" not in text
+    dead_other = [trained(made, cell, seed, test=0.1 if cell is made.cells[0] else 0.8 + 0.001 * seed)
+                  for cell in made.cells for seed in range(3)]
+    assert "Against kernel_size 3 (t-tests by the spread of all, Holm): kernel_size 4 +0.00 points" in text_of(
+        dead_other, made)
 
 
 def test_a_cell_that_did_not_learn_makes_no_trend():

@@ -30,6 +30,37 @@ def make(width: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))
 
 
+class TwoHeads(Idle):
+    """As some networks have it: a second head in training."""
+
+    def forward(self, images_NCHW: Tensor) -> Any:
+        logits = super().forward(images_NCHW)
+        return (logits, logits) if self.training else logits
+
+
+class Ghost(nn.Module):
+    """Batch normalization by halves of the batch, of which none may hold one image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.norm = nn.Linear(784, 10), nn.BatchNorm1d(10)
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        return torch.cat([self.norm(half) for half in self.linear(images_NCHW.flatten(1)).chunk(2)])
+
+
+class Extra(Idle):
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": 3}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+
+def scripted() -> nn.Module:
+    return torch.jit.script(nn.Sequential(nn.Flatten(), nn.Linear(784, 10)))
+
+
 def planned(factory: str, **grid: Any) -> list[Task]:
     content = {"question": "?", "base": {"model": {"name": f"tests.test_trying:{factory}"}},
                "grid": {f"model.{key}": values for key, values in grid.items()}}
@@ -45,6 +76,22 @@ def test_a_parameter_without_a_gradient_is_named_before_processes_wait_for_it() 
         trying.check(trying.of(planned("Idle", num_idle=[7])), ddp=True)
     trying.check(trying.of(planned("Idle", frozen=[True])), ddp=True)
     assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("factory", "said"), [
+    ("TwoHeads", r"on a training step of 64 images: TypeError: .*must be Tensor, not tuple"),
+    ("Extra", "its state '_extra_state' is no tensor and cannot be saved with the weights; make it a buffer"),
+    ("scripted", "it gave a ScriptModule, whose layers cannot be watched")])
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
+def test_what_would_fail_after_the_first_step_or_at_the_first_checkpoint_is_told_before(factory: str,
+                                                                                        said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        trying.check(trying.of(planned(factory)))
+
+
+@pytest.mark.parametrize("ddp", [False, True])
+def test_a_network_that_needs_more_than_two_images_passes(ddp: bool) -> None:
+    trying.check(trying.of(planned("Ghost")), ddp=ddp)
 
 
 def test_of_a_grid_the_cell_that_cannot_be_built_is_named() -> None:

@@ -59,20 +59,26 @@ def _make(cell: CellConfig, ddp: bool) -> None:
     initialize(model, Dataset(cell.data, split, split, split, 0.0, 1.0), cell.train)
     check_own_loss(cell, getattr(model, "training_loss", None))
     optimizer_for(model, cell.train)
-    if ddp:
-        _check_all_learn(model, cell)
+    if isinstance(cell.model, CustomModel):
+        _try_step(model, cell, cell.model.factory, ddp)
 
 
-def _check_all_learn(model: Any, cell: CellConfig) -> None:
-    """DDP waits for a gradient of every parameter, and ends in the first step where one has none."""
+def _try_step(model: Any, cell: CellConfig, factory: str, ddp: bool) -> None:
+    """In training mode the user's network may be another. DDP waits for a gradient of every parameter, and ends in the
+    first step where one has none."""
     import torch
 
     from fmnist_core import objective
+    from fmnist_core.models.own import refusing
 
-    labels_N = torch.zeros(2, dtype=torch.int64)
-    output = model.train()(torch.rand(2, *input_shape(cell.data)))
-    own = getattr(model, "training_loss", None)
-    (objective.loss(output, labels_N, cell.train) if own is None else own(output, labels_N, 0.0)).backward()
+    num_images = min(NUM_IMAGES, cell.train.global_batch_size)
+    labels_N = torch.zeros(num_images, dtype=torch.int64)
+    with refusing(factory, f"on a training step of {num_images} images: "):
+        output = model.train()(torch.rand(num_images, *input_shape(cell.data)))
+        own = getattr(model, "training_loss", None)
+        (objective.loss(output, labels_N, cell.train) if own is None else own(output, labels_N, 0.0)).backward()
+    if not ddp:
+        return
     if idle := [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]:
         more = f" and {len(idle) - MAX_NAMED} more" if len(idle) > MAX_NAMED else ""
         raise ValueError(f"launch.mode = 'ddp' waits for gradients of all parameters; none reach "

@@ -69,14 +69,13 @@ def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT)
     return Finding(verdict, evidence, _seeds(open_, tested, minimum_effect) if verdict == "not resolved" else None)
 
 
-def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome]], figure: float) -> Finding:
+def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
     """Whether a figure that the report gives for one run is one that a run gives: 95 % prediction interval over seeds.
 
-    Supported if, in some reading, the interval holds it and a run of ours reached it from either side; contradicted if
+    Supported if, in some row, the interval holds it and a run of ours reached it from either side; contradicted if
     no interval holds it. One that only an interval reaches, and no run, is open: the more readings, the more of those.
     """
-    measured = [(f"{row.label}, {name}", values) for row in rows for name, outcome in readings
-                if (values := row.values(outcome))]
+    measured = [(row.label, values) for row in rows if (values := row.values(outcome))]
     if not measured:
         return WAITING
     several = [(name, values, *stats.prediction_interval(values)) for name, values in measured if len(values) > 1]
@@ -87,15 +86,15 @@ def figure_of_one_run(rows: Sequence[Row], readings: Sequence[tuple[str, Outcome
     alone = "; ".join(escape(name) for name, values in measured if len(values) == 1)
     values = [value for _, own in measured for value in own]
     reached = sum(value >= figure - HALF_A_DIGIT for value in values)
-    evidence = "; ".join([f"reached by {reached} of {plural(len(values), 'figure')}",
-                          *([f"one run gives {told(inside)}, which hold it"] if inside else []),
-                          *([f"{told(outside)}, which do not"] if outside else []),
+    evidence = "; ".join([f"{reached} of {plural(len(values), 'run')} at least as high",
+                          *([f"one run's intervals that hold it: {told(inside)}"] if inside else []),
+                          *([f"one run's intervals that do not: {told(outside)}"] if outside else []),
                           *([f"one seed, no interval: {alone}"] if alone else [])])
     usable = [one for one in several if can_judge(len(one[1]), *one[2:])]
     may_give = [own for _, own, low, high in usable if holds(low, high, figure)]
     if any(min(own) < figure + HALF_A_DIGIT and figure - HALF_A_DIGIT <= max(own) for own in may_give):
         return Finding("supported", evidence)
-    if any(not row.trained for row in rows):
+    if any(not row.trained and not row.failed for row in rows):
         return Finding("waiting", evidence)
     if may_give:
         return Finding("not resolved", f"{evidence}; none of these runs reached it", min(
@@ -114,7 +113,7 @@ def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
     intervals = [stats.mean_interval(values) for _, values in measured]
     evidence = "; ".join(f"{mean_with_interval(values)} %, {points(stats.summarize(values).mean - figure)} points "
                          f"({escape(label)}, n = {len(values)})" for label, values in measured)
-    if len(measured) < len(rows):
+    if any(not row.trained and not row.failed for row in rows):
         return Finding("waiting", evidence)
     if all(high < figure for _, high in intervals):
         return Finding("contradicted", evidence)
@@ -197,11 +196,13 @@ def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
 
 
 def factors_matter(groups: dict[str, Sequence[Row]]) -> dict[str, Finding]:
-    """For each factor, whether test accuracy differs over its cells: `one_way_p`, Holm over the factors.
+    """For each factor, whether test accuracy differs over its cells that learnt: `one_way_p`, Holm over the factors.
 
     Contradicted where even the extremes are surely less than 0.3 points apart.
     """
     tested = {}
+    groups = {name: [row for row in rows if min(row.values(test_last), default=1.0) > LEARNT]
+              for name, rows in groups.items()}
     for name, rows in groups.items():
         values = [own for row in rows if len(own := row.values(test_last)) > 1]
         if len(values) > 1:

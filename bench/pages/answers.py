@@ -43,8 +43,9 @@ def answer(rows: Sequence[Row]) -> str:
     That accuracy, because no choice of epoch or cell was made by it.
     """
     with_values = [(row, values) for row in comparable(rows) if (values := row.values(outcomes.test_last))]
-    waiting = sum(not row.trained and not row.failed for row in rows)
-    rest = f" Waiting: {waiting} of {plural(len(rows), 'cell')}." if waiting else ""
+    cells = one_per_cell(rows)
+    waiting = sum(not row.trained and not row.failed for row in cells)
+    rest = f" Waiting: {waiting} of {plural(len(cells), 'cell')}." if waiting else ""
     compared = {id(row.cell) for row, _ in with_values}
     absent = {id(row.cell): row.cell.label for row in rows if row.trained and id(row.cell) not in compared}
     if left_out := len(rows) - len(comparable(rows)):
@@ -53,7 +54,7 @@ def answer(rows: Sequence[Row]) -> str:
     if not with_values and any(row.speeds for row in rows) and not any(row.failed for row in rows):
         return "No answer: timed, not trained."
     if not with_values:
-        return f"No answer yet: {plural(len(rows), 'cell')} waiting or failed."
+        return f"No answer yet: {plural(len(cells), 'cell')} waiting or failed."
     if len(rows) == 1:
         row, values = with_values[0]
         seeds = plural(len(values), "seed")
@@ -190,6 +191,8 @@ def _differences(tested: Sequence[tuple[Row, Sequence[float]]], above_all: str) 
     level = _level_with_best(learnt)
     names = "; ".join(escape(row.label) for row in level[:6]) + ("; ..." if len(level) > 6 else "")
     told = f"Not told apart from the highest: {names}" if level else f"It is above {above_all}"
+    if len(level) == len(learnt) - 1 > 1:
+        told = "None is told apart from the highest: they may differ in their spread alone"
     power = _power([values for _, values in learnt]) if level else ""
     return f"Test accuracy differs between the cells ({test}): {extremes}.{_lost(ordered)} {told}.{power}"
 
@@ -209,16 +212,22 @@ def _level_with_best(ordered: Sequence[tuple[Row, Sequence[float]]]) -> list[Row
 
 
 def _against_control(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:
-    """Each other cell against the one that the experiment names for it; Holm over them."""
-    control = next(((row, values) for row, values in tested if row.cell.label == row.experiment.control), None)
-    others = [(row, values) for row, values in tested if control is None or row is not control[0]]
-    if control is None or not others:
+    """Each other cell that learnt against the one that the experiment names for it; Holm over them."""
+    name = tested[0][0].experiment.control
+    if not name:
         return ""
-    compared = stats.compare_with(control[1], [values for _, values in others])
+    learnt = [(row, values) for row, values in tested if min(values) > outcomes.LEARNT]
+    control = next((values for row, values in learnt if row.cell.label == name), None)
+    others = [(row, values) for row, values in learnt if row.cell.label != name]
+    if control is None:
+        return f" Nothing is compared with {escape(name)}: it has not two seeds of this arithmetic that all learnt."
+    if not others:
+        return ""
+    compared = stats.compare_with(control, [values for _, values in others])
     adjusted = stats.holm([one.p for one in compared])
     told = "; ".join(f"{escape(row.label)} {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
                      f"{p_value(p)}" for (row, _), one, p in zip(others, compared, adjusted, strict=True))
-    return f" Against {escape(control[0].label)} (t-tests by the spread of all, Holm): {told}."
+    return f" Against {escape(name)} (t-tests by the spread of all, Holm): {told}."
 
 
 def _trends(tested: Sequence[tuple[Row, Sequence[float]]]) -> str:

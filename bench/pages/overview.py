@@ -31,9 +31,9 @@ HOW_TO_READ = """\
 - **training images**: accuracy on the first 10,000 training images, in evaluation mode.
 - **Throughput** is images per step by the median step [95 % interval of the median, distribution-free]. The interval
   is that of one run: it does not say how the next one, on a warmer or busier machine, would fare.
-- **†**: IQR / median above 10 %, a noisy timing. **‡**: other work ran on the machine meanwhile, as was seen then or
-  as the epochs of a training tell, IQR / median above 10 %: no measurement of speed. **§**: timed at another commit
-  than most of the table; the code may have become faster or slower in between.
+- **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, or the seconds of
+  a training's epochs vary by more than 10 % (IQR / median): no measurement of speed. **§**: timed at another commit
+  than most of this table; the code may have become faster or slower in between.
 - **step**: forward, loss, backward, optimizer step, zeroed gradients; **batch**: gathering and augmenting the images,
   beside it. **times the limit**: the median step over the least time that the machine's own ceilings, measured
   beside, allow. **first step**: with compilation and allocation. **memory**: most bytes of tensors alive at once, and
@@ -41,14 +41,15 @@ HOW_TO_READ = """\
   calls that the dispatcher saw, and in brackets those that made the host wait for the device.
 - **Training time to a target**: the training seconds of the epochs up to and including the first whose validation
   accuracy reaches it, mean ± standard deviation over seeds [95 % interval]; never a mean over the seeds that reached it
-  without saying how many. ¶: no validation set, judged by the last epoch's test accuracy. On the clock is also what the
-  first epoch has beyond the others (first step, compilation), told of GPUs; **off the clock**: set-up, evaluation,
-  checkpoints, over the whole training. Seconds of different machines, of disturbed and undisturbed
-  trainings, are rows of their own.
+  without saying how many. ¶: no validation set, judged by the last epoch's test accuracy. What the first epoch takes
+  beyond the others (first step, compilation) counts, and is told of GPUs. Set-up, evaluation and checkpoints do not:
+  **off the clock**, over the whole training. Seconds of different machines, and of disturbed trainings, are rows of
+  their own.
 - Times are compared within one machine only, with the same driver, torch, threads and processes. Rows whose
   arithmetic or memory format differ from what their settings ask for are marked and not compared.
 - **p** values are two-sided. Where many are compared, Holm's correction is in them; the intervals beside them are of
-  one comparison, without it. A section's answer corrects for its own cells alone; the claims, for all comparisons of
+  one comparison, without it; those of speeds are widened for the number of comparisons in answers and claims, not in
+  tables. A section's answer corrects for its own cells alone; the claims, for all comparisons of
   theirs, and so may leave open what a section calls different. Differences below 0.1 points are never called effects.
 - **Not told apart from the highest**: by Tukey's test of all pairs, since the highest was picked, and by the spread of
   all cells. **What a part of a recipe brings**: t-tests against the recipe by that spread, Holm. A cell far
@@ -62,10 +63,11 @@ HOW_CLAIMS_ARE_JUDGED = """\
 Each verdict is computed from the records by the test that is named, never typed. A claim is contradicted if any of its
 parts is, and supported only if all are; networks that the report does not have decide nothing. `not resolved`: the
 seeds at hand allow neither; `waiting`: records are missing. Seeds to resolve it: per cell, for a power of 80 %, if the
-differences are as large as they look now. Cells are compared by seeds of equal arithmetic: one that has many on a GPU
-and few on a CPU may count with the few. A figure of the report is one run's, and `supported` if a run of ours reached
-it, too. The final network has two readings: the report does not say whether a ReLU follows fc1; `in a reading` is in
-one of them."""
+differences are as large as they look now; for a figure of one run, the runs of which one will have reached it in 19 of
+20 cases; out of reach: beyond 10,000, or a difference below 0.1 points. Cells are compared by seeds of equal
+arithmetic: one that has many on a GPU and few on a CPU may count with the few. A figure of the report is one run's,
+and `supported` if a run of ours reached it, too. The final network has two readings: the report does not say whether a
+ReLU follows fc1; `in a reading` is in one of them."""
 
 SIDES: dict[type[SideRecord], tuple[str, str]] = {
     Calibration: ("Noise of the machine", "One cell timed against itself, block by block in turns: every difference is "

@@ -105,14 +105,14 @@ def compare(
                 reasons.append(f"speed: {reason}")
             else:
                 speeds += _speeds(name, one[-1], other[-1], calibration_for(other[-1].environment), threshold)
-        trainings, reason = _pairs(_timed(trains_a[identity]), _timed(trains_b[identity]), _facts, allowed)
+        timed_a, timed_b = _timed(trains_a[identity]), _timed(trains_b[identity])
+        quiet_a, quiet_b = _undisturbed(timed_a, allowed), _undisturbed(timed_b, allowed)
+        trainings, reason = _pairs(quiet_a, quiet_b, _conditions, allowed)
+        if timed_a and timed_b and not (quiet_a and quiet_b):
+            reason = SHARED
         reasons.append(f"speed: {reason}" if reason else "")
-        for of_a, of_b in trainings:
-            a_s, b_s = _epoch_s(of_a, allowed), _epoch_s(of_b, allowed)
-            if a_s and b_s:
-                speeds.append(_epoch(name, a_s, b_s, calibration_for(of_b[-1].environment), threshold))
-            else:
-                reasons.append(f"speed: {SHARED}")
+        speeds += [_epoch(name, of_a, of_b, calibration_for(of_b[-1].environment), threshold)
+                   for of_a, of_b in trainings]
         for reason in filter(None, dict.fromkeys(reasons)):
             refused[reason].append(name)
     return Sets([*judge(accuracies), *judge(speeds)], refused, failed,
@@ -210,6 +210,11 @@ def _facts(record: Record) -> dict[str, Any]:
             **{f"execution.{key}": value for key, value in record.cell.get("execution", {}).items()}}
 
 
+def _conditions(record: TrainRecord) -> dict[str, Any]:
+    """Of two trainings: an epoch's seconds hold neither a resume nor, where they are compared, other work."""
+    return {key: value for key, value in _facts(record).items() if key not in ("num_resumes", "machine_shared")}
+
+
 def _pairs(
     a: Sequence[Kind], b: Sequence[Kind], facts_of: Callable[[Kind], Mapping[str, Any]], allowed: Collection[str]
 ) -> tuple[list[tuple[list[Kind], list[Kind]]], str]:
@@ -264,16 +269,15 @@ def _timed(records: Sequence[TrainRecord]) -> list[TrainRecord]:
     return [record for record in records if record.epochs.train_s]
 
 
-def _epoch_s(records: Sequence[TrainRecord], allowed: Collection[str]) -> list[float]:
-    """Of each training that nothing disturbed, the median seconds of an epoch."""
-    return [stats.summarize(record.epochs.train_s).median for record in records
-            if "machine_shared" in allowed or not was_disturbed(record)]
+def _undisturbed(records: Sequence[TrainRecord], allowed: Collection[str]) -> list[TrainRecord]:
+    return [record for record in records if "machine_shared" in allowed or not was_disturbed(record)]
 
 
-def _epoch(name: str, a: Sequence[float], b: Sequence[float], calibration: Calibration | None,
+def _epoch(name: str, a: Sequence[TrainRecord], b: Sequence[TrainRecord], calibration: Calibration | None,
            minimum: float) -> Question:
-    """Seeds of one sweep share the state of the machine, and so count as one timing, by their median."""
-    a_s, b_s = stats.summarize(a).median, stats.summarize(b).median
+    """Seeds of one sweep share the state of the machine, and so count as one timing, by the median of their medians."""
+    a_s, b_s = (stats.summarize([stats.summarize(record.epochs.train_s).median for record in records]).median
+                for records in (a, b))
     noise = calibration and (calibration.metrics.get("epoch") or calibration.metrics.get("train_step"))
     result = record_ratio(a_s, b_s, noise) if noise else None
     change = ratio_text(result) if result else significant(a_s / b_s)

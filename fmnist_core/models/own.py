@@ -26,11 +26,17 @@ def build(config: CustomModel, input_shape: Shape) -> nn.Module:
     """The network in training mode. Raises OwnNetworkError; a lack of memory is raised as it is."""
     factory = _find(config.factory)
     _check_arguments(config, factory)
-    with _refusing(config.factory):
+    with refusing(config.factory):
         model = factory(**config.options)
     if not isinstance(model, nn.Module):
         raise _error(config.factory, f"it gave a {type(model).__name__}, not an nn.Module")
-    with _refusing(config.factory, f"on images of shape {(2, *input_shape)}: "), torch.no_grad():
+    if isinstance(model, torch.jit.ScriptModule):
+        raise _error(config.factory, "it gave a ScriptModule, whose layers cannot be watched; expected the nn.Module "
+                                     "that it was made of")
+    if odd := [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]:
+        raise _error(config.factory, f"its state '{odd[0]}' is no tensor and cannot be saved with the weights; make it "
+                                     "a buffer")
+    with refusing(config.factory, f"on images of shape {(2, *input_shape)}: "), torch.no_grad():
         logits_NK = model.eval()(torch.zeros(2, *input_shape))
     if not isinstance(logits_NK, Tensor) or logits_NK.shape != (2, NUM_CLASSES):
         shape = tuple(getattr(logits_NK, "shape", ()))
@@ -41,7 +47,7 @@ def build(config: CustomModel, input_shape: Shape) -> nn.Module:
 
 def _find(name: str) -> Callable[..., Any]:
     module_name, factory_name = name.split(":")
-    with _refusing(name, f"importing {module_name}: "):
+    with refusing(name, f"importing {module_name}: "):
         try:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
@@ -78,7 +84,7 @@ def _check_arguments(config: CustomModel, factory: Callable[..., Any]) -> None:
 
 
 @contextlib.contextmanager
-def _refusing(name: str, doing: str = "") -> Iterator[None]:
+def refusing(name: str, doing: str = "") -> Iterator[None]:
     """Whatever the user's code raises, as an OwnNetworkError of one line."""
     try:
         yield
