@@ -182,15 +182,6 @@ def verdict(result: Comparison | Ratio, minimum_effect: float, alpha: float = 0.
     return "equivalent" if least < result.low and result.high < most else "not resolved"
 
 
-def proportion_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
-    """Wilson's score interval (1927) for a fraction: what n images say about one model's accuracy on any others."""
-    fraction("confidence", confidence)
-    if n < 1 or not 0 <= successes <= n:
-        raise ValueError(f"successes = {successes} of n = {n}: expected 0 to n, and n at least 1")
-    interval = stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
-    return Interval(float(interval.low), float(interval.high))
-
-
 def sd_upper_bound(samples: Samples, confidence: float = 0.8) -> float:
     """One-sided bound of the sd (chi-square, normal samples); nan for one sample.
 

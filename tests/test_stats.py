@@ -1,7 +1,6 @@
 """Summaries, intervals and mistakes. Oracles: figures worked out by hand, closed forms, simulation with fixed seeds."""
 
 import math
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -181,17 +180,6 @@ def test_throughput_lies_in_its_interval(images, steps):
     assert stats.throughput(4 * images, steps).images_per_s == pytest.approx(4 * rate.images_per_s)
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (9040, 10_000), (1, 3)])
-def test_wilson_solves_its_equation(successes, n):
-    """Its ends are the p whose score |successes / n - p| / sqrt(p (1 - p) / n) is the normal quantile."""
-    z = NormalDist().inv_cdf(0.975)
-    for p in stats.proportion_interval(successes, n):
-        assert (successes / n - p) ** 2 == pytest.approx(z * z * p * (1 - p) / n, abs=1e-12)
-    low, high = stats.proportion_interval(successes, n)
-    assert 0 <= low <= successes / n <= high <= 1
-    assert low < high
-
-
 def test_sd_upper_bound_covers_as_often_as_it_says():
     samples = np.random.default_rng(5).normal(0, 2.0, (3000, 8))
     assert within(np.mean([stats.sd_upper_bound(row, 0.9) >= 2.0 for row in samples]), 0.9, 3000)
@@ -234,8 +222,6 @@ def test_bad_samples_are_refused(call, bad):
         (lambda: stats.verdict(stats.compare([1.0], [2.0]), -0.1), "minimum_effect = -0.1"),
         (lambda: stats.verdict(stats.compare([1.0], [2.0]), 0.1, alpha=5), "alpha = 5"),
         (lambda: stats.holm([0.1, 1.5]), "expected 0 to 1"),
-        (lambda: stats.proportion_interval(11, 10), "successes = 11 of n = 10"),
-        (lambda: stats.proportion_interval(0, 0), "n = 0"),
         (lambda: stats.one_way([[1.0, 2.0]]), "1 given, expected at least 2"),
         (lambda: stats.trend([1, 2], [1.0]), "x has 2 values and y has 1"),
         (lambda: stats.trend([3, 3], [1.0, 2.0]), "x = 3.0 throughout"),

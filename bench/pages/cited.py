@@ -48,9 +48,8 @@ def notes() -> str:
 
 
 def row_of(results: Results, experiment: str, label: str) -> Row | None:
-    """The cell of this name with most seeds; None where the results have no such experiment."""
-    rows = [row for row in results.of(experiment) if row.cell.label == label]
-    return max(rows, key=lambda row: len(row.trained), default=None)
+    """The cell of this name; None where the results have no such experiment."""
+    return next((row for row in results.of(experiment) if row.cell.label == label), None)
 
 
 def waiting(row: Row | None) -> str:
