@@ -192,7 +192,7 @@ def _differences(tested: Sequence[tuple[Row, Sequence[float]]], above_all: str) 
     names = "; ".join(escape(row.label) for row in level[:6]) + ("; ..." if len(level) > 6 else "")
     told = f"Not told apart from the highest: {names}" if level else f"It is above {above_all}"
     if len(level) == len(learnt) - 1 > 1:
-        told = "None is told apart from the highest: they may differ in their spread alone"
+        told = "By its mean none is told apart from the highest"
     power = _power([values for _, values in learnt]) if level else ""
     return f"Test accuracy differs between the cells ({test}): {extremes}.{_lost(ordered)} {told}.{power}"
 
