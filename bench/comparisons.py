@@ -14,7 +14,7 @@ SPREADS_DIFFER, WILDER, UNLIKE = 0.05, 0.1, 0.25
 for its own comparison; of the one that all are compared with, which is in every comparison. The last two are lax, since
 few values tell a spread badly, and a common spread that is none errs in each. Chosen by simulation: false alarms in 2
 to 10 % of families of 2 to 11 comparisons of 3 to 16 values, sds alike or up to five times as large, where Welch's
-test had 1 to 17 and a quarter of the power."""
+test had 1 to 17, and mostly less than half of the power."""
 NO_SPREAD = 1e-12
 """Standard deviation, relative to the mean, that is rounding."""
 DECIDED = 0.05

@@ -49,9 +49,10 @@ def with_custom_model(settings: dict[str, Any], code_of: Callable[[str], str]) -
                                  f"key of the model; write model.{argument}")
             if not isinstance(value, bool | int | float | str):
                 raise ValueError(f"model.{key} = {value!r}: expected a number, a string, true or false")
-        if not _is_there(top := name.partition(":")[0].partition(".")[0]):
+        source = code_of(name)
+        if not source and not _is_there(top := name.partition(":")[0].partition(".")[0]):
             raise ValueError(f"model.name = '{name}' cannot be built: {no_module(top)}")
-        return {**settings, "model": {"name": "custom", "factory": name, "options": options, "source": code_of(name)}}
+        return {**settings, "model": {"name": "custom", "factory": name, "options": options, "source": source}}
     return settings
 
 

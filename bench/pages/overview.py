@@ -51,10 +51,9 @@ HOW_TO_READ = """\
   one comparison, without it; those of speeds are widened for the number of comparisons in answers and claims, not in
   tables. A section's answer corrects for its own cells alone; the claims, for all comparisons of
   theirs, and so may leave open what a section calls different. Differences below 0.1 points are never called effects.
-- **Not told apart from the highest**: by Tukey's test of all pairs, since the highest was picked, and by the spread of
-  all cells. **What a part of a recipe brings**: t-tests against the recipe by that spread, Holm. A cell far
-  more spread than the rest (F-test, Bonferroni), or each where the spreads of the rest differ (Bartlett's test), by
-  those of the two: Games and Howell's test, and Welch's.
+- **Not told apart from the highest**: by Tukey's test of all pairs, since the highest was picked. **What a part of a
+  recipe brings**, and **against** a control: t-tests, Holm. By the one spread of all cells; a cell whose own is unlike
+  that by its own; each by its own where Bartlett's test finds them to differ (Games and Howell's test, Welch's).
 - **Arithmetic**: `float32 with TF32`, on a GPU: products round their factors to 10 bits. Seeds of different arithmetic
   are rows of their own. `captured`: a step ran as a CUDA graph, on a CPU as a tape; `16 seeds as one module`: they were
   trained together, and their seconds are those of all."""
