@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from bench import stats
+from bench.formatting import plural
 from bench.judging.accuracy import (
     Contrast,
     above,
@@ -20,6 +21,7 @@ from bench.judging.accuracy import (
 )
 from bench.judging.evidence import Finding, Verdict
 from bench.judging.step_times import steps_slow_down
+from bench.rank_tests import NUM_PERMUTATIONS
 from bench.records import outcomes
 from bench.records.rows import Results, Row, comparable
 
@@ -179,12 +181,12 @@ def _batch_norm_is_faster(results: Results) -> Finding:
 def _dropout_narrows_gap(results: Results) -> Finding:
     """Without dropout the gap is the wider one, in the short experiment and in the final network itself."""
     pairs = []
-    for experiment, rows in (("dropout", results.of("dropout")), ("final", results.of("final"))):
+    for rows in (results.of("final"), results.of("dropout")):
         cells = {row.setting("model.dropout"): row for row in rows
                  if _has(row, {**TABLE_1_4, "model.dropout": row.setting("model.dropout"), "model.conv_dropout": 0.0,
                                "model.fc_activation": "relu", "data.split_seed": 0})}
         if {0.0, 0.5} <= cells.keys():
-            name = f"gap without dropout less gap with 0.5, {experiment}"
+            name = f"gap without dropout less gap with 0.5, {plural(rows[0].setting('train.epochs'), 'epoch')}"
             pairs.append(_contrast(results, name, cells[0.5], cells[0.0], outcomes.gap_last))
     return contrasts(pairs)
 
@@ -200,8 +202,9 @@ def _larger_images_win(results: Results) -> Finding:
 
 def _everything_affects(factors: dict[str, Finding]) -> Claim:
     test = ("Kruskal and Wallis's test by permutation (Welch for two cells) of test accuracy, last epoch, cells that "
-            "learnt; Holm over all factors; contradicted where the extremes are surely less than 0.3 points apart. "
-            "Trained as the section says: most for 5 epochs at a learning rate of 0.001")
+            f"learnt; Holm over all factors, so that p, by {NUM_PERMUTATIONS:,} permutations, is "
+            f"{len(FACTORS) / (NUM_PERMUTATIONS + 1):.4f} at the least; contradicted where the extremes are surely "
+            "less than 0.3 points apart. Trained as the section says: most for 5 epochs at a learning rate of 0.001")
     known = lambda finding: lambda results: finding
     parts = [Part(f"effect of {name}", (experiment,), test, known(factors[experiment]))
              for experiment, name in FACTORS.items()]

@@ -19,9 +19,10 @@ from statistics import geometric_mean
 
 from bench import command, environment, stats, store
 from bench.formatting import plural, ratio_text, significant, table
+from bench.judging import record_sets
+from bench.judging.record_sets import Answer, Sets
 from bench.record import Environment, Record
-from bench.records import cells, record_sets
-from bench.records.record_sets import Finding, Sets
+from bench.records import cells
 from bench.records.side_records import (
     PAIRS,
     POWER,
@@ -56,17 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
     try:
-        findings = _compare(options, given)
+        answers = _compare(options, given)
     except ValueError as error:
         print(f"bench.compare: {error}", file=sys.stderr)
         return side_runs.WRONG_INPUT
     headers = ["cell", "metric", "A", "B", "B against A", "B is"]
-    print(table(headers, findings, text_columns=2))
+    print(table(headers, answers, text_columns=2))
     print(f"\n{LEGEND}")
-    return side_runs.SLOWER if any(finding.verdict in ("slower", "worse") for finding in findings) else side_runs.OK
+    return side_runs.SLOWER if any(answer.verdict in ("slower", "worse") for answer in answers) else side_runs.OK
 
 
-def _compare(options: argparse.Namespace, given: Collection[str]) -> list[Finding]:
+def _compare(options: argparse.Namespace, given: Collection[str]) -> list[Answer]:
     sides = (options.a, options.b)
     if all(Path(side).exists() for side in sides):
         _check_effects("records", OF_REVISIONS, given)
@@ -87,7 +88,7 @@ def _check_effects(what: str, others: Sequence[str], given: Collection[str]) -> 
             raise ValueError(f"--{name.replace('_', '-')} has no effect on a comparison of {what}")
 
 
-def _compare_records(options: argparse.Namespace) -> list[Finding]:
+def _compare_records(options: argparse.Namespace) -> list[Answer]:
     folder_of = lambda side: Path(side) if Path(side).is_dir() else Path(side).parent
     folders = [Path(options.store), folder_of(options.b), folder_of(options.a)]
 
@@ -116,9 +117,9 @@ def _compare_records(options: argparse.Namespace) -> list[Finding]:
               f"{sets.stale_a} trainings of A, {sets.stale_b} of B.\n")
     if sets.only_a or sets.only_b:
         print(f"Only in A: {plural(len(sets.only_a), 'cell')}; only in B: {len(sets.only_b)}.\n")
-    if not sets.findings and not sets.refused and not sets.failed:
+    if not sets.answers and not sets.refused and not sets.failed:
         raise ValueError(f"{options.a} and {options.b} have no cell in common{_nearest(sets)}")
-    return sets.findings
+    return sets.answers
 
 
 def _nearest(sets: Sets) -> str:
@@ -142,7 +143,7 @@ def read(path: str) -> list[Record]:
     return records
 
 
-def _compare_revisions(options: argparse.Namespace, commits: list[str]) -> list[Finding]:
+def _compare_revisions(options: argparse.Namespace, commits: list[str]) -> list[Answer]:
     cell = side_runs.cell_of(options)
     request = {"cell": to_dict(cell), "threads": options.threads, "data_dir": options.data_dir,
                "min_block_s": options.block_s}
@@ -155,7 +156,7 @@ def _compare_revisions(options: argparse.Namespace, commits: list[str]) -> list[
     return judge_revisions(f"{commits[1][:12]} against {commits[0][:12]}", metrics, options.threshold)
 
 
-def judge_revisions(what: str, metrics: Mapping[Metric, Pairs], threshold: float) -> list[Finding]:
+def judge_revisions(what: str, metrics: Mapping[Metric, Pairs], threshold: float) -> list[Answer]:
     """Each pair is one block of A and one of B, taken next to each other."""
     a, b = ({metric: geometric_mean(getattr(pairs, side)) for metric, pairs in metrics.items()}
             for side in ("a_s", "b_s"))

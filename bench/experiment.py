@@ -25,7 +25,7 @@ from bench.inputs.dotted import as_typed, flatten, merge, nest
 from bench.inputs.models import check_model
 from bench.inputs.own_source import source_of, with_custom_model
 from bench.inputs.settings import known_keys, label_of, value_of
-from fmnist_core.config import Baseline, CellConfig
+from fmnist_core.config import Baseline, CellConfig, canonical_json
 from fmnist_core.nearest import nearest, nearest_or_all
 
 MAX_CELLS = 100_000
@@ -285,7 +285,7 @@ def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any], code_o
 def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:
     seen: dict[bytes, Cell] = {}
     for cell in cells:
-        content = msgspec.json.encode(cell.config, order="sorted")
+        content = canonical_json(cell.config)
         if content in seen:
             axes, others = cell.axes, seen[content].axes
             reasons = [f": {key} = {as_typed(value)} overrides in what they differ"

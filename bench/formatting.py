@@ -15,6 +15,8 @@ NOTHING = "-"
 """What a cell of a table shows where there is no value."""
 NOISY, SHARED, ELSEWHEN = "†", "‡", "§"
 """Marks of a time: IQR / median above 10 %; other work ran meanwhile; timed at another commit than others beside it."""
+FEWEST_SPREAD = 3
+"""Values of which an interval of their mean is shown: of two it reaches nine standard deviations either way."""
 VAGUE = 2.0
 """High over low end of an interval from which on three digits say enough."""
 _SPECIAL = re.compile(r"([\\`*\[\]|~$])|(?<!\w)(_)|(_)(?!\w)")
@@ -75,24 +77,28 @@ def points(difference: float) -> str:
 
 
 def estimate(values: Sequence[float], low_end: float = 0.0) -> str:
-    """Accuracies over seeds: mean ± sd [95 % interval of the mean]; of one seed the value alone.
+    """Accuracies over seeds: mean ± sd [95 % interval of the mean]; of two no interval, of one the value alone.
 
     An accuracy lies between `low_end` and 1, and so does its mean: the interval is cut there.
     """
     if not values:
         return NOTHING
-    summary, (low, high) = stats.summarize(values), accuracy_interval(values, low_end)
+    summary = stats.summarize(values)
     if math.isnan(summary.sd):
         return percent(summary.mean)
-    return f"{percent(summary.mean)} ± {percent(summary.sd)} [{percent(low)}, {percent(high)}]"
+    return f"{percent(summary.mean)} ± {percent(summary.sd)}{_interval(values, low_end)}"
 
 
 def mean_with_interval(values: Sequence[float]) -> str:
     """As `estimate`, without the sd: for sentences."""
-    if len(values) < 2:
-        return estimate(values)
-    low, high = accuracy_interval(values)
-    return f"{percent(stats.summarize(values).mean)} [{percent(low)}, {percent(high)}]"
+    return f"{percent(stats.summarize(values).mean)}{_interval(values)}" if values else NOTHING
+
+
+def _interval(values: Sequence[float], low_end: float = 0.0) -> str:
+    if len(values) < FEWEST_SPREAD:
+        return ""
+    low, high = accuracy_interval(values, low_end)
+    return f" [{percent(low)}, {percent(high)}]"
 
 
 def accuracy_interval(values: Sequence[float], low_end: float = 0.0) -> tuple[float, float]:
@@ -117,8 +123,8 @@ def count(value: int) -> str:
 
 
 def ratio_text(ratio: stats.Ratio) -> str:
-    """e.g. 1.023 [1.010, 1.036]; without the interval for a single pair, with three digits where it is a wide one."""
-    if math.isnan(ratio.low):
+    """e.g. 1.023 [1.010, 1.036]; without the interval for one pair or two, with three digits where it is a wide one."""
+    if ratio.n < FEWEST_SPREAD:
         return f"{ratio.ratio:.3f}"
     if ratio.high > VAGUE * ratio.low:
         return f"{significant(ratio.ratio)} [{significant(ratio.low)}, {significant(ratio.high)}]"

@@ -17,7 +17,7 @@ from bench import experiment, stats
 from bench.experiment import Experiment
 from bench.inputs.dotted import flatten
 from bench.record import Record, SpeedRecord
-from bench.records import outcomes, unlisted
+from bench.records import outcomes, timings, unlisted
 from bench.records.machines import Machine
 from bench.records.rows import Row, collect
 from bench.store import read
@@ -129,19 +129,18 @@ def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
 
 def _times(speed: SpeedRecord) -> dict[str, Any]:
     rate, median = stats.throughput(speed.images_per_step, speed.step_s), stats.summarize(speed.step_s).median
-    inference = [(stats.throughput(one.batch_size, one.batch_s).images_per_s, one.batch_size)
-                 for one in speed.inference if one.batch_s]
-    latency = [one.batch_s for one in speed.inference if one.batch_size == 1 and one.batch_s]
-    best, batch_size = max(inference, default=(math.nan, math.nan))
+    rates = [(rate.images_per_s, size) for size, rate in timings.inference(speed).items()]
+    best, batch_size = max(rates, default=(math.nan, math.nan))
+    latency = timings.latency_s(speed)
     return {
         "train_images_per_s": rate.images_per_s, "train_images_per_s_low": rate.low,
         "train_images_per_s_high": rate.high, "train_noisy": rate.noisy,
         "machine_shared": speed.labels.machine_shared, "step_s": median, "first_step_s": speed.first_step_s or math.nan,
         "inference_images_per_s": best, "inference_batch_size": batch_size,
-        "latency_s": stats.summarize(latency[0]).median if latency else math.nan,
+        "latency_s": stats.summarize(latency).median if latency else math.nan,
         "peak_memory_bytes": speed.peak_memory_bytes or math.nan,
         "reserved_memory_bytes": speed.reserved_memory_bytes or math.nan,
-        "times_limit": median / speed.floor_s if speed.floor_s else math.nan,
+        "times_limit": timings.over_limit(speed),
     }
 
 

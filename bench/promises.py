@@ -116,7 +116,8 @@ PROMISES = (
         ("test_together.py::test_a_sweep_knows_of_another_on_its_machine_and_store",
          "test_trial.py::test_who_trained_beside_it_is_recorded")),
     Promise(
-        f"One that stalls is given up after FMNIST_DDP_TIMEOUT_S seconds, {launch.DDP_TIMEOUT_S:g} unless set.",
+        "Of processes that share a cell, one that stalls is given up after FMNIST_DDP_TIMEOUT_S seconds, "
+        f"{launch.DDP_TIMEOUT_S:g} unless set.",
         ("distributed/test_faults.py::test_stop_and_stall_of_processes_that_share_a_cell",), ("ranks that stalled",)),
     Promise(
         "A cell without memory is recorded with the batch that was asked for. A smaller batch is tried only where "

@@ -22,10 +22,10 @@ from pathlib import Path
 import msgspec
 
 from bench import environment, experiment
-from bench.inputs import options, trying
+from bench.inputs import options
 from bench.record import Record
 from bench.store import Store, StoreError
-from bench.sweep import launch, progress, tracking
+from bench.sweep import launch, progress, tracking, trying
 from bench.sweep.attempts import Attempt
 from bench.sweep.plan import Task, due, is_done, missing, outdated, siblings, tasks
 from fmnist_core.batches import check_batches

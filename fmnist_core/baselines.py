@@ -3,7 +3,6 @@
 N images, P pixels, K classes. As in that benchmark, each pixel is standardized over the training images.
 """
 
-import difflib
 import importlib
 import re
 import time
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from fmnist_core.config import NUM_CLASSES, Baseline, CellConfig, Estimator
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import TRAIN_SUBSET, History
+from fmnist_core.nearest import nearest
 from fmnist_core.seeds import stream
 
 OLDEST = (1, 8)
@@ -110,10 +110,8 @@ def estimator_for(model: Baseline, seed: int) -> Any:
     known.pop("random_state", None)  # the seed's
     for key in options:
         if key not in known:
-            matches = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            hint = f"; did you mean '{matches[0]}'?" if matches else ""
-            raise ValueError(f"unknown key 'model.options.{key}' of estimator '{model.estimator}'{hint}; "
-                             f"options: {', '.join(known)}")
+            raise ValueError(f"unknown key 'model.options.{key}' of estimator '{model.estimator}'"
+                             f"{nearest(key, known)}; options: {', '.join(known)}")
     made.set_params(**{**kind.settings, **options})
     if draws:
         made.set_params(random_state=stream(seed, "init") % 2**32)  # all that numpy's RandomState takes

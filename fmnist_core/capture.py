@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fmnist_core.cpu.tape import Tape
-from fmnist_core.fused.conv import has_kernels
+from fmnist_core.kernels import available
 from fmnist_core.optimizers import Adam, set_learning_rate
 from fmnist_core.seeds import host_state
 
@@ -87,7 +87,7 @@ class Replay:
             if "capturable" in group:  # the step count of Adam, AdamW and RMSprop has to live on the device
                 group["capturable"] = rates_S.device.type == "cuda"
         if isinstance(getattr(optimizer, "optimizer", optimizer), Adam):
-            has_kernels(rates_S)  # is found out and remembered here, off the clock of training
+            available.has_kernels(rates_S)  # is found out and remembered here, off the clock of training
 
     def advance(self, training: Steps, batches: Sequence[Tensor]) -> None:
         """Take the next of `batches`, the indices of an epoch."""

@@ -9,7 +9,6 @@ A training that goes on from a file ends with the parameters of one that was nev
 
 import hashlib
 import json
-import os
 import time
 import warnings
 from dataclasses import asdict
@@ -25,6 +24,7 @@ from fmnist_core.config import quality_key
 from fmnist_core.evaluation import History
 from fmnist_core.seeds import host_state, set_host_state
 from fmnist_core.train import Training
+from fmnist_core.whole_files import write_whole
 
 
 def save(training: Training, path: Path, *, wall_s: float = 0.0) -> None:
@@ -89,21 +89,6 @@ def load(training: Training, path: Path) -> float | None:
     training.epoch_began = time.perf_counter() - about["epoch_s"]
     training.num_resumes = about.get("num_resumes", 0) + 1
     return float(about["wall_s"])
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Or not at all: raises OSError, and leaves the earlier file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".draft")
-    try:
-        with draft.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def _tensors_per_process(training: Training) -> dict[str, Tensor]:

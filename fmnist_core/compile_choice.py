@@ -8,7 +8,7 @@ import torch
 
 from fmnist_core.config import CellConfig
 from fmnist_core.data import Dataset
-from fmnist_core.fused.choice import seconds_per_step
+from fmnist_core.step_time import seconds_per_step
 from fmnist_core.train import Training
 
 ROUNDS = 3

@@ -255,10 +255,14 @@ def to_dict(config: Struct) -> dict[str, Any]:
     return content
 
 
+def canonical_json(content: Any) -> bytes:
+    """Equal for what is equal: sorted keys, no white space."""
+    return msgspec.json.encode(content, order="sorted")
+
+
 def digest(content: Any) -> str:
-    """First 16 hex digits of the SHA-256 of canonical JSON: sorted keys, no white space."""
-    canonical = msgspec.json.encode(content, order="sorted")
-    return hashlib.sha256(canonical).hexdigest()[:16]
+    """First 16 hex digits of the SHA-256 of its canonical JSON."""
+    return hashlib.sha256(canonical_json(content)).hexdigest()[:16]
 
 
 def quality_key(cell: CellConfig, seed: int, *, num_processes: int = 1) -> str:

@@ -55,6 +55,11 @@ class History:
     train_s: list[float] = field(default_factory=list)
     """Seconds of training, without evaluation."""
 
+    def has_stalled(self, patience: int) -> bool:
+        """Whether the best validation accuracy is `patience` epochs old; 0: never."""
+        accuracies = self.validation_accuracy
+        return patience > 0 and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience
+
     def divergence(self) -> str:
         """The loss of the last epoch's evaluation that is not finite, in words; empty where all are. The losses of the
         steps may be finite where the last steps went too far."""

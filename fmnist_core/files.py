@@ -7,6 +7,7 @@ September 2017; the older one scores about 0.4 points higher and must never slip
 
 import gzip
 import hashlib
+import math
 import os
 import zlib
 from functools import lru_cache
@@ -94,9 +95,7 @@ def decode_idx(content: bytes, name: str) -> Bytes:
     if len(content) < header or content[:3] != b"\0\0\x08" or not 1 <= num_dims <= 4:
         raise DataError(f"{name} is not an IDX file of unsigned bytes")
     shape = tuple(int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(num_dims))
-    size = 1
-    for extent in shape:
-        size *= extent
+    size = math.prod(shape)
     if len(content) != header + size:
         raise DataError(f"{name} is truncated: {len(content) - header} bytes of data, its header says {size}")
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from fmnist_core.config import TrainConfig
-from fmnist_core.fused.conv import has_kernels
+from fmnist_core.kernels import available
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 """Coefficients of the odd polynomial of degree 5 of Jordan et al. 2024 ("Muon: an optimizer for hidden layers in neural
@@ -88,7 +88,7 @@ class AdamW(Adam, torch.optim.AdamW):
 
 
 def _suits_kernel(tensor: Tensor) -> bool:
-    return tensor.dtype == torch.float32 and tensor.is_contiguous() and has_kernels(tensor)
+    return tensor.dtype == torch.float32 and tensor.is_contiguous() and available.has_kernels(tensor)
 
 
 class Muon(torch.optim.AdamW):

@@ -15,6 +15,11 @@ from fmnist_core.config import CellConfig
 from fmnist_core.data import Dataset
 from fmnist_core.optimizers import set_learning_rate
 from fmnist_core.schedule import learning_rate
+from fmnist_core.seeds import stream
+
+
+class Diverged(ArithmeticError):
+    """The loss was not finite. Fused optimizers have not stepped since."""
 
 
 class Steps:
@@ -55,6 +60,22 @@ class Steps:
     def order(self) -> Tensor:
         """The indices of this epoch's images, in the order in which they are trained on."""
         raise NotImplementedError
+
+    def permutation(self, seed: int) -> Tensor:
+        """Of the training set for this epoch: the same in every process and on every device."""
+        generator = torch.Generator().manual_seed(stream(seed, "order", self.epoch))
+        return torch.randperm(len(self.dataset.train), generator=generator)
+
+    def flip_start(self, seed: int) -> Tensor:
+        """Which images are flipped in the epochs of even number, where flips alternate."""
+        generator = torch.Generator().manual_seed(stream(seed, "flip"))
+        return torch.rand(len(self.dataset.train), generator=generator) < 0.5
+
+    def diverged_at(self, losses_S: Tensor, batches: Sequence[Tensor]) -> Diverged:
+        """In the epoch of these losses, one of which is not finite."""
+        step = int((~losses_S.isfinite()).nonzero()[0])
+        return Diverged(f"the loss was {losses_S[step].item() / len(batches[step])} at step "
+                        f"{self.epoch * self.steps_per_epoch + step + 1} of {self.num_steps}")
 
     def finish_steps(self, on_step: Callable[[Any], None] | None) -> Sequence[Tensor]:
         """Take the steps that are left of the epoch; the indices of all its batches."""

@@ -1,6 +1,7 @@
 """A model's layers as it runs them: shapes, parameters, multiply-adds. For every model, plain sequence or not."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,7 +117,7 @@ def least_bytes(rows: list[LayerRow], num_params: int, moments: int, num_images:
     gradients once backward. The rest is float32 in every precision: a parameter is read twice, its gradient written
     and read; the optimizer reads and writes the parameter and its `moments`. `num_images`: of this process.
     """
-    activations = sum(_size(row.out_shape) for row in rows if row.multiply_adds)
+    activations = sum(math.prod(row.out_shape) for row in rows if row.multiply_adds)
     return itemsize * 4 * activations * num_images + 4 * (6 * num_params + 2 * moments)
 
 
@@ -162,13 +163,6 @@ def _multiply_adds(module: nn.Module, output: Tensor, counted: int) -> int:
     if isinstance(module, nn.Bilinear):
         return output.numel() * module.in1_features * module.in2_features
     return counted
-
-
-def _size(shape: Shape) -> int:
-    size = 1
-    for extent in shape:
-        size *= extent
-    return size
 
 
 def _one(value: Any) -> int:

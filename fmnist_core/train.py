@@ -31,14 +31,10 @@ from fmnist_core.mix import mix
 from fmnist_core.models.build import build
 from fmnist_core.optimizers import optimizer_for
 from fmnist_core.seeds import set_seed, stream
-from fmnist_core.steps import Steps
+from fmnist_core.steps import Diverged, Steps
 from fmnist_core.sync_norm import synchronize_batch_norm
 
 OnStep = Callable[["Training"], None]
-
-
-class Diverged(ArithmeticError):
-    """The loss was not finite. Fused optimizers have not stepped since."""
 
 
 def accelerator_for(precision: Precision, **options: Any) -> Accelerator:
@@ -119,15 +115,14 @@ class Training(Steps):
         self.history = History()
         self.test_logits_NK: Tensor | None = None
         """Of the last evaluation, on the CPU; nothing under DDP, where no process has them all."""
-        self.flip_start_N = self._flip_start()
+        alternating = cell.data.flip == "alternating"
+        self.flip_start_N = self.flip_start(seed).to(self.device) if alternating else None
         self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
         self.progress = None
         self.replay = capture.Replay(self.optimizer, self.rates()) if self.captured else None
 
     def order(self) -> Tensor:
-        """The permutation of the training set for this epoch: the same in every process and on every device."""
-        generator = torch.Generator().manual_seed(stream(self.seed, "order", self.epoch))
-        return torch.randperm(len(self.dataset.train), generator=generator).to(self.device)
+        return self.permutation(self.seed).to(self.device)
 
     def batch(self, index_N: Tensor) -> tuple[Tensor, Tensor]:
         """This process's part of the global batch `index_N`, augmented: images and labels (mixed: (N, K))."""
@@ -152,12 +147,6 @@ class Training(Steps):
         timings = compile_choice.time_modes(cell, dataset)
         self.compile_timings_s = {str(mode): seconds for mode, seconds in timings.items()}
         return compile_choice.with_compile(cell, min(timings, key=lambda mode: timings[mode]))
-
-    def _flip_start(self) -> Tensor | None:
-        if self.cell.data.flip != "alternating":
-            return None
-        generator = torch.Generator().manual_seed(stream(self.seed, "flip"))
-        return (torch.rand(len(self.dataset.train), generator=generator) < 0.5).to(self.device)
 
 
 def train_step(training: Training, images_NCHW: Tensor, labels_N: Tensor, global_batch_size: int) -> Tensor:
@@ -197,10 +186,7 @@ def train_epoch(training: Training, on_step: OnStep | None = None) -> float:
     losses = training.accelerator.reduce(training.losses, "mean")  # each process holds its weighted part
     mean_loss = float(losses.sum()) / len(training.dataset.train)
     if not math.isfinite(mean_loss):
-        step = int((~losses.isfinite()).nonzero()[0])
-        size = len(batches[step])
-        raise Diverged(f"the loss was {losses[step].item() / size} at step "
-                       f"{training.epoch * training.steps_per_epoch + step + 1} of {training.num_steps}")
+        raise training.diverged_at(losses, batches)
     training.epoch, training.step_in_epoch = training.epoch + 1, 0
     return mean_loss
 
@@ -210,7 +196,7 @@ def fit(training: Training, *, on_step: OnStep | None = None, on_epoch: OnStep |
 
     `on_step` and `on_epoch` may raise to stop the run; the history keeps the epochs that were finished.
     """
-    history, patience = training.history, training.cell.train.early_stopping_patience
+    history = training.history
     while training.epoch < training.cell.train.epochs:
         if training.step_in_epoch == 0:
             training.epoch_began = time.perf_counter()
@@ -222,8 +208,7 @@ def fit(training: Training, *, on_step: OnStep | None = None, on_epoch: OnStep |
             raise Diverged(reason)
         if on_epoch is not None:
             on_epoch(training)
-        accuracies = history.validation_accuracy
-        if patience and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience:
+        if history.has_stalled(training.cell.train.early_stopping_patience):
             break
     return history
 

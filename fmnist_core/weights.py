@@ -10,10 +10,10 @@ from torch import nn
 
 from fmnist_core import views
 from fmnist_core.average import averaged
-from fmnist_core.checkpoint import write_whole
 from fmnist_core.config import CellConfig, to_dict
 from fmnist_core.models.build import build
 from fmnist_core.train import Training
+from fmnist_core.whole_files import write_whole
 
 FORMAT = "fmnist-weights-1"
 

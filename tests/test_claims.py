@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from bench import claims, experiment
+from bench.judging import evidence
 from bench.judging.accuracy import Contrast, contrasts, over_fits
 from bench.pages import verdicts
 from bench.records.rows import collect
@@ -294,11 +295,12 @@ def test_shared_machines_and_differing_precision_are_no_evidence_of_time():
 # 5 Over-fitting
 
 
-def with_rise(name, rises, validation=0.9, wanted=lambda cell: True, spread=SPREAD):
+def with_rise(name, rises, accuracy=0.9, wanted=lambda cell: True, spread=SPREAD):
     """Validation loss flat for two thirds of six epochs, then higher by the rise."""
     of = LOADED[name]
     cells = [cell for cell in of.cells if wanted(cell)]
-    return [trained(of, cell, seed, validation=validation, validation_loss=[0.4, 0.4, 0.3, 0.3, 0.3 + r, 0.3 + r])
+    return [trained(of, cell, seed, validation=accuracy, test=accuracy,
+                    validation_loss=[0.4, 0.4, 0.3, 0.3, 0.3 + r, 0.3 + r])
             for cell, rise in zip(cells, itertools.cycle(rises), strict=False) for seed, each in enumerate(spread)
             for r in [rise + each]]
 
@@ -311,7 +313,7 @@ def test_network_1_over_fits_when_most_configurations_do():
     half = with_rise("table_1_1", [-0.05, 0.05]) + with_rise("network1_printed", [0.05])
     assert verdict(half, "5a").verdict == "not resolved"  # as many fall as rise
     assert every([0.001], spread=(-0.05, 0.0, 0.05)) == "not resolved"
-    assert every([0.05], validation=0.1) == "waiting"  # what has not learnt cannot over-fit
+    assert every([0.05], accuracy=0.1) == "waiting"  # what has not learnt cannot over-fit
     assert verdict(with_rise("network1_printed", [0.05]), "5a").verdict == "waiting"
 
 
@@ -474,17 +476,22 @@ def test_what_the_reports_networks_do_not_say_is_told_and_decides_nothing():
     with_ = lambda *verdicts: claims.Judged(judged.claim, [finding._replace(verdict=one) for one in verdicts])
     assert with_("supported", "supported", "contradicted").verdict == "supported"
     assert with_("supported", "not resolved", "contradicted").verdict == "not resolved"
-    assert verdicts.parts_by_verdict(with_("supported", "not resolved", "contradicted")) == (
-        "*not resolved*: in the final network. *supported*: in Network 1. Beyond the report's networks, "
-        "*contradicted*: in the kernel x depth networks")
+    assert verdicts.why(with_("supported", "not resolved", "contradicted")) == (
+        "In the final network: no records yet. Beyond the report's networks *contradicted*: in the kernel x depth "
+        "networks. *Supported*: in Network 1.")
 
 
-def test_the_summary_names_the_parts_what_decides_first():
+def test_the_summary_gives_the_evidence_that_decides_and_how_the_other_parts_fared():
     judged = claims.judge(collect([], list(LOADED.values())))[3]
-    named = verdicts.parts_by_verdict(judged)
-    assert named.startswith("*contradicted*: parameters, Network 1. *waiting*: time of a step, Network 1; ")
-    assert "multiply-adds, the final network. Beyond the report's networks, *waiting*: time of a step, the" in named
-    assert named.endswith("parameters, the kernel x depth networks; multiply-adds, the kernel x depth networks")
+    assert verdicts.why(judged) == (
+        "Parameters, Network 1: exact counts, smallest kernel first: 62,506, 47,186, 34,954, 35,890. *Waiting*: time "
+        "of a step, Network 1; time of a step, the final network. Beyond the report's networks *waiting*: time of a "
+        "step, the kernel x depth networks. *Supported*: 3 parts. Beyond the report's networks *supported*: "
+        "parameters, the kernel x depth networks; multiply-adds, the kernel x depth networks.")
+    several = judged._replace(findings=[evidence.Finding("supported", "told; and more")] * len(judged.findings))
+    assert verdicts.why(several) == (
+        "Parameters, Network 1: told; parameters, the final network: told; and 4 more. Beyond the report's networks "
+        "*supported*: 3 parts.")
 
 
 def test_parts_name_verdict_evidence_and_seeds():
@@ -495,7 +502,8 @@ def test_parts_name_verdict_evidence_and_seeds():
     assert "that do not: 94.75 to 95.25 (ReLU after fc1, n = 3)" in rows["1b"]
     assert "`final`" in rows["1b"]
     of_part = verdicts.by_experiment(judged)["final"][1]
-    assert of_part.startswith("1b (test 90.4 % (section 1.7), in a reading): contradicted, 6 of 6 runs at least as")
+    assert of_part == ("1b (test 90.4 % (section 1.7), in a reading): **contradicted**, 6 of 6 runs at least as high, "
+                       "the highest 95.05 %")
 
 
 def test_each_test_of_the_parts_is_told_once():

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from bench import compare
+from bench.judging import record_sets
 from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord
-from bench.records import record_sets
 from bench.records.lines import encode
 from bench.records.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, pairs_to_find, save
 from bench.timing import revisions, side_runs
@@ -70,7 +70,7 @@ def sets(a, b, *, known=calibration, **options):
 
 
 def verdict(a, b, metric="train step", **options):
-    return {finding.metric: finding.verdict for finding in sets(a, b, **options).findings}[metric]
+    return {answer.metric: answer.verdict for answer in sets(a, b, **options).answers}[metric]
 
 
 def test_what_failed_in_one_set_is_said_and_is_no_cell_of_the_other_alone():
@@ -82,7 +82,7 @@ def test_what_failed_in_one_set_is_said_and_is_no_cell_of_the_other_alone():
     all_bad = [msgspec.structs.replace(each, status="oom", epochs=Epochs()) for each in good]
     found = sets(all_bad, good)
     assert [line.rpartition(": A: ")[2] for line in found.failed] == [f"seed {seed} failed, oom" for seed in range(3)]
-    assert (found.only_a, found.only_b, found.findings, found.refused) == ([], [], [], {})
+    assert (found.only_a, found.only_b, found.answers, found.refused) == ([], [], [], {})
 
 
 # Speeds
@@ -99,8 +99,8 @@ def test_epochs_of_trainings_tell_what_no_step_does(epoch_s, said):
     """Time between the steps: a slower training loop, whose steps are as fast as ever."""
     a, b = ([timing(), *trainings([0.9, 0.91], train_s=[9.0, each, each, 1.001 * each])] for each in (5.0, epoch_s))
     found = sets(a, b)
-    assert {one.metric: one.verdict for one in found.findings}["epoch"] == said
-    assert {one.metric: one.verdict for one in found.findings}["train step"] == "the same within 2.5 %"
+    assert {one.metric: one.verdict for one in found.answers}["epoch"] == said
+    assert {one.metric: one.verdict for one in found.answers}["train step"] == "the same within 2.5 %"
     assert not found.refused
     older = calibration()
     older.metrics.pop("epoch")  # before there was this metric: by the noise of a step
@@ -118,7 +118,7 @@ def test_epochs_are_compared_where_the_conditions_agree(change, reason):
     undisturbed = {"train_s": [5.0, 5.0, 5.0, 5.0]}
     found = sets(trainings([0.9, 0.91], **undisturbed), trainings([0.9, 0.91], **undisturbed | change))
     assert found.refused == {reason: ["name cnn"]}
-    assert [one.metric for one in found.findings] == [record_sets.ACCURACY]
+    assert [one.metric for one in found.answers] == [record_sets.ACCURACY]
 
 
 def test_a_disturbed_or_resumed_training_does_not_hide_the_others():
@@ -126,7 +126,7 @@ def test_a_disturbed_or_resumed_training_does_not_hide_the_others():
     one = trainings([0.9, 0.91], **quiet) + trainings([0.9, 0.91, 0.92], machine_shared=True, **disturbed)[2:]
     found = sets(one, trainings([0.9, 0.91], num_resumes=1, **quiet))
     assert not found.refused
-    assert [one.metric for one in found.findings] == [record_sets.ACCURACY, "epoch"]
+    assert [one.metric for one in found.answers] == [record_sets.ACCURACY, "epoch"]
 
 
 def test_a_noisy_machine_resolves_less():
@@ -154,7 +154,7 @@ def test_medians_of_a_record():
 ])
 def test_timings_that_differ_in_a_label_are_refused_with_the_reason(change, fact):
     found = sets([timing()], [timing(0.02, **change)])
-    assert not found.findings
+    assert not found.answers
     assert found.refused == {f"speed: {fact}": ["name cnn"]}
     allowed = fact.partition(":")[0]
     assert allowed in record_sets.names_of_facts()
@@ -166,7 +166,7 @@ def test_timings_that_differ_in_a_label_are_refused_with_the_reason(change, fact
     ({"warnings": ["other processes used 1.2 CPUs meanwhile"]}, "warnings")])
 def test_timings_under_load_are_refused(change, allowed):
     found = sets([timing(**change)], [timing(0.02, **change)])
-    assert not found.findings
+    assert not found.answers
     assert allowed in next(iter(found.refused))
     assert verdict([timing(**change)], [timing(0.02, **change)], allowed=[allowed]) == "slower"
 
@@ -181,7 +181,7 @@ def test_tf32_flags_mean_nothing_on_a_cpu():
 def test_each_timing_meets_the_one_with_its_labels():
     last = {"memory_format": "contiguous"}
     found = sets([timing(0.010), timing(0.020, execution=last)], [timing(0.030, execution=last), timing(0.010)])
-    steps = {(finding.a, finding.b): finding.verdict for finding in found.findings if finding.metric == "train step"}
+    steps = {(answer.a, answer.b): answer.verdict for answer in found.answers if answer.metric == "train step"}
     assert steps == {("10.0 ms", "10.0 ms"): "the same within 2.5 %", ("20.0 ms", "30.0 ms"): "slower"}
 
 
@@ -208,7 +208,7 @@ def test_trainings_of_another_version_are_left_out_and_counted(monkeypatch):
         old = trainings([0.5, 0.6])
     unreadable = msgspec.structs.replace(new[0], cell={"model": {"name": "no longer there"}})
     found = sets([*old, *new], [*new, unreadable])
-    assert [finding.a for finding in found.findings] == [finding.b for finding in found.findings]
+    assert [answer.a for answer in found.answers] == [answer.b for answer in found.answers]
     assert (found.stale_a, found.stale_b, found.only_a, found.only_b) == (2, 1, [], [])
 
 
@@ -218,18 +218,18 @@ def test_holm_over_many_cells_keeps_chance_from_speaking():
     b = trainings([0.9045, 0.9025, 0.9035], 1) + [r for d in range(2, 9) for r in trainings([0.900, 0.902, 0.901], d)]
     alone = verdict(a[:3], b[:3], "test accuracy (%)")
     assert alone == "better"
-    assert "better" not in {finding.verdict for finding in sets(a, b).findings}
+    assert "better" not in {answer.verdict for answer in sets(a, b).answers}
 
 
 def test_cells_are_named_by_what_differs():
     found = sets([timing(depth=1), timing(depth=3)], [timing(depth=3), timing(depth=1), timing(depth=4)])
-    assert list(dict.fromkeys(finding.what for finding in found.findings)) == ["depth 1", "depth 3"]
+    assert list(dict.fromkeys(answer.what for answer in found.answers)) == ["depth 1", "depth 3"]
     assert (len(found.only_a), len(found.only_b)) == (0, 1)
 
 
 def test_failed_records_are_no_measurements():
     failed = msgspec.structs.replace(timing(0.001), status="error")
-    assert sets([timing(), failed], [failed]).findings == []
+    assert sets([timing(), failed], [failed]).answers == []
 
 
 # The command
@@ -415,7 +415,7 @@ def test_five_percent_are_found_nine_times_in_ten_by_the_pairs_that_the_calibrat
     for _ in range(trials):
         n = pairs_to_find(noisy_pairs(rng, 20))
         metrics = {metric: noisy_pairs(rng, n, 1.05 if metric == "train_step" else 1.0) for metric in METRICS}
-        said = {finding.metric: finding.verdict for finding in compare.judge_revisions("", metrics, THRESHOLD)}
+        said = {answer.metric: answer.verdict for answer in compare.judge_revisions("", metrics, THRESHOLD)}
         found += said.pop("train step") == "slower"
         alarms += bool({"slower", "faster"} & {*said.values()})
     assert found / trials >= 0.9 - 3 * math.sqrt(0.9 * 0.1 / trials)
@@ -428,7 +428,7 @@ def test_equal_revisions_rarely_alarm_in_any_metric(n, noise):
     rng, trials = np.random.default_rng(n), 300
     said = [compare.judge_revisions("", {metric: noisy_pairs(rng, n, noise=noise) for metric in METRICS}, THRESHOLD)
             for _ in range(trials)]
-    share = lambda *verdicts: np.mean([any(finding.verdict in verdicts for finding in one) for one in said])
+    share = lambda *verdicts: np.mean([any(answer.verdict in verdicts for answer in one) for one in said])
     assert share("slower") < 0.05  # an alarm: exit code 1
     assert share("slower", "faster") < 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
 
@@ -446,8 +446,8 @@ def test_equal_records_rarely_alarm_in_any_metric():
     block = lambda: np.exp(noise * rng.standard_normal(10)).tolist()
     known = lambda: Calibration(environment=HERE, started_at="", cell={},
                                 metrics={metric: Pairs(a_s=block(), b_s=block()) for metric in METRICS})
-    alarms = [bool({finding.verdict for finding in sets([noisy_timing(rng, noise)], [noisy_timing(rng, noise)],
-                                                        known=known).findings} & {"slower", "faster"})
+    alarms = [bool({answer.verdict for answer in sets([noisy_timing(rng, noise)], [noisy_timing(rng, noise)],
+                                                        known=known).answers} & {"slower", "faster"})
               for _ in range(trials)]
     assert np.mean(alarms) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / trials)
 

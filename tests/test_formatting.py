@@ -37,9 +37,10 @@ def test_significant_takes_numpy_numbers():
 
 
 def test_an_interval_of_accuracies_ends_where_accuracies_do():
-    assert estimate([0.1, 0.9]) == "50.00 ± 56.57 [0.00, 100.00]"
-    assert mean_with_interval([0.90, 0.99]) == "94.50 [37.32, 100.00]"
-    assert estimate([-0.02, 0.02], -1.0) == "0.00 ± 2.83 [-25.41, 25.41]"  # a difference of accuracies
+    # sd of (10, 50, 90) is 40, of (90, 99, 99) 5.196; 4.30265 / sqrt(3) = 2.48414
+    assert estimate([0.1, 0.5, 0.9]) == "50.00 ± 40.00 [0.00, 100.00]"
+    assert mean_with_interval([0.90, 0.99, 0.99]) == "96.00 [83.09, 100.00]"
+    assert estimate([-0.02, 0.0, 0.02], -1.0) == "0.00 ± 2.00 [-4.97, 4.97]"  # a difference of accuracies
 
 
 def test_a_quoted_figure_keeps_the_digits_that_it_has():
@@ -51,8 +52,10 @@ def test_estimate_is_mean_sd_and_students_interval():
     assert estimate([0.90, 0.91, 0.92]) == "91.00 ± 1.00 [88.52, 93.48]"
 
 
-def test_one_seed_has_no_interval_and_none_has_nothing():
-    assert estimate([0.9]) == "90.00"
+def test_two_seeds_have_no_interval_one_no_spread_and_none_has_nothing():
+    assert estimate([0.90, 0.92]) == "91.00 ± 1.41"
+    assert mean_with_interval([0.90, 0.92]) == "91.00"
+    assert estimate([0.9]) == mean_with_interval([0.9]) == "90.00"
     assert estimate([]) == "-"
 
 

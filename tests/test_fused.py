@@ -26,7 +26,8 @@ from fmnist_core.fused.evaluation import fused_evaluate
 from fmnist_core.fused.training import FusedTraining, fused_epoch, fused_fit
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
-from fmnist_core.train import Diverged, Training, fit
+from fmnist_core.steps import Diverged
+from fmnist_core.train import Training, fit
 from tests.small import small_dataset
 
 SEEDS = (0, 3, 5)

@@ -18,10 +18,11 @@ from fmnist_core.config import (
     TrainConfig,
 )
 from fmnist_core.fused import choice as fused_choice
-from fmnist_core.fused.choice import balanced, choose_num_replicas, pays, replica_bytes, seconds_per_step
+from fmnist_core.fused.choice import balanced, choose_num_replicas, pays, replica_bytes
 from fmnist_core.fused.training import FusedTraining, check_fusible
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
+from fmnist_core.step_time import seconds_per_step
 from fmnist_core.train import Training
 from tests.small import small_dataset
 

@@ -27,13 +27,14 @@ from fmnist_core.config import (
 )
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import evaluate
-from fmnist_core.fused import conv as fused_conv
 from fmnist_core.fused.choice import choose_num_replicas
 from fmnist_core.fused.conv import METHODS
 from fmnist_core.fused.training import FusedTraining, fused_epoch, fused_fit
 from fmnist_core.kernels import adam as adam_kernel
+from fmnist_core.kernels import available
 from fmnist_core.observe import observe
-from fmnist_core.train import Diverged, Training, fit, train_epoch
+from fmnist_core.steps import Diverged
+from fmnist_core.train import Training, fit, train_epoch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -288,7 +289,7 @@ def test_kernels_equal_plain_layers(model: ModelConfig, precision: Any, monkeypa
     losses = []
     for with_kernels in (True, False):
         if not with_kernels:
-            monkeypatch.setattr(fused_conv, "has_kernels", lambda x: False)
+            monkeypatch.setattr(available, "has_kernels", lambda x: False)
         training = FusedTraining(cell_of(model, capture=True, precision=precision, optimizer="sgd", learning_rate=0.02),
                                  SEEDS, dataset())
         for conv in training.network.convolutions():

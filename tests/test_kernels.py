@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fmnist_core.config import CellConfig, DataConfig, ModelConfig, Network1, Network2, TrainConfig
-from fmnist_core.fused import conv as fused_conv
-from fmnist_core.fused.conv import HAS_TRITON, INTERPRETED
 from fmnist_core.fused.training import FusedTraining
+from fmnist_core.kernels import available
+from fmnist_core.kernels.available import HAS_TRITON, INTERPRETED
 from tests.small import small_dataset
 
 DEVICE = "cuda" if torch.cuda.is_available() and not INTERPRETED else "cpu"
@@ -33,9 +33,9 @@ SHAPES = [  # replicas, images, channels in and out, kernel size, padding, side 
 @pytest.fixture
 def asked_anew() -> Iterator[None]:
     """Whether the kernels work is asked in this test, and forgotten after it."""
-    fused_conv._work_on.cache_clear()
+    available.work_on.cache_clear()
     yield
-    fused_conv._work_on.cache_clear()
+    available.work_on.cache_clear()
 
 
 @pytest.mark.skipif(torch.cuda.is_available() or not HAS_TRITON or INTERPRETED, reason="the others run as they are")
@@ -139,7 +139,7 @@ def test_adam_of_large_tensors(optimizer: Literal["adam", "adamw"], monkeypatch:
     by_kernel, plain = optimizer_for(mine, config), optimizer_for(other, config)
     for group in by_kernel.param_groups:
         group["capturable"] = DEVICE == "cuda"
-    assert fused_conv.has_kernels(torch.zeros(1, device=DEVICE))  # asked once, by steps of its own
+    assert available.has_kernels(torch.zeros(1, device=DEVICE))  # asked once, by steps of its own
     sizes, adam_step = [], adam_kernel.adam_step
     monkeypatch.setattr(adam_kernel, "adam_step",
                         lambda parameter, *args, **options: (sizes.append(parameter.numel()),
@@ -246,8 +246,8 @@ def test_without_kernels_that_work_the_layers_are_pytorchs(kernel: str, instead:
     x = torch.zeros(1, 1, 2, 2, device=DEVICE)
     monkeypatch.setattr(f"fmnist_core.kernels.check.{kernel}", instead)
     with pytest.warns(UserWarning, match=f"slower: {reason}"):
-        assert not fused_conv.has_kernels(x)
-    assert not fused_conv.has_kernels(x)  # found out once
+        assert not available.has_kernels(x)
+    assert not available.has_kernels(x)  # found out once
 
 
 @here
@@ -257,12 +257,12 @@ def test_finding_out_draws_no_random_numbers_and_heeds_no_defaults() -> None:
     torch.set_default_dtype(torch.float64)
     try:
         with torch.inference_mode():
-            assert fused_conv.has_kernels(x)
+            assert available.has_kernels(x)
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(torch.get_rng_state(), before)
-    assert not fused_conv.has_kernels(x.double())
-    assert fused_conv.has_kernels(x.bfloat16()) is (DEVICE == "cuda")  # interpreted, its products are wrong
+    assert not available.has_kernels(x.double())
+    assert available.has_kernels(x.bfloat16()) is (DEVICE == "cuda")  # interpreted, its products are wrong
 
 
 @here
@@ -278,7 +278,7 @@ def test_whole_networks(model: ModelConfig, monkeypatch: pytest.MonkeyPatch) -> 
     parameters = []
     for with_kernels in (True, False):
         if not with_kernels:
-            monkeypatch.setattr(fused_conv, "has_kernels", lambda x: False)
+            monkeypatch.setattr(available, "has_kernels", lambda x: False)
         monkeypatch.setattr("fmnist_core.fused.training.tune", lambda *args, **options: None)
         training = FusedTraining(cell, (0, 1), small_dataset(12, 4, 4))
         training.model.train()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fmnist_core.fused.conv import HAS_TRITON, INTERPRETED
+from fmnist_core.kernels.available import HAS_TRITON, INTERPRETED
 
 pytestmark = pytest.mark.skipif(not HAS_TRITON or INTERPRETED or torch.cuda.is_available(),
                                 reason="the kernels run instead, or there is no Triton")

@@ -55,8 +55,8 @@ def test_lines_that_are_not_possible_here_say_why():
 
 
 def test_the_table_by_hand():
-    lines = [LedgerLine(name="raw", what="all", step_s=[0.001, 0.001]),
-             LedgerLine(name="more", what="x", step_s=[0.0011, 0.0011]),
+    lines = [LedgerLine(name="raw", what="all", step_s=[0.001] * 3),
+             LedgerLine(name="more", what="x", step_s=[0.0011] * 3),
              LedgerLine(name="none", what="y", skipped="no compiler")]
     record = Ledger(environment=Environment(), started_at="", cell={}, lines=lines)
     _, rows = side_tables.headers_and_rows(record)

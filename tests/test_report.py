@@ -368,7 +368,7 @@ def test_failed_timings_and_warnings_are_told():
 
 def answer_of(records, *experiments):
     text = text_of(records, *experiments).split("### One factor")[1]
-    return next(line for line in text.splitlines() if line.startswith("**Answer.**"))
+    return f"**Answer.**{text.split('**Answer.**')[1].split('**Accuracy')[0]}"
 
 
 def seeds_of(cell, accuracies):
@@ -380,7 +380,7 @@ def test_answer_names_best_and_worst_with_the_test():
     # t = 0.02 / sqrt(2 x 0.001^2 / 3) = 24.49, 4 degrees of freedom: p = 1.6e-5
     assert "Test accuracy differs between the cells (Welch's test of 2 cells, p < 0.001, n = 3 a cell)" in line
     assert "highest kernel_size 3 with 92.00 [91.75, 92.25] %, lowest kernel_size 2 with 90.00 [89.75, 90.25] %" in line
-    assert "It is above every other" in line
+    assert "The highest is above every other" in line
 
 
 def test_answer_says_when_nothing_is_resolved_and_what_would_be():
@@ -400,7 +400,8 @@ def test_answer_tests_no_cell_of_seeds_that_did_not_learn_and_names_the_best_of_
     accuracies = ((0.899, 0.900, 0.901), (0.919, 0.920, 0.921), (0.1, 0.1, 0.9), (0.93,))
     line = text_of([trained(made, cell, seed, test=value) for cell, values in zip(made.cells, accuracies, strict=True)
                     for seed, value in enumerate(values)], made)
-    assert "Not learnt, and so not compared: kernel_size 4 (2 of 3 seeds). It is above every other of two seeds" in line
+    assert "The highest is above every other of two seeds or more." in line
+    assert "- Not learnt, and so not compared: kernel_size 4 (2 of 3 seeds)." in line
     assert "One seed, no test: 1 cell, the highest of them kernel_size 5 with 93.00 %." in line
 
 
@@ -528,7 +529,7 @@ def test_the_arithmetic_that_is_compared_is_that_of_most_cells():
     assert "arithmetic differs from the others': 2 rows, so that kernel_size 5 cannot be compared." in text
     apart = [trained(made, cell, seed, test=0.8 + 0.05 * i + 0.001 * seed)
              for i, cell in enumerate(made.cells[:3]) for seed in range(6)]
-    assert "It is above every other that is compared." in text_of([*apart, *records[6:]], made)
+    assert "The highest is above every other that is compared." in text_of([*apart, *records[6:]], made)
 
 
 def test_trainings_done_once_more_are_told():

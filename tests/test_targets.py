@@ -54,7 +54,8 @@ def test_mean_and_interval_by_hand():
     assert lines(*records)[0][:6] == ["kernel_size 2", "90.0", "M1", "3 of 3", "12.0 ± 2.00 [7.03, 17.0]", "1"]
     low, high = stats.mean_interval([10.0, 12.0, 14.0])
     assert (low, high) == pytest.approx((7.032, 16.968), abs=1e-3)
-    assert targets.seconds_text([1.0, 9.0]).split("[")[1].startswith("0, ")  # no time is below 0
+    assert targets.seconds_text([1.0, 2.0, 9.0]).split("[")[1].startswith("0, ")  # no time is below 0
+    assert targets.seconds_text([1.0, 2.0]) == "1.50 ± 0.707"  # of two no interval
 
 
 def test_how_many_reached_it_is_always_said():

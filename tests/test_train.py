@@ -14,7 +14,8 @@ from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, KernelDe
 from fmnist_core.evaluation import evaluate
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
-from fmnist_core.train import Diverged, Training, fit, train_epoch, train_step
+from fmnist_core.steps import Diverged
+from fmnist_core.train import Training, fit, train_epoch, train_step
 from tests.small import small_dataset
 
 

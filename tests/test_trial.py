@@ -1,6 +1,5 @@
 """Whatever happens to a cell, its record says so: failures, time-outs, divergence, interruption and resume."""
 
-import os
 import re
 import signal
 import warnings
@@ -26,7 +25,8 @@ from fmnist_core.config import (
     TrainConfig,
     quality_key,
 )
-from fmnist_core.train import Diverged, Training, fit, train_epoch
+from fmnist_core.steps import Diverged
+from fmnist_core.train import Training, fit, train_epoch
 from tests.small import small_dataset
 
 
@@ -263,7 +263,7 @@ def test_a_full_disk_stops_no_training(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(trial, "CHECKPOINT_EVERY_S", -1.0)
-    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr(checkpoint, "write_whole", full)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         record = run(misbehaving(), tmp_path)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import experiment
-from bench.inputs import trying
+from bench.sweep import trying
 from bench.sweep.plan import Task, tasks
 
 

@@ -28,7 +28,7 @@ from bench.judging.evidence import (
     seeds_to_predict,
     seeds_to_reach,
 )
-from bench.records.outcomes import LEARNT, Outcome, test_last, validation_last, validation_loss_rise
+from bench.records.outcomes import Outcome, test_last, validation_loss_rise
 from bench.records.rows import Row
 
 NEGLIGIBLE = 0.003
@@ -60,7 +60,7 @@ def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT)
     as_claimed, against = verdicts.count("greater"), verdicts.count("less") + verdicts.count("equivalent")
     verdict: Verdict = ("contradicted" if against else "waiting" if missing else
                         "supported" if as_claimed == len(pairs) else "not resolved")
-    evidence = _contrast_text(tested, results, adjusted, verdicts)
+    evidence = _contrast_text(tested, results, adjusted, verdicts, verdict)
     if len(pairs) > 1:
         evidence += (f"; {as_claimed} of {len(pairs)} comparisons resolved as claimed, {against} reversed or equal, "
                      f"{len(pairs) - missing - as_claimed - against} not resolved"
@@ -86,7 +86,8 @@ def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float) -> F
     alone = "; ".join(escape(name) for name, values in measured if len(values) == 1)
     values = [value for _, own in measured for value in own]
     reached = sum(value >= figure - HALF_A_DIGIT for value in values)
-    evidence = "; ".join([f"{reached} of {plural(len(values), 'run')} at least as high",
+    runs = f"{reached} of {plural(len(values), 'run')} at least as high, the highest {percent(max(values))} %"
+    evidence = "; ".join([runs,
                           *([f"one run's intervals that hold it: {told(inside)}"] if inside else []),
                           *([f"one run's intervals that do not: {told(outside)}"] if outside else []),
                           *([f"one seed, no interval: {alone}"] if alone else [])])
@@ -170,8 +171,7 @@ def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
 
     By the interval of the mean rise over seeds, Bonferroni over rows. `expected` False: the claim is that it does not.
     """
-    learnt = [(row, values) for row in rows if (values := row.values(validation_loss_rise))
-              and stats.summarize(row.values(validation_last)).mean > LEARNT]
+    learnt = [(row, values) for row in rows if row.learnt and (values := row.values(validation_loss_rise))]
     if not learnt:
         return WAITING
     intervals = [stats.mean_interval(values, 1 - ALPHA / len(learnt)) for _, values in learnt]
@@ -201,8 +201,7 @@ def factors_matter(groups: dict[str, Sequence[Row]]) -> dict[str, Finding]:
     Contradicted where even the extremes are surely less than 0.3 points apart.
     """
     tested = {}
-    groups = {name: [row for row in rows if min(row.values(test_last), default=1.0) > LEARNT]
-              for name, rows in groups.items()}
+    groups = {name: [row for row in rows if row.learnt or not row.trained] for name, rows in groups.items()}
     for name, rows in groups.items():
         values = [own for row in rows if len(own := row.values(test_last)) > 1]
         if len(values) > 1:
@@ -243,9 +242,10 @@ def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float, le
 
 
 def _contrast_text(tested: Sequence[Contrast], results: Sequence[stats.Comparison], adjusted: Sequence[float],
-                   verdicts: Sequence[stats.Verdict]) -> str:
+                   verdicts: Sequence[stats.Verdict], verdict: Verdict) -> str:
     """At most four, those that decide first."""
-    deciding = ["less", "equivalent", "greater", "not resolved"]
+    deciding = ["less", "equivalent", "greater"]
+    deciding.insert(0 if verdict == "not resolved" else len(deciding), "not resolved")
     shown = sorted(range(len(tested)), key=lambda i: (deciding.index(verdicts[i]), -abs(results[i].difference)))[:4]
     return "; ".join(f"{escape(tested[i].name)}: {points(results[i].difference)} points [{points(results[i].low)}, "
                      f"{points(results[i].high)}], {p_value(adjusted[i])}, n = {len(tested[i].high)} and "

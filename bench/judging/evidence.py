@@ -27,8 +27,13 @@ MAX_PERMUTED = 2_000
 class Finding(NamedTuple):
     verdict: Verdict
     evidence: str
+    """Joined by `; `, the most telling first."""
     seeds: float | None = None
     """Per cell, to resolve it if the differences are as seen; infinite where that is beyond reach. None: no need."""
+
+    @property
+    def lead(self) -> str:
+        return self.evidence.partition("; ")[0]
 
 
 WAITING = Finding("waiting", "no records yet")

@@ -6,13 +6,25 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bench import stats
-from bench.formatting import NOTHING, code, escape, estimate, folded, p_value, percent, plural, points, table
+from bench.formatting import (
+    FEWEST_SPREAD,
+    NOTHING,
+    code,
+    escape,
+    estimate,
+    folded,
+    p_value,
+    percent,
+    plural,
+    points,
+    table,
+)
 from bench.inputs.dotted import as_text
 from bench.inputs.settings import every_setting, varied
 from bench.pages.cited import row_of, waiting
 from bench.pages.goals import FAST, RESULT
 from bench.pages.tables import training_time
-from bench.records import outcomes
+from bench.records import outcomes, reproduce
 from bench.records.machines import Machine, is_undisturbed
 from bench.records.rows import Results, Row
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, by_cell
@@ -100,8 +112,7 @@ def commands(results: Results, names: Mapping[Machine, str]) -> str:
     body = []
     for experiment, label in wanted:
         row = row_of(results, experiment, label)
-        command = f'accelerate launch bench/run.py {experiment} --only "label={label}" --seeds 1'
-        body.append([code(command), *_expected(row, names)])
+        body.append([code(reproduce.of_label(experiment, label)), *_expected(row, names)])
     return folded(plural(len(body), "command"), table([
         "command", "test, last epoch (%) [95 % prediction interval of one run]", "n", "training time (s)"], body))
 
@@ -115,6 +126,6 @@ def _expected(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
     timed = [record for record in by_itself if is_undisturbed(record)] or by_itself
     values = row.values(outcomes.test_last)
     low, high = stats.prediction_interval(values)
-    one_run = f" [{percent(max(low, 0.0))}, {percent(min(high, 1.0))}]" if len(values) > 1 else ""
+    one_run = f" [{percent(max(low, 0.0))}, {percent(min(high, 1.0))}]" if len(values) >= FEWEST_SPREAD else ""
     return [f"{percent(stats.summarize(values).mean)}{one_run}", str(len(values)),
             training_time(replace(row, trained=timed), names)]

@@ -1,4 +1,4 @@
-"""Figures over epochs and classes. No torch."""
+"""Figures over epochs. No torch."""
 
 import math
 import textwrap
@@ -28,9 +28,7 @@ from bench.pages.drawing import (
 from bench.record import Epochs, TrainRecord
 from bench.records.outcomes import LEARNT, validation_last
 from bench.records.rows import Results, Row
-from fmnist_core.config import DATASETS
 
-CLASSES = DATASETS["fashion-mnist"].classes
 LOWEST_SHOWN, HIGHEST_LOSS = 60.0, 3.0
 """Accuracy in per cent at which the axis of the trials begins, loss at which it ends: some trials only guess (2.3)."""
 COLUMNS = 3
@@ -139,7 +137,7 @@ def gaps(results: Results) -> Figure | None:
 def _gaps(panel: Axes, name: str, every: Sequence[Row]) -> list[End]:
     """Gives the ends of the lines."""
     rows = [row for row in every if row.trained]
-    lost = [row for row in rows if (last := row.values(validation_last)) and stats.summarize(last).mean < LEARNT]
+    lost = [row for row in rows if not row.learnt]
     ends: list[End] = []
     for i, row in enumerate(row for row in rows if row not in lost):
         mean, _ = mean_and_sd([_gap(record.epochs) for record in row.trained])
@@ -149,7 +147,7 @@ def _gaps(panel: Axes, name: str, every: Sequence[Row]) -> list[End]:
         ends += [(len(mean), mean[-1], f"printed, {row.label}" if printed else row.label, COLOURS[i % 7])]
     parts = [f"{name}, mean of {seeds_of(rows)}" if rows else name, coverage(len(rows), len(every), "training")]
     if lost:
-        parts += textwrap.wrap(f"left out, as validation ends below {100 * LEARNT:g} %: "
+        parts += textwrap.wrap(f"left out, as test accuracy ends below {100 * LEARNT:g} %: "
                                + "; ".join(row.label for row in lost), 48)
     panel.set_title("\n".join(part for part in parts if part))
     epoch_axis(panel)
@@ -158,36 +156,6 @@ def _gaps(panel: Axes, name: str, every: Sequence[Row]) -> list[End]:
     else:
         say_waiting(panel)
     return ends
-
-
-def confusion(results: Results) -> Figure | None:
-    """Of the first reading that has one: each row in per cent of its true class, mean over seeds."""
-    row, matrix = next(((row, matrix) for row in readings(results) if (matrix := mean_confusion(row)) is not None),
-                       (None, None))
-    if row is None or matrix is None:
-        return None
-    shares = 100 * matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1e-12)
-    figure = Figure(figsize=(6.6, 5.6), layout="constrained")
-    axes = figure.subplots()
-    # The square root lets the mistakes be seen beside the diagonal.
-    axes.imshow(np.sqrt(shares), cmap="cividis", vmin=0, vmax=10)
-    for i, j in np.ndindex(shares.shape):
-        if shares[i, j] >= 0.05:
-            axes.text(j, i, f"{shares[i, j]:.1f}", ha="center", va="center", fontsize=7,
-                      color="black" if shares[i, j] > 25 else "white")
-    axes.set_xticks(range(len(CLASSES)), CLASSES, rotation=45, ha="right")
-    axes.set_yticks(range(len(CLASSES)), CLASSES)
-    axes.set(xlabel="predicted class", ylabel="true class",
-             title=f"{row.label}: % of each true class, mean of {seeds_of([row])}")
-    axes.grid(visible=False)
-    return figure
-
-
-def mean_confusion(row: Row) -> npt.NDArray[np.float64] | None:
-    """(10, 10): images by true and predicted class, mean over the seeds that have a matrix."""
-    matrices = [np.array(record.test.confusion, dtype=np.float64) for record in row.trained if record.test.confusion]
-    square = [matrix for matrix in matrices if matrix.shape == (len(CLASSES), len(CLASSES))]
-    return np.mean(square, axis=0) if square else None
 
 
 def mean_and_sd(series: Sequence[Sequence[float]]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:

@@ -8,7 +8,19 @@ from bench.claims import Judged, judge
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
 from bench.judging.step_times import noise_of_machines
-from bench.pages import beyond, cited, figures, final_network, glossary, goals, overview, pareto, readme, reported
+from bench.pages import (
+    beyond,
+    cited,
+    classes,
+    figures,
+    final_network,
+    glossary,
+    goals,
+    overview,
+    pareto,
+    readme,
+    reported,
+)
 from bench.pages.sections import figures as figures_of
 from bench.pages.sections import section, shows
 from bench.pages.verdicts import by_experiment, parts_table, summary_table
@@ -70,10 +82,10 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
     chapters = [one for one in chapters if not own or not one.about or done & set(one.about)]
     without = _unlisted(others, names)
     chapters = [*without, *chapters] if own else [*chapters, *without]
+    chapters.append(_Chapter("How to read the tables", overview.legend(results, others, names)))
     chapters.append(_Chapter("Glossary", "The fields of the records, as `bench/record.py` defines them.\n\n"
                              + folded("All fields", glossary.render())))
     parts = ["# Results", overview.introduction(results, others, own), _contents(chapters),
-             f"## How to read the tables\n\n{overview.legend(results, others, names)}",
              *(f"## {one.title}\n\n{one.body}" for one in chapters)]
     return Document("\n\n".join(part for part in parts if part) + "\n", drawn,
                     "" if own else readme.render(results, judged))
@@ -144,4 +156,4 @@ def _classes(rows: Sequence[Row]) -> str:
         return ""
     best = sorted(known, key=lambda row: -stats.summarize(row.values(outcomes.test_last)).mean)[:MAX_CELLS]
     return ("\n\n**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
-            + final_network.per_class(best, class_names(data)))
+            + classes.per_class(best, class_names(data)))

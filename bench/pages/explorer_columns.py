@@ -67,7 +67,7 @@ TIMES = (
     Figure("images_per_s", "training (images/s)", "train_images_per_s", shown=True, descends=True, clock="machine"),
     Figure("step_ms", "median step (ms)", "step_s", 1e3, clock="machine"),
     Figure("first_step_s", "first step (s)", "first_step_s", clock="machine"),
-    Figure("times_limit", "times the limit", "times_limit", clock="machine"),
+    Figure("times_limit", "step / least possible", "times_limit", clock="machine"),
     Figure("inference_images_per_s", "inference (images/s)", "inference_images_per_s", descends=True, clock="machine"),
     Figure("inference_batch_size", "inference batch size", "inference_batch_size", kind="count"),
     Figure("latency_ms", "latency of one image (ms)", "latency_s", 1e3, clock="machine"),

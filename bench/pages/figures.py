@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from bench.pages import curves, grids, pareto, pictures, scaling_tables
+from bench.pages import classes, curves, grids, pareto, pictures, scaling_tables
 from bench.records.rows import Results
 from fmnist_core.files import DataError
 
@@ -81,7 +81,7 @@ DRAWINGS: Sequence[Drawing] = (
             "Loss and accuracy by epoch of the trials of Table 1.2, training images and validation"),
     Drawing("final_curves", "final", curves.final,
             "Loss and accuracy by epoch of the final network, both readings, mean and standard deviation over seeds"),
-    Drawing("final_confusion", "final", curves.confusion,
+    Drawing("final_confusion", "final", classes.confusion,
             "Confusion matrix of the final network on the test set, mean over seeds, in per cent of each true class"),
     Drawing("final_images", "final", pictures.figure,
             "Test images with their true class and, where the final network errs, the predicted one"),

@@ -1,18 +1,14 @@
 """The final network in detail, and what over-fitting and early stopping come to. No torch."""
 
-from collections import defaultdict
-from collections.abc import Sequence
-
 from bench import stats
 from bench.claims import readings
-from bench.formatting import NOTHING, escape, estimate, folded, percent, plural, points, table
+from bench.formatting import FEWEST_SPREAD, NOTHING, escape, estimate, folded, percent, plural, points, table
 from bench.judging.evidence import ALPHA
-from bench.pages.curves import CLASSES, mean_confusion
+from bench.pages.classes import mistakes, per_class
 from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.records import outcomes
 from bench.records.rows import Results, Row
 
-MAX_MISTAKES = 20
 ORDER = ("The report's order is convolution, ReLU, pool. The pool comes first here, with the same result: the largest "
          "of four numbers is the same before a rising function as after it.")
 OVERFITTING_EXPERIMENTS = ("network1_printed", "table_1_1", "network2_printed", "table_1_2", "final")
@@ -29,7 +25,7 @@ def render(results: Results) -> str:
         parts.append(f"**Hyper-parameters** (the report's Table 1.4)\n\n{_hyperparameters(rows[0])}")
     parts.append("**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
                  + per_class(rows))
-    parts += [folded(f"Most confident mistakes, {escape(row.label)} (test set, last epoch)", _mistakes(row))
+    parts += [folded(f"Most confident mistakes, {escape(row.label)} (test set, last epoch)", mistakes(row))
               for row in rows]
     return "\n\n".join(parts)
 
@@ -57,8 +53,7 @@ def overfitting(results: Results) -> str:
 
 def _stopping_answer(results: Results) -> str:
     learnt = {row.trained[0].quality_key: row for name in OVERFITTING_EXPERIMENTS for row in results.of(name)
-              if (accuracies := row.values(outcomes.validation_last))
-              and stats.summarize(accuracies).mean > outcomes.LEARNT}
+              if row.learnt}
     gains = [values for row in learnt.values() if len(values := row.values(outcomes.gain_by_stopping)) > 1]
     intervals = [stats.mean_interval(values, 1 - ALPHA / len(gains)) for values in gains]
     means = [stats.summarize(values).mean for values in gains]
@@ -80,43 +75,6 @@ def _hyperparameters(row: Row) -> str:
     return table(["parameter", "value"], [*rows, ["shuffle", "every epoch anew"]])
 
 
-def per_class(rows: Sequence[Row], names: Sequence[str] = CLASSES) -> str:
-    """A row per class, a column per cell."""
-    body = []
-    for label, name in enumerate(names):
-        cells = []
-        for row in rows:
-            matrices = [record.test.confusion for record in row.trained if len(record.test.confusion) == len(names)]
-            cells.append(estimate([matrix[label][label] / max(1, sum(matrix[label])) for matrix in matrices]))
-        body.append([str(label), escape(name), *cells])
-    totals = dict.fromkeys(f"{matrix.sum():,.0f}" for row in rows if (matrix := mean_confusion(row)) is not None)
-    return (table(["class", "name", *(escape(row.label) for row in rows)], body, text_columns=2)
-            + f"\n\nImages per seed: {', '.join(totals) or NOTHING}.")
-
-
-def _mistakes(row: Row) -> str:
-    made = common_mistakes(row)
-    if not made:
-        return "Waiting: no record lists mistakes yet."
-    body = [[str(index), _class(true), _class(predicted), f"{stats.summarize(values).mean:.4f}",
-             f"{len(values)} of {len(row.trained)}"] for (index, true, predicted), values in made.items()]
-    return table(["test image", "true class", "predicted class", "probability (mean)", "listed by (seeds)"], body)
-
-
-def common_mistakes(row: Row) -> dict[tuple[int, int, int], list[float]]:
-    """Most often among the most confident of a seed: (index, true class, predicted class) to probabilities."""
-    made: dict[tuple[int, int, int], list[float]] = defaultdict(list)
-    for record in row.trained:
-        for index, true, predicted, probability in record.test.mistakes:
-            made[index, true, predicted].append(probability)
-    order = lambda one: (-len(made[one]), -stats.summarize(made[one]).mean, one)
-    return {one: made[one] for one in sorted(made, key=order)[:MAX_MISTAKES]}
-
-
-def _class(label: int) -> str:
-    return CLASSES[label] if 0 <= label < len(CLASSES) else str(label)
-
-
 def _mean(row: Row, outcome: outcomes.Outcome) -> str:
     values = row.values(outcome)
     return percent(stats.summarize(values).mean) if values else NOTHING
@@ -127,15 +85,15 @@ def _rise(row: Row) -> str:
     if not values:
         return NOTHING
     summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
-    return f"{summary.mean:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if len(values) > 1 else "")
+    return f"{summary.mean:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if len(values) >= FEWEST_SPREAD else "")
 
 
 def _gain(row: Row) -> str:
     values = row.values(outcomes.gain_by_stopping)
     if not values:
         return NOTHING
-    low, high = stats.mean_interval(values)
-    return points(stats.summarize(values).mean) + (f" [{points(low)}, {points(high)}]" if len(values) > 1 else "")
+    mean, (low, high) = points(stats.summarize(values).mean), stats.mean_interval(values)
+    return f"{mean} [{points(low)}, {points(high)}]" if len(values) >= FEWEST_SPREAD else mean
 
 
 def _num_epochs(row: Row) -> int:

@@ -26,7 +26,7 @@ from bench.pages.drawing import (
 )
 from bench.pages.pareto import front
 from bench.record import SpeedRecord
-from bench.records import outcomes
+from bench.records import outcomes, timings
 from bench.records.machines import Machine, machines
 from bench.records.rows import Results, Row
 
@@ -148,7 +148,7 @@ def limit(results: Results) -> Figure | None:
         return None
     figure = Figure(figsize=(WIDTH, 3.6), layout="constrained")
     axes = figure.subplots()
-    heights = [stats.summarize(speed.step_s).median / speed.floor_s for speed in known.values()]
+    heights = [timings.over_limit(speed) for speed in known.values()]
     bars = axes.bar(_places(axes, list(known)), heights, color=COLOURS[0])
     axes.bar_label(bars, [significant(height, 2) for height in heights], fontsize=8, padding=1)
     axes.margins(x=0.02, y=0.12)

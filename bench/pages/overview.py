@@ -19,9 +19,13 @@ from bench.records.side_records import Calibration, Ledger, Peers, Scaling, Side
 FEWEST_CELLS = 5
 """With seeds of two kinds of arithmetic, for a sentence on their difference."""
 
+SHORT_COMMIT = 8
+"""Digits."""
+
 HOW_TO_READ = """\
 - **Accuracies** are in per cent: mean ± standard deviation over seeds [95 % Student interval of the mean]. A cell with
-  one seed shows its value alone: it has no spread, and nothing follows from it.
+  one seed shows its value alone: it has no spread, and nothing follows from it. Of two values no interval is shown,
+  nor of two times: it would reach nine standard deviations either way.
 - **seeds**: finished seeds; how many more the experiment asks for (`waiting`); how many failed, and as what. Reasons
   stand below the table.
 - **last epoch** is the result. **Best epoch** is the highest validation accuracy over the epochs, and **test,
@@ -35,7 +39,7 @@ HOW_TO_READ = """\
   a training's epochs vary by more than 10 % (IQR / median): no measurement of speed. **§**: timed at another commit
   than most of this table; the code may have become faster or slower in between.
 - **step**: forward, loss, backward, optimizer step, zeroed gradients; **batch**: gathering and augmenting the images,
-  beside it. **times the limit**: the median step over the least time that the machine's own ceilings, measured
+  beside it. **step / least possible**: the median step over the least time that the machine's own ceilings, measured
   beside, allow. **first step**: with compilation and allocation. **memory**: most bytes of tensors alive at once, and
   in brackets what the allocator took from the system for them; on a CPU without the data set. **operators a step**:
   calls that the dispatcher saw, and in brackets those that made the host wait for the device.
@@ -82,6 +86,11 @@ SIDES: dict[type[SideRecord], tuple[str, str]] = {
 }
 """Title and meaning of each."""
 
+IN_SHORT = """\
+Accuracies are of the last epoch, in per cent, mean ± standard deviation over seeds [95 % interval of the mean];
+`waiting` is what nobody has run yet; M1, M2 and so on are machines; † is a noisy time, ‡ one that other work disturbed:
+[how to read the tables](#how-to-read-the-tables)."""
+
 WHAT_THIS_IS = """\
 Convolutional networks on Fashion-MNIST: accuracy with its spread over seeds, speed with its spread over steps, and
 cost, for every configuration of the class report that this project reproduces. This file is generated from records; do
@@ -104,14 +113,15 @@ def introduction(results: Results, others: Results, own: str = "") -> str:
 
     `own`: the command that writes it, where the records are not the published ones.
     """
-    return f"{OF_ONES_OWN.format(command=own) if own else WHAT_THIS_IS}\n\n{_counts(results, others)}"
+    return f"{OF_ONES_OWN.format(command=own) if own else WHAT_THIS_IS}\n\n{IN_SHORT}\n\n{_counts(results, others)}"
 
 
 def legend(results: Results, others: Results, names: Mapping[Machine, str]) -> str:
     """How the tables are to be read, and where their figures were measured."""
     parts, records = [HOW_TO_READ], [*results.records, *others.records]
     if records:
-        parts += [f"**Machines**\n\n{_machines_table(records, names)}", _versions(records), *_arithmetics(results)]
+        machines = f"**Machines**\n\n{_machines_table(records, results.sides, names)}"
+        parts += [machines, _versions(records), *_arithmetics(results)]
     return "\n\n".join(parts)
 
 
@@ -132,16 +142,19 @@ def experiments_table(results: Results, shown: Sequence[Experiment]) -> str:
 
 
 def beside(sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
-    """What is known of a machine beside its cells: its noise, the price of Accelerate, its peers."""
+    """What is known of a machine beside its cells, the newest first: noise, the price of Accelerate, peers."""
     if not sides:
         return "Waiting: no machine has been calibrated."
     parts = []
-    for side in sides:
+    for side in sorted(sides, key=lambda side: side.started_at, reverse=True):
         title, meaning = SIDES[type(side)]
         headers, body = headers_and_rows(side)
         warnings = "".join(f"\n- {escape(warning)}" for warning in side.warnings)
+        when = f"Measured on {escape(side.started_at[:10])} at commit {code(side.environment.commit[:SHORT_COMMIT])}."
+        if isinstance(side, Peers):
+            when += f" An epoch is {side.images_per_epoch:,} images; {plural(side.epochs, 'epoch')}."
         of = f" of {code(side.experiment)}" if isinstance(side, Turns) else ""
-        parts.append(f"### {title}{of}, {names[Machine.at(side.environment)]}\n\n{meaning}\n\n"
+        parts.append(f"### {title}{of}, {names[Machine.at(side.environment)]}\n\n{meaning} {when}\n\n"
                      + table(headers, [[escape(text) for text in row] for row in body], text_columns=2)
                      + (f"\n{warnings}" if warnings else ""))
         if isinstance(side, Scaling):
@@ -154,7 +167,7 @@ def _arithmetics(results: Results) -> list[str]:
     of_cell: dict[str, dict[Numerics, Row]] = defaultdict(dict)
     for row in (row for rows in results.rows.values() for row in rows):
         values = row.values(outcomes.test_last)
-        if row.numerics and len(values) > 1 and min(values) > outcomes.LEARNT:
+        if row.numerics and len(values) > 1 and row.learnt:
             of_cell[row.trained[0].quality_key][row.numerics] = row  # once, in however many experiments it stands
     pairs: dict[tuple[Numerics, Numerics], list[tuple[Row, Row]]] = defaultdict(list)
     for kinds in of_cell.values():
@@ -203,11 +216,14 @@ def _repeats(repeats: Sequence[Sequence[TrainRecord]]) -> str:
             "repeats its numbers on one kind of processor, with one number of threads and one way of computing.")
 
 
-def _machines_table(records: Sequence[Record], names: Mapping[Machine, str]) -> str:
+def _machines_table(records: Sequence[Record], sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
+    """`sides`: the last column counts them."""
     trainings = Counter(Machine.of(record) for record in records if isinstance(record, TrainRecord))
     timings = Counter(Machine.of(record) for record in records if isinstance(record, SpeedRecord))
-    body = [[name, escape(machine), str(trainings[machine]), str(timings[machine])] for machine, name in names.items()]
-    return table(["name", "machine", "trainings", "timings"], body, text_columns=2)
+    beside = Counter(Machine.at(side.environment) for side in sides)
+    body = [[name, escape(machine), *(count(counted[machine]) for counted in (trainings, timings, beside))]
+            for machine, name in names.items()]
+    return table(["name", "machine", "trainings", "timings", "other measurements"], body, text_columns=2)
 
 
 def _versions(records: Sequence[Record]) -> str:

@@ -9,9 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench.claims import readings
-from bench.pages.curves import CLASSES
+from bench.pages.classes import CLASSES, common_mistakes
 from bench.pages.drawing import WIDTH
-from bench.pages.final_network import common_mistakes
 from bench.records.rows import Results
 from fmnist_core.files import Bytes, find, load_arrays
 

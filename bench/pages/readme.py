@@ -2,19 +2,23 @@
 
 from collections.abc import Sequence
 
+from bench import stats
 from bench.claims import Judged, readings
-from bench.formatting import NOTHING, escape, estimate, percent, table
+from bench.formatting import NOTHING, escape, estimate, percent, plural, table
 from bench.pages.reported import TEST_SOURCES, VALIDATION
-from bench.pages.verdicts import parts_by_verdict
+from bench.pages.side_tables import rate_text
+from bench.pages.verdicts import why
 from bench.records import outcomes
+from bench.records.machines import Machine
 from bench.records.rows import Results
+from bench.records.side_records import Peers
 
 BEGIN, END = "<!-- results: written by `python -m bench.report` -->", "<!-- end of the results -->"
 
 
 def render(results: Results, judged: Sequence[Judged]) -> str:
-    """Verdicts on the claims, and the final network's accuracies beside the report's."""
-    verdicts = [[escape(one.claim.statement), f"**{one.verdict}**", parts_by_verdict(one)] for one in judged]
+    """Verdicts on the claims, the final network's accuracies beside the report's, speeds beside other systems'."""
+    verdicts = [[escape(one.claim.statement), f"**{one.verdict}**", why(one)] for one in judged]
     rows = readings(results)
     accuracies = [["the report", percent(VALIDATION, 1), " and ".join(percent(one, 1) for _, one in TEST_SOURCES), "1",
                    NOTHING]]
@@ -22,11 +26,40 @@ def render(results: Results, judged: Sequence[Judged]) -> str:
                     estimate(row.values(outcomes.test_last)), str(len(row.trained)), str(row.numerics)]
                    for row in rows if row.trained]
     return "\n\n".join([
-        table(["the report's claim", "verdict here", "its parts"], verdicts, text_columns=3),
+        table(["the report's claim", "verdict here", "why"], verdicts, text_columns=3),
         "The final network in its two readings, since the report does not say whether a ReLU follows fc1; last epoch, "
         "mean ± sd over seeds [95 % interval], in per cent:",
         table(["", "validation", "test", "seeds", "arithmetic"], accuracies, text_columns=1),
+        *_speeds(results),
     ])
+
+
+def _speeds(results: Results) -> list[str]:
+    """The newest comparison with other systems on a CPU, and on a GPU."""
+    found: dict[bool, Peers] = {}
+    for side in sorted((one for one in results.sides if isinstance(one, Peers)), key=lambda one: one.started_at):
+        found[side.environment.device != "cpu"] = side
+    if not any(_accuracies(side) for side in found.values()):
+        return []
+    sides = [found[on_gpu] for on_gpu in sorted(found)]
+    columns = [{peer.name: rate_text(peer) for peer in side.systems} for side in sides]
+    machines = [Machine.at(side.environment) for side in sides]
+    systems = {peer.name: peer.what for side in sides for peer in side.systems}
+    heads = [escape(one.hardware) + (f", {plural(one.num_cpus, 'processor')}" if one.device == "cpu" else "")
+             for one in machines]
+    body = [[escape(name), escape(what), *(column.get(name, NOTHING) for column in columns)]
+            for name, what in systems.items()]
+    apart = max(max(means) - min(means) for side in sides if (means := _accuracies(side)))
+    return ["The final network trained by other systems and by this one, in turns; images per second over the whole "
+            "machine, mean over rounds [95 % interval; of two rounds none]. On one machine the test accuracies lie "
+            f"within {percent(apart)} points of each other:",
+            table(["", "what it is", *heads], body, text_columns=2)]
+
+
+def _accuracies(side: Peers) -> list[float]:
+    """Of each system that ran: mean over its trainings."""
+    return [stats.summarize([accuracy for run in peer.runs for accuracy in run.test_accuracy]).mean
+            for peer in side.systems if peer.runs]
 
 
 def inserted(readme: str, block: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 from bench import stats
 from bench.claims import readings, trials
-from bench.formatting import NOTHING, as_printed, escape, estimate, percent, table
+from bench.formatting import FEWEST_SPREAD, NOTHING, as_printed, escape, estimate, percent, table
 from bench.records import outcomes
 from bench.records.rows import Results, Row
 
@@ -13,10 +13,10 @@ VALIDATION, TEST_SOURCES = 0.916, (("section 1.7", 0.904), ("section 1.8", 0.908
 """Of the final network."""
 HOW_TO_READ = """\
 Accuracies in per cent, last epoch, mean ± standard deviation over seeds [95 % interval of the mean]. **One run**: the
-95 % prediction interval for a single run of ours, which is what the report's figure is. **Order**: of the seven trials
-by the mean validation accuracy, the best first, as far as they have records, each by the arithmetic that has most
-seeds. Neighbours in it may differ by no more than their seeds do: the tests of it belong to claim 2."""
-HEADERS = ["where", "what", "accuracy", "the report", "here", "one run", "seeds", "order there", "order here"]
+95 % prediction interval for a single run of ours, which is what the report's figure is. **Place**: among the seven
+trials by the mean validation accuracy, the best first, as far as they have records, each by the arithmetic that has
+most seeds. Neighbours in it may differ by no more than their seeds do: the tests of it belong to claim 2."""
+HEADERS = ["where", "what", "accuracy", "the report", "here", "one run", "seeds", "place in the report", "place here"]
 
 
 def render(results: Results) -> str:
@@ -40,9 +40,10 @@ def _trials(results: Results, experiment: str) -> list[list[str]]:
 
 def _line(where: str, row: Row, accuracy: str, figure: float, outcome: outcomes.Outcome) -> list[str]:
     values = row.values(outcome)
-    low, high = stats.prediction_interval(values) if len(values) > 1 else (0.0, 0.0)
+    several = len(values) >= FEWEST_SPREAD
+    low, high = stats.prediction_interval(values) if several else (0.0, 0.0)
     return [where, escape(row.label), accuracy, as_printed(figure), estimate(values) if values else "waiting",
-            f"{percent(low)} to {percent(high)}" if len(values) > 1 else NOTHING, str(len(values))]
+            f"{percent(low)} to {percent(high)}" if several else NOTHING, str(len(values))]
 
 
 def _order(rows: Sequence[Row], value: Callable[[Row], float | None]) -> dict[str, str]:

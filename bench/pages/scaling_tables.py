@@ -1,6 +1,8 @@
 """What processes that share a batch gain: measured beside predicted, and predicted for many GPUs. No torch."""
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -48,11 +50,13 @@ n GPUs to pay at all. More than 100 %: they pay at any speed."""
 
 def render(scaling: Scaling) -> str:
     parts = []
-    rows = _checked(scaling)
-    if rows:
+    if shared := _shared(scaling):
         headers = ["processes", "images a step", "measured (ms)", "predicted (ms)", "measured / predicted",
                    "one process (ms)", "gain"]
-        parts.append(f"{WHAT_IS_PREDICTED}\n\n{table(headers, rows, text_columns=0)}\n\n{_verdict(rows)}")
+        rows = [[str(one.point.num_processes), f"{one.point.images_per_step:,}", significant(1000 * one.measured_s),
+                 significant(1000 * one.predicted_s), f"{one.times_predicted:.2f}", significant(1000 * one.alone_s),
+                 NOTHING if math.isnan(one.alone_s) else f"{one.alone_s / one.measured_s:.2f}"] for one in shared]
+        parts.append(f"{WHAT_IS_PREDICTED}\n\n{table(headers, rows, text_columns=0)}\n\n{_verdict(shared)}")
     headers = ["network", "batch", "gradient (MB)", "peak (µs)",
                *[f"break-even, {n} GPUs (µs)" for n in GPU_COUNTS], *[f"pays below, {n} GPUs" for n in GPU_COUNTS]]
     parts.append(f"{WHAT_IS_ASSUMED}\n\n{table(headers, _predicted())}")
@@ -109,9 +113,23 @@ def _lines(scaling: Scaling, axis: Axis, *, named: bool) -> list[tuple[str, dict
     return lines
 
 
-def _checked(scaling: Scaling) -> list[list[str]]:
-    """One row per point of DDP."""
-    batches, rows = _measured(scaling, "global_batch_size"), []
+class _Shared(NamedTuple):
+    """A step that processes shared, beside what the model says of it and what one process takes."""
+
+    point: Point
+    measured_s: float
+    predicted_s: float
+    alone_s: float
+    """nan where it was not measured."""
+
+    @property
+    def times_predicted(self) -> float:
+        return self.measured_s / self.predicted_s
+
+
+def _shared(scaling: Scaling) -> list[_Shared]:
+    """Every point of DDP."""
+    batches, steps = _measured(scaling, "global_batch_size"), []
     if len(batches) < 2 or not scaling.reductions:
         return []
     cost = _cost(batches)
@@ -121,16 +139,14 @@ def _checked(scaling: Scaling) -> list[list[str]]:
                         [stats.summarize(each.seconds).median for each in timed])
         predicted = shared_step_s(cost, link, point.images_per_step, 4 * point.num_parameters, point.num_processes)
         measured, alone = stats.summarize(point.step_s).median, _alone(scaling, point.images_per_step)
-        alone_s = stats.summarize(alone[0].step_s).median if alone else float("nan")
-        rows.append([str(point.num_processes), f"{point.images_per_step:,}", significant(1000 * measured),
-                     significant(1000 * predicted), f"{measured / predicted:.2f}", significant(1000 * alone_s),
-                     f"{alone_s / measured:.2f}" if alone else NOTHING])
-    return rows
+        alone_s = stats.summarize(alone[0].step_s).median if alone else math.nan
+        steps.append(_Shared(point, measured, predicted, alone_s))
+    return steps
 
 
-def _verdict(rows: Sequence[Sequence[str]]) -> str:
+def _verdict(shared: Sequence[_Shared]) -> str:
     """How far the model is off."""
-    ratios = [float(row[4]) for row in rows]
+    ratios = [one.times_predicted for one in shared]
     text = f"Measured steps took {min(ratios):.2f} to {max(ratios):.2f} times as long as predicted"
     if min(ratios) > 1:
         return (f"{text}: the model leaves out DDP's own work and the wait for the slower process, and is too hopeful "

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from bench.experiment import Cell, Experiment
-from bench.formatting import code, escape, estimate, folded, plural, table
+from bench.formatting import code, escape, estimate, folded, plural, significant, table
 from bench.pages.answers import answer, speed_answer, turns_answer
 from bench.pages.figures import DRAWINGS, FOLDER
 from bench.pages.layer_tables import in_closed_form, layer_table
@@ -22,7 +22,7 @@ from bench.record import SpeedRecord
 from bench.records.identity import Numerics
 from bench.records.machines import Machine, was_disturbed
 from bench.records.rows import Row, comparable, one_per_cell
-from bench.records.side_records import Pairs, Turns
+from bench.records.side_records import Pairs, Turns, resolvable_unpaired
 from fmnist_core.config import to_dict
 
 WITH_LAYERS = ("network1_printed", "network2_printed", "table_1_1", "table_1_2")
@@ -44,12 +44,13 @@ def section(
     parts = [f"### {escape(experiment.title)}", f"`{experiment.name}`" + (
         f". **Question.** {escape(experiment.question)}{note}" if experiment.question else "")]
     if not any(row.has_records for row in rows):
-        return "\n\n".join([*parts, f"**Answer.** {answer(rows)}", _waiting(experiment, rows, names)])
+        return "\n\n".join([*parts, f"**Answer.** {answer(rows)[0]}", _waiting(experiment, rows, names)])
     by_dataset = _by_dataset(rows)
+    parts += ["**Claims that rest on it**, each corrected for all of its comparisons:\n\n"
+              + "\n".join(f"- {claim}" for claim in claims)] if claims else []
     parts += [_answer(own, names, noise, _of_these(turns, own)) for own in by_dataset.values()]
-    parts += [f"**Claims**, each corrected for all of its comparisons: {'; '.join(claims)}."] if claims else []
     for dataset, own in by_dataset.items():
-        parts += _tables(own, dataset, names)
+        parts += _tables(own, dataset, names, noise)
         parts += [_turns_table(one, names) for one in _of_these(turns, own)]
     return "\n\n".join(part for part in [*parts, *figures(experiment.name, drawn)] if part)
 
@@ -65,11 +66,12 @@ def _answer(rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Ma
             turns: Sequence[Turns]) -> str:
     """Of the cells of one data set. What took turns on a kind of machine tells more than what was timed in a row."""
     in_turns = [(Machine.at(one.environment), _changed(one), turns_answer(one)) for one in turns]
-    speeds = [f" Steps on {names[machine]}{changed}, in turns: {text}" for machine, changed, text in in_turns if text]
+    speeds = [f"Steps on {names[machine]}{changed}, in turns: {text}" for machine, changed, text in in_turns if text]
     told, cells = {machine.hardware for machine, *_ in in_turns}, one_per_cell(rows)
-    speeds += [f" On {name}: {text}" for machine, name in names.items()
+    speeds += [f"On {name}: {text}" for machine, name in names.items()
                if machine.hardware not in told and (text := speed_answer(cells, machine, noise.get(machine)))]
-    return f"**Answer.** {answer(rows)}{''.join(speeds)}"
+    first, *others = answer(rows)
+    return "\n\n".join([f"**Answer.** {first}", "\n".join(f"- {text}" for text in (*others, *speeds))]).rstrip()
 
 
 def shows(turns: Turns, rows: Sequence[Row]) -> bool:
@@ -97,7 +99,7 @@ def _turns_table(turns: Turns, names: Mapping[Machine, str]) -> str:
 def _waiting(experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
     where = "a GPU" if experiment.launch.device == "cuda" else "a CPU or a GPU"
     title = f"Waiting: {plural(len(rows), 'cell')} × {plural(rows[0].seeds_wanted, 'seed')}, for {where}"
-    tables = [part for dataset, own in _by_dataset(rows).items() for part in _tables(own, dataset, names) if part]
+    tables = [part for dataset, own in _by_dataset(rows).items() for part in _tables(own, dataset, names, {}) if part]
     command = code(f"accelerate launch bench/run.py {experiment.name}")
     return folded(title, "\n\n".join([*tables, f"To run it: {command}"]))
 
@@ -108,7 +110,8 @@ def figures(place: str, drawn: Collection[str]) -> list[str]:
             f"Figure waiting for records: {drawing.alt}." for drawing in DRAWINGS if drawing.section == place]
 
 
-def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> list[str]:
+def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str],
+            noise: Mapping[Machine, Pairs]) -> list[str]:
     parts = [f"**Data set: {escape(dataset)}**" if dataset != "fashion-mnist" else "",
              f"All cells: {shared_settings(rows)}." if shared_settings(rows) else "",
              f"**Settings**\n\n{settings}" if (settings := _written_out(rows) and settings_table(rows)) else "",
@@ -127,7 +130,8 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str]) -> 
         speeds = [speed for row in cells if (speed := row.timed(machine))]
         if speeds:
             timed = True
-            title, shown = f"Speed on {name}", f"{speed_table(cells, machine)}\n\n{_warnings(cells, machine)}"
+            warnings = _warnings(cells, machine, noise.get(machine))
+            title, shown = f"Speed on {name}", f"{speed_table(cells, machine)}\n\n{warnings}"
             alone = len(speeds) == 1 < len(cells)
             parts.append(folded(f"{title}: one cell", f"({labels_text(speeds)})\n\n{shown}") if alone else
                          f"**{title}** ({labels_text(speeds)})\n\n{shown}")
@@ -188,10 +192,15 @@ def _extra_figure(row: Row, name: str) -> str:
     return f"{sum(values):g} of {plural(len(values), 'seed')}"
 
 
-def _warnings(rows: Sequence[Row], machine: Machine) -> str:
+def _warnings(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> str:
     timed: list[tuple[Row, SpeedRecord]] = [(row, speed) for row in rows if (speed := row.timed(machine))]
     untimed = [row for row in rows if row.timed(machine) is None]
-    lines = [f"- Not timed: {_named(untimed)}"] if untimed else []
+    lines = []
+    if noise is not None and len(timed) > 1:
+        least = significant(100 * resolvable_unpaired(noise))
+        lines.append(f"- Steps of two cells must differ by {least} % to be told apart, by this machine's calibration: "
+                     "each was timed in a run of its own")
+    lines += [f"- Not timed: {_named(untimed)}"] if untimed else []
     lines += [f"- {escape(row.label)}: {escape(warning)}" for row, speed in timed for warning in speed.warnings]
     lines += [f"- {escape(row.label)}: {speed.labels.recompiles} recompiles, {speed.labels.graph_breaks} graph breaks"
               for row, speed in timed if speed.labels.recompiles or speed.labels.graph_breaks]

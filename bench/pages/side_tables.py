@@ -3,7 +3,7 @@
 import math
 
 from bench import stats
-from bench.formatting import NOTHING, ratio_text, significant
+from bench.formatting import FEWEST_SPREAD, NOTHING, ratio_text, significant
 from bench.records.side_records import (
     METRICS,
     PAIRS,
@@ -40,9 +40,9 @@ def headers_and_rows(record: SideRecord) -> tuple[list[str], list[list[str]]]:
 
 
 def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[str]]]:
-    headers = ["metric", "pairs", "median (ms)", "same against same",
-               "noise of a pair (%)", f"resolved by {PAIRS} pairs (%)", f"pairs to find {200 * THRESHOLD:g} %",
-               "resolved by two records (%)"]
+    headers = ["metric", "pairs", "median (ms)", "one cell over itself", "noise of a pair (%)",
+               f"least change that {PAIRS} pairs find (%)", f"pairs to find {200 * THRESHOLD:g} %",
+               "least change that two records find (%)"]
     rows = []
     for metric in [metric for metric in METRICS if metric in calibration.metrics]:
         pairs = calibration.metrics[metric]
@@ -98,7 +98,7 @@ def _peers_table(peers: Peers) -> tuple[list[str], list[list[str]]]:
         versions = ", ".join(" ".join(each) for each in peer.libraries.items())
         what = f"{peer.what} ({versions})" if versions else peer.what
         rows.append([peer.name, what, f"{peer.num_processes} × {peer.num_threads}", str(len(peer.runs)),
-                     _mean(rates(peer)),
+                     rate_text(peer),
                      ratio_text(stats.paired_ratio(rates(peer), reference)) if reference else NOTHING,
                      f"{peer.num_parameters:,}", f"{peer.runs[0].num_steps:,}",
                      f"{100 * stats.summarize(accuracies).mean:.2f}"])
@@ -110,21 +110,26 @@ def rates(peer: Peer) -> list[float]:
     return [run.images / run.train_s for run in peer.runs]
 
 
+def rate_text(peer: Peer) -> str:
+    """Images per second over the whole machine: mean over the rounds [95 % interval]."""
+    return _mean(rates(peer)) if peer.runs else NOTHING
+
+
 def _mean(values: list[float]) -> str:
-    """Geometric, with its interval: of values above 0 that differ by factors."""
+    """Geometric, with its interval, but of two none: of values above 0 that differ by factors."""
     logs = [math.log(value) for value in values]
     mean, low, high = (significant(math.exp(log)) for log in (stats.summarize(logs).mean, *stats.mean_interval(logs)))
-    return mean if len(values) == 1 else f"{mean} [{low}, {high}]"
+    return mean if len(values) < FEWEST_SPREAD else f"{mean} [{low}, {high}]"
 
 
 def _difference(values: list[float]) -> str:
     mean, (low, high) = stats.summarize(values).mean, stats.mean_interval(values)
-    return f"{mean:+.0f}" if len(values) == 1 else f"{mean:+.0f} [{low:+.0f}, {high:+.0f}]"
+    return f"{mean:+.0f}" if len(values) < FEWEST_SPREAD else f"{mean:+.0f} [{low:+.0f}, {high:+.0f}]"
 
 
 def _scaling_table(scaling: Scaling) -> tuple[list[str], list[list[str]]]:
-    headers = ["what grows", "to", "processes", "parameters", "images a step", "step (ms)", "images/s, all together",
-               "times its first"]
+    headers = ["what grows", "its value", "processes", "parameters", "images a step", "step (ms)",
+               "images/s, all together", "times the first of its kind"]
     rows = []
     firsts: dict[tuple[str, int], Point] = {}
     for point in scaling.points:

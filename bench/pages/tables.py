@@ -25,13 +25,12 @@ from bench.formatting import (
 from bench.inputs.dotted import as_written, flatten
 from bench.inputs.settings import known_keys
 from bench.record import SpeedRecord
-from bench.records import outcomes
+from bench.records import outcomes, timings
 from bench.records.identity import Numerics
 from bench.records.machines import Machine, by_conditions
 from bench.records.rows import Row, memory_formats
 from fmnist_core.model_config import Baseline
 
-LATENCY_BATCH = 1
 MOST_LISTED = 6
 """Members of a setting that is a list; longer ones are cut."""
 MAIN_SETTINGS = ("model.name", "train.epochs", "train.global_batch_size", "train.optimizer", "train.learning_rate")
@@ -94,7 +93,7 @@ def failures(rows: Sequence[Row]) -> list[str]:
 def speed_table(rows: Sequence[Row], machine: Machine) -> str:
     """One row per cell that is timed on one machine; marked where at another commit than `main_commit`."""
     headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "step (ms)", "step, IQR (ms)",
-               "step, p99 (ms)", "batch (ms)", "times the limit", "first step (s)", "evaluation (s)",
+               "step, p99 (ms)", "batch (ms)", "step / least possible", "first step (s)", "evaluation (s)",
                "inference (images/s)", "latency of one image (ms)", "memory (MB)", "operators a step"]
     timed = [(row, speed) for row in rows if (speed := row.timed(machine))]
     commit = main_commit([speed for _, speed in timed])
@@ -118,33 +117,19 @@ def _speed_figures(speed: SpeedRecord, commit: str) -> list[str]:
         f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]{mark}",
         *(significant(1000 * seconds) for seconds in (step.median, step.iqr, step.p99)),
         _median(speed.batch_s, 1000),
-        distance(speed),
+        significant(timings.over_limit(speed)),
         significant(speed.first_step_s) if speed.first_step_s else NOTHING,
         _median(speed.evaluate_s),
         inference_text(speed),
-        _median(latency_samples(speed), 1000),
+        _median(timings.latency_s(speed), 1000),
         _memory(speed),
         f"{count(speed.operators_per_step)} ({speed.host_syncs_per_step})" if speed.operators_per_step else NOTHING,
     ]
 
 
-def distance(speed: SpeedRecord) -> str:
-    """Median step over the least time that the machine's ceilings allow."""
-    if not speed.floor_s:
-        return NOTHING
-    return significant(stats.summarize(speed.step_s).median / speed.floor_s)
-
-
 def inference_text(speed: SpeedRecord) -> str:
-    """At each batch size that was measured, but a single image's, which is a latency."""
-    rates = [(one.batch_size, stats.throughput(one.batch_size, one.batch_s)) for one in speed.inference
-             if one.batch_s and one.batch_size != LATENCY_BATCH]
     return "; ".join(f"{significant(rate.images_per_s)}{NOISY if rate.noisy else ''} (batch {batch_size:,})"
-                     for batch_size, rate in rates) or NOTHING
-
-
-def latency_samples(speed: SpeedRecord) -> Sequence[float]:
-    return next((one.batch_s for one in speed.inference if one.batch_size == LATENCY_BATCH), [])
+                     for batch_size, rate in timings.inference(speed).items()) or NOTHING
 
 
 def labels_text(speeds: Sequence[SpeedRecord]) -> str:

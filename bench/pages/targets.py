@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bench import stats
-from bench.formatting import NOTHING, SHARED, escape, percent, significant, table, without_empty_columns
+from bench.formatting import FEWEST_SPREAD, NOTHING, SHARED, escape, percent, significant, table, without_empty_columns
 from bench.record import TrainRecord
 from bench.records.machines import Conditions, Machine, by_conditions
 from bench.records.rows import Row
@@ -62,12 +62,15 @@ def _timed(row: Row) -> Iterator[TrainRecord]:
 
 
 def seconds_text(values: Sequence[float]) -> str:
-    """mean ± sd [95 % interval of the mean, which no time below 0 belongs to]; of one value that alone."""
+    """mean ± sd [95 % interval of the mean, which no time below 0 belongs to]; of two values no interval."""
     if len(values) < 2:
         return significant(values[0]) if values else NOTHING
-    summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
-    mean, sd, low_, high_ = (significant(value) for value in (summary.mean, summary.sd, max(low, 0.0), high))
-    return f"{mean} ± {sd} [{low_}, {high_}]"
+    summary = stats.summarize(values)
+    text = f"{significant(summary.mean)} ± {significant(summary.sd)}"
+    if len(values) < FEWEST_SPREAD:
+        return text
+    low, high = stats.mean_interval(values)
+    return f"{text} [{significant(max(low, 0.0))}, {significant(high)}]"
 
 
 def _range(values: Sequence[int]) -> str:

@@ -8,27 +8,39 @@ from bench.claims import DECISIVE, Claim, Judged
 from bench.formatting import NOTHING, escape, table
 from bench.judging.evidence import Finding
 
-SHORT = 200
-"""Characters of evidence that stand in the section of an experiment; more is in the table of parts alone."""
+MOST_TOLD = 2
+"""Parts whose evidence stands beside a claim; that of all is in the table of parts."""
 
 
 def summary_table(judged: Sequence[Judged]) -> str:
-    """One row per claim: its verdict, and which of its parts fared how."""
+    """One row per claim: its verdict, and why."""
     rows = [[str(one.claim.number), escape(one.claim.statement), escape(one.claim.reported), f"**{one.verdict}**",
-             parts_by_verdict(one)] for one in judged]
-    return table(["claim", "the report says", "its evidence", "verdict", "its parts"], rows, text_columns=5)
+             why(one)] for one in judged]
+    return table(["claim", "the report says", "its evidence", "verdict", "why"], rows, text_columns=5)
 
 
-def parts_by_verdict(judged: Judged) -> str:
-    """What decides first; then what networks say that the report does not have."""
-    texts = {}
-    for beyond in (False, True):
-        named = {verdict: [part.statement for part, finding in judged.told
-                           if finding.verdict == verdict and part.beyond == beyond]
-                 for verdict in (*DECISIVE, "supported")}
-        texts[beyond] = ". ".join(f"*{verdict}*: {escape('; '.join(names))}" for verdict, names in named.items()
-                                  if names)
-    return texts[False] + (f". Beyond the report's networks, {texts[True]}" if texts[True] else "")
+def why(judged: Judged) -> str:
+    """The evidence of the parts that decide, how the others fared, and what networks say that the report has not."""
+    own = [(part, finding) for part, finding in judged.told if not part.beyond]
+    deciding = [(part, finding) for part, finding in own if finding.verdict == judged.verdict]
+    told = [f"{escape(part.statement)}: {finding.lead}" for part, finding in deciding[:MOST_TOLD]]
+    if len(deciding) > MOST_TOLD:
+        told.append(f"and {len(deciding) - MOST_TOLD} more")
+    texts = [_sentence("; ".join(told))]
+    for verdict in (*DECISIVE, "supported"):
+        names = [part.statement for part, finding in own if finding.verdict == verdict != judged.verdict]
+        texts += [f"*{verdict.capitalize()}*: {_named(names)}."] if names else []
+        names = [part.statement for part, finding in judged.told if part.beyond and finding.verdict == verdict]
+        texts += [f"Beyond the report's networks *{verdict}*: {_named(names)}."] if names else []
+    return " ".join(texts)
+
+
+def _named(statements: Sequence[str]) -> str:
+    return escape("; ".join(statements)) if len(statements) <= MOST_TOLD else f"{len(statements)} parts"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
 
 
 def parts_table(judged: Sequence[Judged]) -> str:
@@ -45,15 +57,13 @@ def parts_table(judged: Sequence[Judged]) -> str:
 
 
 def by_experiment(judged: Sequence[Judged]) -> dict[str, list[str]]:
-    """For each experiment the parts of claims that it judges, as `3a (in Network 1): contradicted`."""
+    """For each experiment the parts of claims that it judges, as `3a (in Network 1): **contradicted**, evidence`."""
     found: dict[str, list[str]] = {}
     for claim, findings in judged:
         for i, (part, finding) in enumerate(zip(claim.parts, findings, strict=True)):
             for experiment in part.experiments:
-                text = f"{_name(claim, i)} ({escape(part.statement)}): {finding.verdict}"
-                if len(finding.evidence) <= SHORT:
-                    text += f", {finding.evidence}"
-                found.setdefault(experiment, []).append(text)
+                found.setdefault(experiment, []).append(
+                    f"{_name(claim, i)} ({escape(part.statement)}): **{finding.verdict}**, {finding.lead}")
     return found
 
 

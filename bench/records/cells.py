@@ -1,6 +1,6 @@
 """Which cell a record is of, where no experiment says it: by its settings alone. No torch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -8,7 +8,7 @@ import msgspec
 from bench.inputs.dotted import flatten
 from bench.inputs.settings import CODE, every_setting, varied
 from bench.record import Record
-from fmnist_core.config import CellConfig
+from fmnist_core.config import CellConfig, canonical_json
 from fmnist_core.nearest import nearest_key
 
 IDENTITY = ("model", "data", "train")
@@ -19,9 +19,14 @@ MAX_TRIED = 50
 """Cells of a set that are looked at for the ones most alike."""
 
 
+def training_of(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a stored configuration that decides what is learnt; execution is left out."""
+    return {section: cell.get(section, {}) for section in IDENTITY}
+
+
 def identity(record: Record, without: Collection[str] = ()) -> str:
     """What decides accuracy but the seed, as canonical JSON; `without` these settings."""
-    content = {section: dict(record.cell.get(section, {})) for section in IDENTITY}
+    content = training_of(record.cell)
     for key in without:
         if key == PROCESSES:
             continue
@@ -31,7 +36,7 @@ def identity(record: Record, without: Collection[str] = ()) -> str:
         if key != CODE and name in (options := content[section].get("options", {})):
             content[section]["options"] = {each: value for each, value in options.items() if each != name}
     processes = {} if PROCESSES in without else {PROCESSES: record.labels.num_processes}
-    return msgspec.json.encode({**content, **processes}, order="sorted").decode()
+    return canonical_json({**content, **processes}).decode()
 
 
 def names(identities: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ from bench.record import TrainRecord
 Outcome = Callable[[TrainRecord], float | None]
 
 LEARNT = 0.5
-"""Validation accuracy above which a network is said to have learnt at all: only then can it over-fit."""
+"""Test accuracy at the last epoch above which a network is said to have learnt at all: only then can it over-fit."""
 EARLY_EPOCHS = 5
 """The span in which the speed of learning is judged."""
 

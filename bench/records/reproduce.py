@@ -26,12 +26,21 @@ def command(row: Row, filters: Mapping[str, Any] | None) -> str:
     start = f"torchrun --nproc-per-node {processes}" if processes > 1 else "accelerate launch"
     mode = "ddp" if any(one.labels.num_processes > 1 for one in row.records) else row.experiment.launch.mode
     if filters is not None:
-        only = "".join(f" --only {shlex.quote(f'{key}={_json_or_text(value)}')}" for key, value in filters.items())
         shared = f" --set launch.mode={mode}" if mode != row.experiment.launch.mode else ""
-        return f"{start} bench/run.py {shlex.quote(row.experiment.name)}{only}{shared} --seeds {seeds}"
+        return f"{start} bench/run.py {_of(row.experiment.name, filters)}{shared} --seeds {seeds}"
     lines = ['question = "One cell"', f'launch.mode = "{mode}"', f"base = {_toml(to_dict(row.cell.config))}"]
     return (f"printf '%s\\n' {' '.join(map(shlex.quote, lines))} > cell.toml && "
             f"{start} bench/run.py cell.toml --seeds {seeds}")
+
+
+def of_label(experiment: str, label: str) -> str:
+    """The command for one seed of the cell with this label."""
+    return f"accelerate launch bench/run.py {_of(experiment, {'label': label})} --seeds 1"
+
+
+def _of(experiment: str, filters: Mapping[str, Any]) -> str:
+    only = "".join(f" --only {shlex.quote(f'{key}={_json_or_text(value)}')}" for key, value in filters.items())
+    return f"{shlex.quote(experiment)}{only}"
 
 
 def selections(experiment: Experiment) -> dict[int, dict[str, Any]]:

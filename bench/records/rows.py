@@ -15,10 +15,12 @@ import msgspec
 from bench.experiment import Cell, Experiment
 from bench.inputs.settings import known_keys, value_of
 from bench.record import Record, SpeedRecord, TrainRecord
+from bench.records import outcomes
+from bench.records.cells import training_of
 from bench.records.identity import Numerics, identity, newest, repeated
 from bench.records.machines import Conditions, Machine
 from bench.records.side_records import SideRecord
-from fmnist_core.config import CellConfig, input_shape, quality_key, to_dict
+from fmnist_core.config import CellConfig, canonical_json, input_shape, quality_key, to_dict
 from fmnist_core.models import layers, networks
 
 
@@ -46,6 +48,11 @@ class Row:
         alone = [one for one in found if not one.labels.machine_shared] or found
         captured = [one for one in alone if one.labels.captured] or alone
         return captured[-1] if captured else None
+
+    @property
+    def learnt(self) -> bool:
+        """Whether it has finished seeds and each of them learnt something: the others are compared with none."""
+        return min(self.values(outcomes.test_last), default=0.0) > outcomes.LEARNT
 
     @property
     def has_records(self) -> bool:
@@ -138,7 +145,7 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
     """Every cell of every experiment gets at least one row, with records or without. Linear in the records."""
     records = list(records)
     by_training, by_cell = _grouped(newest(records))
-    asked = {_encode(to_dict(cell.config)) for experiment in experiments for cell in experiment.cells}
+    asked = {canonical_json(to_dict(cell.config)) for experiment in experiments for cell in experiment.cells}
     otherwise: dict[bytes, list[SpeedRecord]] = defaultdict(list)
     """Timings by an execution that no cell asks for, by what they train."""
     for encoded, speeds in by_cell.items():
@@ -153,7 +160,8 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
         for cell in experiment.cells:
             content = to_dict(cell.config)
             training = _training(content)
-            speeds = [*otherwise[training], *by_cell.get(_encode(content), [])]  # of one machine, the last counts
+            # Of one machine, the last counts.
+            speeds = [*otherwise[training], *by_cell.get(canonical_json(content), [])]
             trains = [r for r in by_training.get(training, []) if _is_current(r, cell.config)]
             if training not in seen_trainings:
                 num_stale += len(by_training.get(training, [])) - len(trains)
@@ -223,7 +231,7 @@ def _grouped(records: Iterable[Record]) -> tuple[dict[bytes, list[TrainRecord]],
         if isinstance(record, TrainRecord):
             by_training[_training(record.cell)].append(record)
         else:
-            by_cell[_encode(record.cell)].append(record)
+            by_cell[canonical_json(record.cell)].append(record)
     return by_training, by_cell
 
 
@@ -262,14 +270,9 @@ def _is_current(record: TrainRecord, cell: CellConfig) -> bool:
 
 
 def _training(cell: Mapping[str, Any]) -> bytes:
-    """The part of a stored configuration that decides what is learnt; execution is left out."""
-    return _encode({name: cell.get(name, {}) for name in ("model", "data", "train")})
+    return canonical_json(training_of(cell))
 
 
 def _dataset(training: bytes) -> str:
     data = msgspec.json.decode(training)["data"]
     return str(data.get("dataset", "fashion-mnist")) if isinstance(data, dict) else "unknown"
-
-
-def _encode(content: Any) -> bytes:
-    return msgspec.json.encode(content, order="sorted")

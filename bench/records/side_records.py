@@ -7,7 +7,6 @@ for; `bench.pages.side_tables` shows them.
 """
 
 import math
-import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -19,6 +18,7 @@ from scipy.stats import t as student
 from bench import stats
 from bench.environment import speed_identity
 from bench.record import Environment
+from fmnist_core.whole_files import write_whole
 
 SIDE_SCHEMA_VERSION = 1
 PAIRS = 10
@@ -198,15 +198,9 @@ def path_of(folder: str | Path, kind: type[_Side], host: str) -> Path:
 
 
 def save(folder: str | Path, record: SideRecord) -> Path:
-    """Replace the machine's file; whole or not at all."""
+    """Replace the machine's file; whole or not at all. Raises OSError."""
     path = path_of(folder, type(record), record.place)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    with draft.open("wb") as file:
-        file.write(msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
+    write_whole(path, msgspec.json.format(msgspec.json.encode(record), indent=1) + b"\n")
     return path
 
 

@@ -8,7 +8,7 @@ import msgspec
 from bench.experiment import Cell, Experiment, Launch, Seeds
 from bench.inputs.settings import every_setting, label_of, varied
 from bench.records.rows import Results
-from fmnist_core.config import CellConfig, DataConfig
+from fmnist_core.config import CellConfig, DataConfig, canonical_json
 
 MAX_SHOWN = 100
 """Cells on a page; the others are counted."""
@@ -24,7 +24,7 @@ def experiments(results: Results, most: int | None = MAX_SHOWN) -> list[Experime
         where = "" if dataset == DataConfig().dataset else f" ({dataset})"
         for name in sorted({record.experiment for record in group}):
             readable = [config for record in group if record.experiment == name and (config := _readable(record.cell))]
-            cells = _labelled(list({_canonical(config): config for config in readable}.values()))
+            cells = _labelled(list({canonical_json(config): config for config in readable}.values()))
             if cells:
                 num_more = 0 if most is None else len(cells) - most
                 more = f"; {num_more} more are not shown" if num_more > 0 else ""
@@ -48,7 +48,3 @@ def _readable(content: Any) -> CellConfig | None:
         return msgspec.convert(content, CellConfig)
     except ValueError:
         return None
-
-
-def _canonical(content: Any) -> bytes:
-    return msgspec.json.encode(content, order="sorted")

@@ -10,7 +10,6 @@ has its record or was stopped on purpose. To claim a cell and find a note means 
 """
 
 import contextlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -21,6 +20,7 @@ from msgspec import Struct
 from bench.record import Status
 from bench.store import StoreError
 from bench.sweep.launch import Stopped
+from fmnist_core.whole_files import drafts_of, write_whole
 
 MAX_DEATHS = 3
 Fate = Literal["", "died", "stalled"]
@@ -92,7 +92,7 @@ class Attempt:
     def finish(self) -> None:
         """The cell has its record, or is to be tried from the start."""
         self.stop()
-        for path in (self.checkpoint, self.checkpoint.with_suffix(".draft")):
+        for path in (self.checkpoint, *drafts_of(self.checkpoint)):
             path.unlink(missing_ok=True)
 
     def forget(self, before: float) -> None:
@@ -106,14 +106,9 @@ class Attempt:
         return sorted(self._folder.glob(f"{self._key}.rank*.json"))
 
     def _write(self, path: Path, content: Struct) -> None:
-        draft = path.with_suffix(f".{os.getpid()}")
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(msgspec.json.encode(content))
-            draft.replace(path)
+            write_whole(path, msgspec.json.encode(content))
         except OSError as error:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
             raise StoreError(f"store {path} cannot be written: {error.strerror}") from error
 
 

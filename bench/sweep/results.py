@@ -19,17 +19,17 @@ MAX_WIDTH = 160
 
 
 class Line(NamedTuple):
-    """One cell, as it is printed; an empty text: not known."""
+    """One cell, with the digits that are printed; None: not known."""
 
     cell: str
-    accuracy: str = ""
-    """Mean over seeds, in per cent."""
-    sd: str = ""
+    accuracy: float | None = None
+    """Mean over seeds, in per cent, rounded to two places: what looks alike is alike."""
+    sd: float | None = None
     num_seeds: int = 0
-    images_per_s: str = ""
+    images_per_s: int | None = None
     mark: str = ""
     """Of the timing."""
-    parameters: str = ""
+    parameters: int = 0
     failures: Sequence[str] = ()
     """Status and reason of each record that is not ok."""
 
@@ -42,11 +42,11 @@ class Line(NamedTuple):
         rate = throughput(timed[0].images_per_step, timed[0].step_s) if timed else None
         disturbed = bool(timed) and (timed[0].labels.machine_shared or bool(timed[0].warnings))
         return cls(
-            cell=cell, accuracy=f"{accuracy.mean:.2f}" if accuracy else "",
-            sd=f"{accuracy.sd:.2f}" if accuracy and accuracy.n > 1 else "", num_seeds=len(trained),
-            images_per_s=f"{rate.images_per_s:,.0f}" if rate else "",
+            cell=cell, accuracy=round(accuracy.mean, 2) if accuracy else None,
+            sd=accuracy.sd if accuracy and accuracy.n > 1 else None, num_seeds=len(trained),
+            images_per_s=round(rate.images_per_s) if rate else None,
             mark=(NOISY if rate and rate.noisy else "") + (SHARED if disturbed else ""),
-            parameters=f"{good[0].num_parameters:,}" if good and good[0].num_parameters else "",
+            parameters=good[0].num_parameters if good else 0,
             failures=[f"{record.status}: {record.reason}" for record in records if record.status != "ok"])
 
 
@@ -65,35 +65,36 @@ def paragraphs(lines: Sequence[Line]) -> Iterator[str]:
 
 def _table(lines: Sequence[Line]) -> str:
     headers = ["cell", "test accuracy %", "sd", "n", "images/s", "parameters", "failed"]
-    rows = [[line.cell, line.accuracy or NOTHING, line.sd or NOTHING, line.num_seeds,
-             line.images_per_s + line.mark or NOTHING, line.parameters or NOTHING,
+    text = lambda value, form: NOTHING if value is None else format(value, form)
+    rows = [[line.cell, text(line.accuracy, ".2f"), text(line.sd, ".2f"), line.num_seeds,
+             text(line.images_per_s, ",") + line.mark, text(line.parameters or None, ","),
              ", ".join(sorted({failure.partition(":")[0] for failure in line.failures}))] for line in lines]
     return str(tabulate(rows, headers, disable_numparse=True, colalign=("left", *["right"] * 5, "left")))
 
 
 def _highest(lines: Sequence[Line]) -> Iterator[str]:
-    known = [line for line in lines if line.accuracy]
+    known = [line for line in lines if line.accuracy is not None]
     if len(known) > 1:
-        best = max((line.accuracy for line in known), key=float)
+        best = max(line.accuracy or 0.0 for line in known)
         winners = [line for line in known if line.accuracy == best]
         alone = " (n = 1)" if any(line.num_seeds == 1 for line in winners) else ""
-        yield f"Highest mean accuracy: {_named(winners, known, f'{best} %{alone}')}."
+        yield f"Highest mean accuracy: {_named(winners, len(known), f'{best:.2f} %{alone}')}."
 
 
 def _fastest(lines: Sequence[Line]) -> Iterator[str]:
-    timed = [line for line in lines if line.images_per_s]
+    timed = [line for line in lines if line.images_per_s is not None]
     quiet = [line for line in timed if SHARED not in line.mark]
     if len(quiet) > 1:
-        best = max((line.images_per_s for line in quiet), key=lambda text: float(text.replace(",", "")))
+        best = max(line.images_per_s or 0 for line in quiet)
         winners = [line for line in quiet if line.images_per_s == best]
         what = "Fastest" if len(quiet) == len(timed) else f"Fastest of those without {SHARED}"
-        yield f"{what}: {_named(winners, quiet, f'{best}{winners[0].mark} images/s')}."
+        yield f"{what}: {_named(winners, len(quiet), f'{best:,}{winners[0].mark} images/s')}."
     elif len(timed) > 1:
         yield f"Fastest: not told apart, since timings were disturbed ({SHARED})."
 
 
-def _named(winners: Sequence[Line], known: Sequence[Line], value: str) -> str:
-    return f"{winners[0].cell}, {value}" if len(winners) == 1 else f"{value}, by {len(winners)} of {len(known)} cells"
+def _named(winners: Sequence[Line], num_known: int, value: str) -> str:
+    return f"{winners[0].cell}, {value}" if len(winners) == 1 else f"{value}, by {len(winners)} of {num_known} cells"
 
 
 def _failures(lines: Sequence[Line]) -> Iterator[str]:

@@ -15,8 +15,8 @@ from fmnist_core.config import to_dict
 from fmnist_core.fused.choice import choose_num_replicas
 from fmnist_core.fused.training import FusedTraining, fused_fit
 from fmnist_core.observe import observe
+from fmnist_core.steps import Diverged
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
-from fmnist_core.train import Diverged
 
 
 def num_replicas(group: Sequence[Task], *, data_dir: str | None) -> int:

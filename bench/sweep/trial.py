@@ -30,8 +30,9 @@ from fmnist_core.evaluation import evaluate
 from fmnist_core.models.own import OwnNetworkError
 from fmnist_core.objective import sign_argmax_accuracy
 from fmnist_core.observe import observe
+from fmnist_core.steps import Diverged
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
-from fmnist_core.train import Diverged, OnStep, Training, accelerator_for, fit
+from fmnist_core.train import OnStep, Training, accelerator_for, fit
 
 NUM_MISTAKES = 20
 """The most confident mistakes on the test set that a record keeps."""

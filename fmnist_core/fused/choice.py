@@ -6,18 +6,16 @@ import math
 import torch
 from torch import nn
 
-from fmnist_core.clock import Clock, clock_for
 from fmnist_core.config import Baseline, CellConfig, input_shape
 from fmnist_core.data import Dataset
 from fmnist_core.fused.training import FusedTraining, check_fusible
 from fmnist_core.models.build import build
+from fmnist_core.step_time import seconds_per_step
 from fmnist_core.summary import LayerRow, num_parameters, summarize
 from fmnist_core.train import Training
 
 MEMORY_SHARE = 0.5
 """Of the free memory, for what `replica_bytes` counts; the rest is for workspaces and for what it leaves out."""
-NUM_WARMUP, NUM_TIMED = 3, 10
-"""Replays or steps per timing."""
 ROUNDS = 3
 """Timings of each, in turns; the fastest counts."""
 
@@ -70,21 +68,6 @@ def replica_bytes(cell: CellConfig) -> int:
     per_image = 2 * sum(math.prod(row.out_shape) + _patches(row) for row in rows)
     batch_size = math.ceil(cell.train.global_batch_size / cell.train.gradient_accumulation)
     return 4 * (per_image * batch_size + 4 * num_parameters(model))
-
-
-def seconds_per_step(training: Training | FusedTraining, clock: Clock | None = None) -> float:
-    """The least time of a step of a full batch, from index to optimizer: the rest is what other processes took of the
-    device. The training is spoilt by it."""
-    clock = clock or clock_for(training.device)
-    batches = training.order().split(training.batch_size)
-    training.model.train()
-    marks = []
-    for i in range(NUM_WARMUP + NUM_TIMED + 1):
-        if i >= NUM_WARMUP:
-            marks.append(clock.mark())
-        training.step_in_epoch = 0
-        training.advance(batches)
-    return min(clock.seconds_between(marks))
 
 
 def _is_faster(cell: CellConfig, num_replicas: int, dataset: Dataset, alone: Training) -> bool:

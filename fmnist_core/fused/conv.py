@@ -4,41 +4,13 @@ R replicas, N images each, C channels in and O out per replica, H x W pixels. Ma
 a replica are a row of (R, O * C * k * k), its biases one of (R, O).
 """
 
-import functools
-import importlib.util
-import os
-import warnings
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-HAS_TRITON = importlib.util.find_spec("triton") is not None
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-"""Triton's kernels run on the CPU, element by element: for tests."""
-
-
-def has_kernels(x: Tensor) -> bool:
-    """Whether this project's Triton kernels work on `x`."""
-    dtypes = (torch.float32, torch.bfloat16) if x.is_cuda else (torch.float32,)  # interpreted, bfloat16 is wrong
-    return HAS_TRITON and (x.is_cuda or INTERPRETED) and x.dtype in dtypes and _work_on(x.device)
-
-
-@functools.cache
-def _work_on(device: torch.device) -> bool:
-    """Triton is installed with torch, but needs a C compiler, and these kernels a GPU with TF32 and bfloat16."""
-    if device.type == "cuda" and (torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0)):
-        return False
-    try:
-        from fmnist_core.kernels.check import check
-
-        check(device)
-    except Exception as error:  # what is missing shows itself in many ways
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        warnings.warn(f"training goes on without this project's kernels, slower: {reason[0]}", stacklevel=2)
-        return False
-    return True
+from fmnist_core.kernels import available
 
 
 class FusedConv(nn.Module):
@@ -114,4 +86,4 @@ METHODS: dict[str, Callable[[FusedConv, Tensor, Tensor, Tensor | None], Tensor]]
 
 def methods_for(conv: FusedConv, x: Tensor) -> list[str]:
     """Keys of `METHODS` that can take this convolution of `x`."""
-    return [name for name in METHODS if name != "implicit_gemm" or (has_kernels(x) and conv.stride == (1, 1))]
+    return [name for name in METHODS if name != "implicit_gemm" or (available.has_kernels(x) and conv.stride == (1, 1))]

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from fmnist_core.fused import conv as fused_conv
 from fmnist_core.fused.conv import FusedConv
+from fmnist_core.kernels import available
 from fmnist_core.models.build import ACTIVATIONS
 
 AS_THEY_ARE = (nn.ZeroPad2d, nn.MaxPool2d, nn.Dropout, *ACTIVATIONS.values())
@@ -78,7 +78,7 @@ class FusedSequential(nn.Module):
             images = images.unsqueeze(1).expand(-1, self.num_replicas, -1, -1, -1)
         x: Tensor = images.flatten(1, 2)
         parameters = list(self.parameters_RP.split(self._sizes, dim=1))
-        with_kernels, i = not torch.compiler.is_compiling() and fused_conv.has_kernels(x), 0
+        with_kernels, i = not torch.compiler.is_compiling() and available.has_kernels(x), 0
         while i < len(self.layers):
             step = self._finishes[i] if with_kernels and i in self._finishes else [self.layers[i]]
             num = sum(self._num_parameters[i : i + len(step)])

@@ -28,8 +28,8 @@ from fmnist_core.mix import mix
 from fmnist_core.models.build import build
 from fmnist_core.optimizers import optimizer_for
 from fmnist_core.seeds import set_seed, stream
-from fmnist_core.steps import Steps
-from fmnist_core.train import Diverged, accelerator_for, be_deterministic
+from fmnist_core.steps import Diverged, Steps
+from fmnist_core.train import accelerator_for, be_deterministic
 
 OnFusedStep = Callable[["FusedTraining"], None]
 
@@ -68,7 +68,9 @@ class FusedTraining(Steps):
         self.bad = torch.zeros(num, dtype=torch.bool, device=self.device)
         self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
         self.progress = None
-        self.flip_start_TR = self._flip_start()
+        alternating = cell.data.flip == "alternating"
+        starts = [self.flip_start(seed) for seed in self.seeds] if alternating else []
+        self.flip_start_TR = torch.stack(starts, dim=1).to(self.device) if starts else None
         self.replay = capture.Replay(self.optimizer, self.rates()) if self.captured else None
         self.histories = [History() for _ in self.seeds]
         self.diverged: dict[int, Diverged] = {}
@@ -90,7 +92,7 @@ class FusedTraining(Steps):
 
     def order(self) -> Tensor:
         """The permutations of this epoch (T, R): of each replica that of its seed alone."""
-        return torch.stack([self._permutation(seed) for seed in self.seeds], dim=1).to(self.device)
+        return torch.stack([self.permutation(seed) for seed in self.seeds], dim=1).to(self.device)
 
     def batch(self, index_NR: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, R, C, H, W), augmented, and labels (N, R) (mixed: (N, R, K))."""
@@ -106,17 +108,6 @@ class FusedTraining(Steps):
         """One training step, from index to optimizer; each replica's mean loss."""
         images_NRCHW, labels_NR = self.batch(index_NR)
         return fused_step(self, images_NRCHW, labels_NR)
-
-    def _permutation(self, seed: int) -> Tensor:
-        generator = torch.Generator().manual_seed(stream(seed, "order", self.epoch))
-        return torch.randperm(len(self.dataset.train), generator=generator)
-
-    def _flip_start(self) -> Tensor | None:
-        if self.cell.data.flip != "alternating":
-            return None
-        generators = [torch.Generator().manual_seed(stream(seed, "flip")) for seed in self.seeds]
-        starts = [torch.rand(len(self.dataset.train), generator=generator) < 0.5 for generator in generators]
-        return torch.stack(starts, dim=1).to(self.device)
 
     def _choose_methods(self) -> None:
         """By timing; where runs must be equal to the bit, timing may not choose."""
@@ -172,7 +163,7 @@ def fused_epoch(training: FusedTraining, on_step: OnFusedStep | None = None) -> 
     mean_losses = (training.losses.sum(0) / len(training.dataset.train)).tolist()
     for replica in [r for r in training.running if not math.isfinite(mean_losses[r])]:
         training.running.remove(replica)
-        training.diverged[replica] = _diverged(training, training.losses[:, replica], [len(b) for b in batches])
+        training.diverged[replica] = training.diverged_at(training.losses[:, replica], batches)
     training.epoch, training.step_in_epoch = training.epoch + 1, 0
     return mean_losses
 
@@ -199,13 +190,8 @@ def fused_fit(training: FusedTraining, *, on_step: OnFusedStep | None = None,
                 training.diverged[replica] = Diverged(reason)
         if on_epoch is not None and training.running:
             on_epoch(training)
-        training.running = [r for r in training.running if not _has_stalled(training.histories[r], patience)]
+        training.running = [r for r in training.running if not training.histories[r].has_stalled(patience)]
     return [training.diverged.get(replica, training.histories[replica]) for replica in range(len(training.seeds))]
-
-
-def _has_stalled(history: History, patience: int) -> bool:
-    accuracies = history.validation_accuracy
-    return patience > 0 and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience
 
 
 def _single(cell: CellConfig, seed: int, dataset: Dataset) -> nn.Module:
@@ -232,9 +218,3 @@ def _hold(training: FusedTraining, losses_R: Tensor) -> None:
     """
     training.bad |= ~losses_R.isfinite()
     training.network.parameters_RP.masked_fill_(training.bad.unsqueeze(1), 0.0)
-
-
-def _diverged(training: FusedTraining, losses_S: Tensor, sizes: list[int]) -> Diverged:
-    step = int((~losses_S.isfinite()).nonzero()[0])
-    return Diverged(f"the loss was {losses_S[step].item() / sizes[step]} at step "
-                    f"{training.epoch * training.steps_per_epoch + step + 1} of {training.num_steps}")

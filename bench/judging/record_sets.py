@@ -15,7 +15,8 @@ from bench import stats
 from bench.environment import speed_identity
 from bench.formatting import estimate, points, ratio_text, significant
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
-from bench.records import cells, outcomes
+from bench.records import cells, outcomes, timings
+from bench.records.identity import Numerics
 from bench.records.machines import was_disturbed
 from bench.records.rows import current
 from bench.records.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
@@ -23,12 +24,12 @@ from fmnist_core.config import ExecutionConfig
 
 NO_CALIBRATION = "not resolved: this machine has no calibration, see python -m bench.calibrate"
 ACCURACY = "test accuracy (%)"
-SHARED = "machine_shared: other work ran meanwhile"
+OTHER_WORK = "machine_shared: other work ran meanwhile"
 
 Kind = TypeVar("Kind", TrainRecord, SpeedRecord)
 
 
-class Finding(NamedTuple):
+class Answer(NamedTuple):
     """One row of a comparison, B against A."""
 
     what: str
@@ -58,7 +59,7 @@ class Question(NamedTuple):
 
 
 class Sets(NamedTuple):
-    findings: list[Finding]
+    answers: list[Answer]
     refused: dict[str, list[str]]
     """Reason to the cells that it is one of."""
     failed: list[str]
@@ -109,7 +110,7 @@ def compare(
         quiet_a, quiet_b = _undisturbed(timed_a, allowed), _undisturbed(timed_b, allowed)
         trainings, reason = _pairs(quiet_a, quiet_b, _conditions, allowed)
         if timed_a and timed_b and not (quiet_a and quiet_b):
-            reason = SHARED
+            reason = OTHER_WORK
         reasons.append(f"speed: {reason}" if reason else "")
         speeds += [_epoch(name, of_a, of_b, calibration_for(of_b[-1].environment), threshold)
                    for of_a, of_b in trainings]
@@ -130,11 +131,11 @@ def names_of_facts() -> list[str]:
     return sorted({*speeds, *accuracies, "machine_shared", "warnings"})
 
 
-def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Finding]:
+def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Answer]:
     """Verdicts with Holm's correction over all questions that can be answered."""
     p_values = [_p(question.result) for question in questions]
     adjusted = iter(stats.holm(known) if (known := [p for p in p_values if p == p]) else [])
-    findings = []
+    answers = []
     for question, p in zip(questions, p_values, strict=True):
         if question.result is None:
             verdict = NO_CALIBRATION
@@ -144,8 +145,8 @@ def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Finding]:
             said = stats.verdict(question.result, question.minimum, alpha, p=next(adjusted))
             verdict = {"greater": question.words[0], "less": question.words[1],
                        "equivalent": question.equivalent}.get(said, said)
-        findings.append(Finding(question.what, question.metric, question.a, question.b, question.change, verdict))
-    return findings
+        answers.append(Answer(question.what, question.metric, question.a, question.b, question.change, verdict))
+    return answers
 
 
 def _p(result: stats.Ratio | stats.Comparison | None) -> float:
@@ -158,7 +159,7 @@ def medians(record: SpeedRecord) -> dict[Metric, float]:
     by_size = {one.batch_size: one.batch_s for one in record.inference if one.batch_s}
     samples: dict[Metric, Sequence[float]] = {
         "train_step": record.step_s, "batch": record.batch_s, "evaluate": record.evaluate_s,
-        "inference": by_size.get(max(by_size, default=0), []), "latency": by_size.get(1, []),
+        "inference": by_size.get(max(by_size, default=0), []), "latency": timings.latency_s(record),
     }
     return {metric: stats.summarize(values).median for metric, values in samples.items() if values}
 
@@ -197,8 +198,7 @@ def _failure(record: Record) -> str:
 
 def _numerics(record: TrainRecord) -> dict[str, Any]:
     """What must be equal for two accuracies to be compared."""
-    tf32 = record.environment.device != "cpu" and (record.labels.matmul_tf32 or record.labels.cudnn_tf32)
-    return {"precision": record.labels.precision, "tf32": tf32}
+    return Numerics.of(record)._asdict()
 
 
 def _facts(record: Record) -> dict[str, Any]:
@@ -238,7 +238,7 @@ def _differences(a: Mapping[str, Any], b: Mapping[str, Any]) -> list[str]:
 def _unfit(record: SpeedRecord, allowed: Collection[str]) -> str:
     """Why this timing is no measurement of speed; empty where it is one."""
     if record.labels.machine_shared and "machine_shared" not in allowed:
-        return SHARED
+        return OTHER_WORK
     return "" if "warnings" in allowed or not record.warnings else f"warnings: {record.warnings[0]}"
 
 

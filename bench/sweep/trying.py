@@ -4,11 +4,9 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-import msgspec
-
 from bench.experiment import Cell
 from bench.sweep.plan import Task
-from fmnist_core.config import CellConfig, input_shape
+from fmnist_core.config import CellConfig, canonical_json, input_shape
 from fmnist_core.model_config import Baseline, CitedModel, CustomModel
 
 MAX_NAMED = 5
@@ -24,7 +22,7 @@ def of(tasks: Iterable[Task]) -> list[Cell]:
         config, train = cell.config, cell.config.train
         if (isinstance(config.model, CustomModel | CitedModel | Baseline) or train.whitening != "no" or train.identity
                 or train.optimizer == "muon"):
-            found.setdefault(msgspec.json.encode((config.model, config.data, train), order="sorted"), cell)
+            found.setdefault(canonical_json((config.model, config.data, train)), cell)
     return list(found.values())
 
 

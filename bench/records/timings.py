@@ -1,0 +1,25 @@
+"""What one timing came to, in base units, as `outcomes` says it of a training. No torch."""
+
+import math
+from collections.abc import Sequence
+
+from bench import stats
+from bench.record import SpeedRecord
+
+LATENCY_BATCH = 1
+
+
+def over_limit(speed: SpeedRecord) -> float:
+    """Median step over the least time that the machine's ceilings allow; nan where that is not known."""
+    return stats.summarize(speed.step_s).median / speed.floor_s if speed.floor_s and speed.step_s else math.nan
+
+
+def latency_s(speed: SpeedRecord) -> Sequence[float]:
+    """Seconds of a forward pass of one image; empty where it was not timed."""
+    return next((one.batch_s for one in speed.inference if one.batch_size == LATENCY_BATCH), [])
+
+
+def inference(speed: SpeedRecord) -> dict[int, stats.Throughput]:
+    """At each batch size that was timed, but a single image's, which is a latency."""
+    return {one.batch_size: stats.throughput(one.batch_size, one.batch_s) for one in speed.inference
+            if one.batch_s and one.batch_size != LATENCY_BATCH}
