@@ -67,7 +67,7 @@ COLUMNS = {
     "machine_shared": "whether other work ran beside the timing",
     "step_s": "median training step, seconds",
     "first_step_s": "the first training step, seconds",
-    "inference_images_per_s": "highest inference throughput over the batch sizes",
+    "inference_images_per_s": "highest inference throughput over the batch sizes above one image",
     "inference_batch_size": "the batch size with that throughput",
     "latency_s": "median forward pass of one image, seconds",
     "peak_memory_bytes": "most bytes of tensors alive at once in training",

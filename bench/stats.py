@@ -77,6 +77,7 @@ class Ratio(NamedTuple):
     low: float
     high: float
     n: int
+    """What the interval rests on: pairs, or the blocks of a calibration."""
     p: float
 
 

@@ -13,7 +13,7 @@ from fmnist_core.average import averaged
 from fmnist_core.config import CellConfig, to_dict
 from fmnist_core.models.build import build
 from fmnist_core.train import Training
-from fmnist_core.whole_files import write_whole
+from fmnist_core.whole_files import remove_drafts, write_whole
 
 FORMAT = "fmnist-weights-1"
 
@@ -32,6 +32,7 @@ def save(path: Path, training: Training) -> None:
     about = {"format": FORMAT, "cell": msgspec.json.encode(to_dict(training.cell)).decode(), "seed": str(training.seed),
              "input_shape": msgspec.json.encode(dataset.input_shape).decode(),
              "mean": repr(dataset.mean), "std": repr(dataset.std)}
+    remove_drafts(path)
     write_whole(path, safetensors.torch.save(tensors, about))
 
 

@@ -5,8 +5,10 @@ from pathlib import Path
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Durable when it returns; raises OSError, and leaves the earlier file. The draft beside it is the process's own:
-    one that was killed leaves `drafts_of(path)`."""
+    """Synced to disk before it takes the place of the earlier file, which stays where this raises (OSError).
+
+    The draft beside it is the process's own: one that was killed leaves it, see `remove_drafts`.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(f".{os.getpid()}.draft")
     try:
@@ -15,10 +17,12 @@ def write_whole(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except OSError:
+    except BaseException:
         draft.unlink(missing_ok=True)
         raise
 
 
-def drafts_of(path: Path) -> list[Path]:
-    return sorted(path.parent.glob(f"{path.stem}.*.draft"))
+def remove_drafts(path: Path) -> None:
+    """What killed processes left of it; nobody may be writing it."""
+    for draft in path.parent.glob(f"{path.stem}.*.draft"):
+        draft.unlink(missing_ok=True)

@@ -49,12 +49,16 @@ def test_a_stop_keeps_the_checkpoint_and_a_record_removes_it(tmp_path):
     attempt.begin()
     attempt.checkpoint.parent.mkdir()
     attempt.checkpoint.touch()
+    killed = attempt.checkpoint.with_suffix(".999.draft")  # in the middle of writing
+    killed.touch()
+    (tmp_path / "attempts" / f"{KEY}.999.draft").touch()
     with pytest.raises(Stopped), attempt:
         raise Stopped(15)
     assert attempt.checkpoint.exists()
     assert list((tmp_path / "attempts").iterdir()) == []
     attempt.finish()
     assert not attempt.checkpoint.exists()
+    assert not killed.exists()
 
 
 def test_who_stops_alone_while_others_share_the_cell_leaves_the_note(tmp_path):

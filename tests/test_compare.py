@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import subprocess
 import time
 
@@ -127,6 +128,13 @@ def test_a_disturbed_or_resumed_training_does_not_hide_the_others():
     found = sets(one, trainings([0.9, 0.91], num_resumes=1, **quiet))
     assert not found.refused
     assert [one.metric for one in found.answers] == [record_sets.ACCURACY, "epoch"]
+
+
+def test_a_change_carries_the_interval_that_the_calibration_gives_it():
+    epochs = trainings([0.9, 0.91], train_s=[5.0] * 4)
+    changes = {one.metric: one.change for one in sets([timing(), *epochs], [timing(0.02), *epochs]).answers}
+    assert re.fullmatch(r"0\.500 \[0\.4\d\d, 0\.5\d\d\], resolvable: [\d.]+ %", changes["train step"])
+    assert re.fullmatch(r"1\.000 \[0\.9\d\d, 1\.0\d\d\]", changes["epoch"])
 
 
 def test_a_noisy_machine_resolves_less():

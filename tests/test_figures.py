@@ -242,9 +242,9 @@ def test_trials_are_wrapped_to_three_columns(loaded):
 def test_what_did_not_learn_has_no_gap_and_is_named(loaded):
     of = next(one for one in loaded if one.name == "table_1_1")
     accuracies = [0.1 if cell.label in ("Trial-6", "Trial-7") else 0.9 for cell in of.cells]
-    records = [trained(of, cell, validation=each) for cell, each in zip(of.cells, accuracies, strict=True)]
+    records = [trained(of, cell, test=each) for cell, each in zip(of.cells, accuracies, strict=True)]
     written = words(figures.draw(collect(records, loaded))["generalisation_gap.svg"])
-    assert "left out, as validation ends below 50 %: Trial-6; Trial-7" in written.replace("\n", " ")
+    assert "left out, as a seed's test accuracy ends below 50 %: Trial-6; Trial-7" in written.replace("\n", " ")
     assert "Trial-6" not in written.splitlines()
     assert {"Trial-5", "Trial-6, momentum 0.9"} <= set(written.splitlines())
 

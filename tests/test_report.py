@@ -9,14 +9,14 @@ import msgspec
 import pytest
 
 from bench import experiment, frame, report
-from bench.formatting import escape
+from bench.formatting import escape, significant
 from bench.pages import pictures, readme
 from bench.pages.tables import settings_table, shared_settings
 from bench.record import Inference, Labels, TrainRecord
 from bench.records.lines import encode
 from bench.records.machines import Machine
 from bench.records.rows import collect, comparable
-from bench.records.side_records import Calibration, Pairs
+from bench.records.side_records import Calibration, Pairs, Peer, PeerRun, Peers, resolvable_unpaired
 from bench.store import Store, read
 from fmnist_core import files
 from fmnist_core.config import ExecutionConfig, to_dict
@@ -368,7 +368,7 @@ def test_failed_timings_and_warnings_are_told():
 
 def answer_of(records, *experiments):
     text = text_of(records, *experiments).split("### One factor")[1]
-    return f"**Answer.**{text.split('**Answer.**')[1].split('**Accuracy')[0]}"
+    return f"**Answer.**{re.split(r'(?m)^(?:All cells|#|[*|])', text.split('**Answer.**')[1])[0]}"
 
 
 def seeds_of(cell, accuracies):
@@ -592,6 +592,38 @@ def test_speed_answer_is_judged_by_the_noise_between_runs(spread, expected):
     noise = Calibration(environment=CPU, started_at="", cell={}, metrics={"train_step": pairs})
     text = report.render([timed(MADE, K2), timed(MADE, K3, [0.02] * 10)], [MADE], [noise]).text
     assert expected in text.split("### One factor")[1]
+    least = significant(100 * resolvable_unpaired(pairs))
+    assert f"- Steps of two cells must differ by {least} % to be told apart" in text.split("### One factor")[1]
+
+
+def test_what_is_measured_beside_the_cells_is_dated_and_the_newest_comes_first():
+    pairs = {"train_step": Pairs(a_s=[0.01] * 3, b_s=[0.01] * 3)}
+    sides = [Calibration(environment=msgspec.structs.replace(CPU, num_threads=threads), started_at=f"{day}T00:00:00Z",
+                         cell={}, metrics=pairs) for threads, day in ((1, "2026-01-01"), (2, "2026-01-02"))]
+    text = report.render([timed(MADE, K2)], [MADE], sides).text
+    dates = re.findall(r"Measured on (\S+) at commit `(\w{8})`\.", text)
+    assert dates == [("2026-01-02", CPU.commit[:8]), ("2026-01-01", CPU.commit[:8])]
+    assert re.search(r"(?m)^\| M\d \| Test CPU, .* \| - \| - \| 1 \|$", text)  # nothing but a calibration of it
+
+
+def test_the_readme_has_the_newest_speeds_of_the_final_network_on_each_kind_of_device():
+    final = experiment.load("final")
+    cell = to_dict(final.cells[0].config)
+    run = lambda images, accuracy: PeerRun(images=images, train_s=1.0, num_steps=1, test_accuracy=[accuracy])
+    peers = lambda day, where, of=cell, **rates: Peers(
+        environment=where, started_at=f"2026-01-0{day}", cell=of, epochs=2, images_per_epoch=10,
+        systems=[Peer(name=name, what=f"the {name}", runs=[run(rate, 0.8 + 0.01 * i)] * 3 if rate else [])
+                 for i, (name, rate) in enumerate(rates.items())])
+    other = {"model": {"name": "cnn"}, "train": cell["train"]}
+    sides = [peers(1, CPU, loop=1000), peers(2, CPU, loop=2000, ours=9000), peers(3, CPU, of=other, loop=7000),
+             peers(1, GPU, loop=3000, ours=0, fused=90_000)]
+    short = report.render([trained(final, final.cells[0])], [final], sides).short
+    lines = [line for line in short.splitlines() if "| the " in line and "report" not in line]
+    assert lines == ["| loop | the loop | 2,000 [2,000, 2,000] | 3,000 [3,000, 3,000] |",
+                     "| ours | the ours | 9,000 [9,000, 9,000] | - |",
+                     "| fused | the fused | - | 90,000 [90,000, 90,000] |"]
+    assert "within 2.00 points of each other" in short  # 80 and 82 % on the GPU
+    assert "of each other" not in report.render([trained(final, final.cells[0])], [final], sides[2:3]).short
 
 
 # The document

@@ -147,7 +147,7 @@ def _gaps(panel: Axes, name: str, every: Sequence[Row]) -> list[End]:
         ends += [(len(mean), mean[-1], f"printed, {row.label}" if printed else row.label, COLOURS[i % 7])]
     parts = [f"{name}, mean of {seeds_of(rows)}" if rows else name, coverage(len(rows), len(every), "training")]
     if lost:
-        parts += textwrap.wrap(f"left out, as test accuracy ends below {100 * LEARNT:g} %: "
+        parts += textwrap.wrap(f"left out, as a seed's test accuracy ends below {100 * LEARNT:g} %: "
                                + "; ".join(row.label for row in lost), 48)
     panel.set_title("\n".join(part for part in parts if part))
     epoch_axis(panel)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import stats
-from bench.formatting import plural, significant
+from bench.formatting import FEWEST_SPREAD, plural, significant
 from bench.pages.drawing import (
     COLOURS,
     LINES,
@@ -265,7 +265,7 @@ def _error_bars(points: Sequence[Point]) -> tuple[list[float], list[list[float]]
 def _percent_interval(values: Sequence[float] | None) -> Point | None:
     if not values:
         return None
-    low, high = stats.mean_interval(values)
+    low, high = stats.mean_interval(values) if len(values) >= FEWEST_SPREAD else (float("nan"),) * 2
     return 100 * stats.summarize(values).mean, 100 * low, 100 * high
 
 

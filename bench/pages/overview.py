@@ -24,8 +24,8 @@ SHORT_COMMIT = 8
 
 HOW_TO_READ = """\
 - **Accuracies** are in per cent: mean ± standard deviation over seeds [95 % Student interval of the mean]. A cell with
-  one seed shows its value alone: it has no spread, and nothing follows from it. Of two values no interval is shown,
-  nor of two times: it would reach nine standard deviations either way.
+  one seed shows its value alone: it has no spread, and nothing follows from it. Of two accuracies or times no interval
+  is shown: it would reach nine standard deviations either way.
 - **seeds**: finished seeds; how many more the experiment asks for (`waiting`); how many failed, and as what. Reasons
   stand below the table.
 - **last epoch** is the result. **Best epoch** is the highest validation accuracy over the epochs, and **test,

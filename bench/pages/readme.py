@@ -9,9 +9,11 @@ from bench.pages.reported import TEST_SOURCES, VALIDATION
 from bench.pages.side_tables import rate_text
 from bench.pages.verdicts import why
 from bench.records import outcomes
+from bench.records.cells import training_of
 from bench.records.machines import Machine
 from bench.records.rows import Results
 from bench.records.side_records import Peers
+from fmnist_core.config import to_dict
 
 BEGIN, END = "<!-- results: written by `python -m bench.report` -->", "<!-- end of the results -->"
 
@@ -35,10 +37,10 @@ def render(results: Results, judged: Sequence[Judged]) -> str:
 
 
 def _speeds(results: Results) -> list[str]:
-    """The newest comparison with other systems on a CPU, and on a GPU."""
-    found: dict[bool, Peers] = {}
-    for side in sorted((one for one in results.sides if isinstance(one, Peers)), key=lambda one: one.started_at):
-        found[side.environment.device != "cpu"] = side
+    """The newest comparison with other systems on a CPU, and on a GPU, of the final network."""
+    final = [training_of(to_dict(row.cell.config)) for row in readings(results)]
+    peers = [one for one in results.sides if isinstance(one, Peers) and training_of(one.cell) in final]
+    found = {one.environment.device != "cpu": one for one in sorted(peers, key=lambda one: one.started_at)}
     if not any(_accuracies(side) for side in found.values()):
         return []
     sides = [found[on_gpu] for on_gpu in sorted(found)]

@@ -51,7 +51,7 @@ class Row:
 
     @property
     def learnt(self) -> bool:
-        """Whether it has finished seeds and each of them learnt something: the others are compared with none."""
+        """Whether it has finished seeds and each of them learnt something."""
         return min(self.values(outcomes.test_last), default=0.0) > outcomes.LEARNT
 
     @property

@@ -261,7 +261,7 @@ def record_ratio(a_s: float, b_s: float, pairs: Pairs, alpha: float = 0.05) -> s
     sd, df = _unpaired_noise(pairs)
     ratio, half = a_s / b_s, sd * float(student.ppf(1 - alpha / 2, df))
     p = 2 * float(student.sf(abs(math.log(ratio)) / sd, df)) if sd else float(ratio == 1)
-    return stats.Ratio(ratio, ratio * math.exp(-half), ratio * math.exp(half), 1, p)
+    return stats.Ratio(ratio, ratio * math.exp(-half), ratio * math.exp(half), df + 1, p)
 
 
 def resolvable_unpaired(pairs: Pairs) -> float:

@@ -20,7 +20,7 @@ from msgspec import Struct
 from bench.record import Status
 from bench.store import StoreError
 from bench.sweep.launch import Stopped
-from fmnist_core.whole_files import drafts_of, write_whole
+from fmnist_core.whole_files import remove_drafts, write_whole
 
 MAX_DEATHS = 3
 Fate = Literal["", "died", "stalled"]
@@ -88,12 +88,13 @@ class Attempt:
         """It ended as it was meant to: there is nothing to tell. The checkpoint stays."""
         for path in [self._note, *self._reports()]:
             path.unlink(missing_ok=True)
+        remove_drafts(self._note)
 
     def finish(self) -> None:
         """The cell has its record, or is to be tried from the start."""
         self.stop()
-        for path in (self.checkpoint, *drafts_of(self.checkpoint)):
-            path.unlink(missing_ok=True)
+        self.checkpoint.unlink(missing_ok=True)
+        remove_drafts(self.checkpoint)
 
     def forget(self, before: float) -> None:
         """`finish`, but for a note that was left at `before`, Unix time, or later: what it tells is yet to be heard."""

@@ -19,7 +19,7 @@ MAX_WIDTH = 160
 
 
 class Line(NamedTuple):
-    """One cell, with the digits that are printed; None: not known."""
+    """One cell; None: not known."""
 
     cell: str
     accuracy: float | None = None
@@ -73,20 +73,20 @@ def _table(lines: Sequence[Line]) -> str:
 
 
 def _highest(lines: Sequence[Line]) -> Iterator[str]:
-    known = [line for line in lines if line.accuracy is not None]
+    known = [(line.accuracy, line) for line in lines if line.accuracy is not None]
     if len(known) > 1:
-        best = max(line.accuracy or 0.0 for line in known)
-        winners = [line for line in known if line.accuracy == best]
+        best = max(accuracy for accuracy, _ in known)
+        winners = [line for accuracy, line in known if accuracy == best]
         alone = " (n = 1)" if any(line.num_seeds == 1 for line in winners) else ""
         yield f"Highest mean accuracy: {_named(winners, len(known), f'{best:.2f} %{alone}')}."
 
 
 def _fastest(lines: Sequence[Line]) -> Iterator[str]:
-    timed = [line for line in lines if line.images_per_s is not None]
-    quiet = [line for line in timed if SHARED not in line.mark]
+    timed = [(line.images_per_s, line) for line in lines if line.images_per_s is not None]
+    quiet = [(rate, line) for rate, line in timed if SHARED not in line.mark]
     if len(quiet) > 1:
-        best = max(line.images_per_s or 0 for line in quiet)
-        winners = [line for line in quiet if line.images_per_s == best]
+        best = max(rate for rate, _ in quiet)
+        winners = [line for rate, line in quiet if rate == best]
         what = "Fastest" if len(quiet) == len(timed) else f"Fastest of those without {SHARED}"
         yield f"{what}: {_named(winners, len(quiet), f'{best:,}{winners[0].mark} images/s')}."
     elif len(timed) > 1:
