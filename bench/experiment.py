@@ -4,7 +4,7 @@
     question = "..."                  [grid]  "model.kernel_size" =       label, note, reported, and any of
     seeds = { cpu = 3, cuda = 16 }, or 3        [2, 3]: the product,      model, data, train, execution
     targets = [0.9]                             in the file's order
-    control = "label of a cell"
+    control = "label of a cell"; outcome = "test", "validation" or "gap"
 """
 
 import itertools
@@ -35,6 +35,7 @@ ABOUT = ("label", "note", "reported")
 IN_CELL = (*ABOUT, "model", *SECTIONS)
 """Keys of a cell that is written out."""
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
+Outcome = Literal["test", "validation", "gap"]
 
 
 class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,6 +96,8 @@ class Experiment(_Strict, frozen=True, kw_only=True):
     """What a reader must know to judge the answer."""
     control: str = ""
     """Label of the cell that the answer compares each other cell with."""
+    outcome: Outcome = "test"
+    """What the answer compares, at the last epoch: an accuracy, or training less validation accuracy."""
     cells: list[Cell]
 
     def times(self, cell: Cell) -> bool:
@@ -111,6 +114,7 @@ class _File(_Strict, frozen=True, kw_only=True):
     measure: bool = True
     targets: list[Annotated[float, Meta(gt=0.0, lt=1.0)]] = []
     control: str = ""
+    outcome: Outcome = "test"
     base: dict[str, Any] = {}
     grid: dict[str, Any] = {}
     cells: list[dict[str, Any]] = []
@@ -180,8 +184,8 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     cells = [_cell(file.base, draft, overrides, code_of) for draft in drafts[:num_cells]]
     _refuse_duplicates(cells, changed)
     return Experiment(name=name, title=file.title or name, question=file.question, note=file.note, seeds=file.seeds,
-                      launch=launch, measure=file.measure, targets=file.targets, control=_control(file, drafts),
-                      cells=cells)
+                      launch=launch, measure=file.measure, targets=file.targets, outcome=file.outcome,
+                      control=_control(file, drafts), cells=cells)
 
 
 def select(chosen: Experiment, filters: Mapping[str, Sequence[Any]]) -> Experiment:

@@ -89,12 +89,12 @@ def estimate(values: Sequence[float], low_end: float = 0.0) -> str:
     return f"{percent(summary.mean)} ± {percent(summary.sd)}{_interval(values, low_end)}"
 
 
-def mean_with_interval(values: Sequence[float]) -> str:
+def mean_with_interval(values: Sequence[float], low_end: float = 0.0) -> str:
     """As `estimate`, without the sd: for sentences."""
-    return f"{percent(stats.summarize(values).mean)}{_interval(values)}" if values else NOTHING
+    return f"{percent(stats.summarize(values).mean)}{_interval(values, low_end)}" if values else NOTHING
 
 
-def _interval(values: Sequence[float], low_end: float = 0.0) -> str:
+def _interval(values: Sequence[float], low_end: float) -> str:
     if len(values) < FEWEST_SPREAD:
         return ""
     low, high = accuracy_interval(values, low_end)

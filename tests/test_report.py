@@ -413,7 +413,7 @@ def test_answer_counts_an_svms_hits_as_its_author_does():
         trained(agarap, svm, seed, test=0.92 + 0.0001 * seed, extra={"sign_argmax_accuracy": 0.907 + 0.0001 * seed}))]
     text = text_of(records, agarap)
     assert "Counted as right by the sign of the logits alone: CNN-SVM 90.71 [90.69, 90.73] %." in text
-    assert "(95 % prediction interval, last epoch): 1 of 2; ours is higher for 1 and lower for 0." in text
+    assert "(95 % prediction interval, last epoch): 1 of 2 (CNN-SVM); ours is higher for 1 and lower for 0." in text
 
 
 def test_answer_counts_reported_figures_that_one_run_would_give():
@@ -426,16 +426,17 @@ def test_answer_counts_reported_figures_that_one_run_would_give():
     records = [trained(made, cell, seed, validation=0.9 + 0.001 * seed) for cell in made.cells for seed in range(3)]
     text = text_of(records, made)
     # Student's t of 2 degrees of freedom, 4.303, times 0.001 and the root of 4 / 3: 0.901 +- 0.005
-    inside = "accuracies that one run of ours may give (95 % prediction interval, last epoch)"
-    assert f"Reported validation {inside}: 1 of 3; ours is higher for 1 and lower for 1." in text
-    assert f"Reported test {inside}: 0 of 3; ours is higher for 3 and lower for 0." in text
+    inside = "accuracy one run of ours may give (95 % prediction interval, last epoch)"
+    assert f"Cells whose reported validation {inside}: 1 of 3 (2); ours is higher for 1 and lower for 1." in text
+    assert f"Cells whose reported test {inside}: 0 of 3; ours is higher for 3 and lower for 0." in text
     few = [record for record in records if record.seed < 2 or record.cell == records[0].cell]
-    assert f"Reported validation {inside}: 1 of 1; ours is higher for 0 and lower for 0; too few seeds or too wide a " \
-           "spread to say for 2." in text_of(few, made)
+    assert (f"Cells whose reported validation {inside}: 1 of 1; ours is higher for 0 and lower for 0; too few seeds or "
+            "too wide a spread to say for 2.") in text_of(few, made)
     other = [trained(made, made.cells[0], seed, validation=0.95, environment=GPU,
                      labels=Labels(precision="float32", cudnn_tf32=True)) for seed in range(3, 5)]
     inside = inside.replace("epoch", "epoch, each cell by its arithmetic of most seeds")
-    assert f"Reported validation {inside}: 1 of 3; ours" in text_of([*records, *other], made), "a cell counts once"
+    once = text_of([*records, *other], made)
+    assert f"Cells whose reported validation {inside}: 1 of 3 (2); ours" in once, "a cell counts once"
 
 
 def test_answer_of_single_seeds_and_of_none():
@@ -458,11 +459,11 @@ def test_trend_is_told_for_a_grid_of_numbers():
     made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4, 5]"))
     rising = [trained(made, cell, seed, test=0.8 + 0.02 * i + 0.001 * seed)
               for i, cell in enumerate(made.cells) for seed in range(3)]
-    assert ("Test accuracy rises with kernel size: 80.10 % at 2, 82.10 % at 3, 84.10 % at 4, 86.10 % at 5 (Spearman by "
+    assert ("Test accuracy rises with kernel size: 80.10 at 2, 82.10 at 3, 84.10 at 4, 86.10 at 5 % (Spearman by "
             "permutation, p < 0.001)") in text_of(rising, made)
     hump = [trained(made, cell, seed, test=value + 0.001 * seed)
             for cell, value in zip(made.cells, (0.80, 0.83, 0.87, 0.86), strict=True) for seed in range(8)]
-    assert "Test accuracy rises with kernel size on the whole, but is highest at 4: 80.35 % at 2, 83.35 %" in text_of(
+    assert "Test accuracy rises with kernel size on the whole, but is highest at 4: 80.35 at 2, 83.35 at" in text_of(
         hump, made)
     dented = [trained(made, cell, seed, test=value + 0.001 * seed)
               for cell, value in zip(made.cells, (0.80, 0.83, 0.82, 0.86), strict=True) for seed in range(3)]
@@ -470,12 +471,12 @@ def test_trend_is_told_for_a_grid_of_numbers():
     course = lambda *means: text_of([trained(made, cell, seed, test=value + 0.00001 * seed) for cell, value
                                      in zip(made.cells, means, strict=True) for seed in range(6)], made)
     beyond = "beyond it by less than 0.1 points"
-    assert f"rises with kernel size up to 3, {beyond}: 80.00 %" in course(0.80, 0.83, 0.8304, 0.8308)
-    assert f"falls with kernel size up to 4, {beyond}: 84.00 %" in course(0.84, 0.83, 0.81, 0.8098)
-    assert f"rises with kernel size up to 4, {beyond}: 80.00 %" in course(0.80, 0.8008, 0.8016, 0.8024)
-    assert "rises with kernel size, by less than 0.1 points, which is called no effect: 80.00 %" in course(
+    assert f"rises with kernel size up to 3, {beyond}: 80.00 at" in course(0.80, 0.83, 0.8304, 0.8308)
+    assert f"falls with kernel size up to 4, {beyond}: 84.00 at" in course(0.84, 0.83, 0.81, 0.8098)
+    assert f"rises with kernel size up to 4, {beyond}: 80.00 at" in course(0.80, 0.8008, 0.8016, 0.8024)
+    assert "rises with kernel size, by less than 0.1 points, which is called no effect: 80.00 at" in course(
         0.80, 0.8002, 0.8004, 0.8006)
-    assert "rises with kernel size: 80.00 %" in course(0.80, 0.8009, 0.8018, 0.8029)
+    assert "rises with kernel size: 80.00 at" in course(0.80, 0.8009, 0.8018, 0.8029)
     level = [trained(made, cell, seed, test=0.8 + 0.01 * ((i + seed) % 2)) for i, cell in enumerate(made.cells)
              for seed in range(4)]
     assert "No trend with kernel size is resolved" in text_of(level, made)
@@ -483,7 +484,8 @@ def test_trend_is_told_for_a_grid_of_numbers():
 
 def test_where_nothing_learnt_no_trend_is_looked_for():
     text = text_of([trained(MADE, cell, seed, test=0.1 + 0.001 * seed) for cell in (K2, K3) for seed in range(2)], MADE)
-    assert "Not resolved: test accuracy does not differ" in text
+    assert "**Answer.** Not resolved: fewer than two cells with two seeds learnt." in text
+    assert "- Not learnt, and so not compared: kernel_size 2 (2 of 2 seeds), kernel_size 3 (2 of 2 seeds)." in text
     assert "trend" not in text.split("**Settings**")[0]
 
 
@@ -513,7 +515,35 @@ def test_a_cell_that_did_not_learn_makes_no_trend():
     values = {2: (0.8, 0.82, 0.81), 3: (0.81, 0.82, 0.8), 4: (0.8, 0.81, 0.82), 5: (0.8, 0.1, 0.1)}
     text = text_of([trained(made, cell, seed, test=value) for cell, own in zip(made.cells, values.values(), strict=True)
                     for seed, value in enumerate(own)], made)
-    assert re.search(r"No trend with kernel size is resolved \(p = [01]\.\d+, of the cells that learnt\)", text)
+    assert re.search(r"No trend with kernel size is resolved \(p = [01]\.\d+\)", text)
+
+
+def test_an_experiment_says_what_its_answer_compares():
+    by_gap, by_validation = (experiment_of(ONE_FACTOR.replace("[base.model]", f'outcome = "{outcome}"\n[base.model]'))
+                             for outcome in ("gap", "validation"))
+    values = {0: (0.95, 0.90), 1: (0.92, 0.91)}  # accuracy on training and on validation images
+    text = lambda made: text_of([trained(made, cell, seed, train=train + 0.001 * seed, validation=validation)
+                                 for cell, (train, validation) in zip(made.cells, values.values(), strict=True)
+                                 for seed in range(3)], made)
+    # sd 0.1 points; 4.30265 / sqrt(3) = 2.48414
+    assert ("Training less validation accuracy differs between the cells (Welch's test of 2 cells, p < 0.001, n = 3 a "
+            "cell): highest kernel_size 2 with 5.10 [4.85, 5.35] points, lowest kernel_size 3 with 1.10 [0.85, 1.35] "
+            "points.") in text(by_gap)
+    assert "The highest is above every other." in text(by_gap)
+    assert "Validation accuracy differs between the cells" in text(by_validation)
+    with pytest.raises(ValueError, match=r"outcome = 'best': .*allowed: test, validation, gap"):
+        experiment_of(ONE_FACTOR.replace("[base.model]", 'outcome = "best"\n[base.model]'))
+
+
+def test_figures_of_several_sources_name_their_cells():
+    made = experiment_of(ONE_FACTOR.split("[grid]")[0] + "".join(f"""
+        [[cells]]
+        label = "k{k}"
+        model.kernel_size = {k}
+        reported = {{ validation_accuracy = 0.9, source = "{source}" }}
+        """ for k, source in ((2, "one; two"), (3, "one; two"), (4, "three"))))
+    text = text_of([trained(made, made.cells[0])], made)
+    assert "- Reported figures of k2, k3: one; two\n- Reported figures of k4: three\n" in text
 
 
 def test_the_arithmetic_that_is_compared_is_that_of_most_cells():
@@ -593,7 +623,7 @@ def test_speed_answer_is_judged_by_the_noise_between_runs(spread, expected):
     text = report.render([timed(MADE, K2), timed(MADE, K3, [0.02] * 10)], [MADE], [noise]).text
     assert expected in text.split("### One factor")[1]
     least = significant(100 * resolvable_unpaired(pairs))
-    assert f"- Steps of two cells must differ by {least} % to be told apart" in text.split("### One factor")[1]
+    assert f"steps of two cells that differ by {least} % are told apart nine times in ten" in text
 
 
 def test_what_is_measured_beside_the_cells_is_dated_and_the_newest_comes_first():
@@ -622,8 +652,9 @@ def test_the_readme_has_the_newest_speeds_of_the_final_network_on_each_kind_of_d
     assert lines == ["| loop | the loop | 2,000 [2,000, 2,000] | 3,000 [3,000, 3,000] |",
                      "| ours | the ours | 9,000 [9,000, 9,000] | - |",
                      "| fused | the fused | - | 90,000 [90,000, 90,000] |"]
-    assert "within 2.00 points of each other" in short  # 80 and 82 % on the GPU
-    assert "of each other" not in report.render([trained(final, final.cells[0])], [final], sides[2:3]).short
+    assert short.endswith("| equal work | 80.00 to 81.00 | 80.00 to 82.00 |")
+    assert "Test CPU, 2 processors: 2 epochs of 10 images, 2026-01-02 | Test GPU: 2 epochs of 10 images, " in short
+    assert "equal work" not in report.render([trained(final, final.cells[0])], [final], sides[2:3]).short
 
 
 # The document

@@ -31,6 +31,8 @@ from bench.judging.evidence import (
 from bench.records.outcomes import Outcome, test_last, validation_loss_rise
 from bench.records.rows import Row
 
+MOST_TOLD, FEW = 4, 2
+"""Comparisons that the evidence tells; so few are told in short, too."""
 NEGLIGIBLE = 0.003
 """A factor whose largest difference is surely below 0.3 points is said not to affect accuracy."""
 
@@ -60,17 +62,23 @@ def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT)
     as_claimed, against = verdicts.count("greater"), verdicts.count("less") + verdicts.count("equivalent")
     verdict: Verdict = ("contradicted" if against else "waiting" if missing else
                         "supported" if as_claimed == len(pairs) else "not resolved")
-    evidence = _contrast_text(tested, results, adjusted, verdicts, verdict)
+    texts = _contrast_texts(tested, results, adjusted, verdicts)
+    evidence, lead = "; ".join(texts[:MOST_TOLD]), "; ".join(texts if len(pairs) <= FEW else texts[:1])
     if len(pairs) > 1:
-        evidence += (f"; {as_claimed} of {len(pairs)} comparisons resolved as claimed, {against} reversed or equal, "
-                     f"{len(pairs) - missing - as_claimed - against} not resolved"
-                     f"{f', {missing} waiting for seeds of equal arithmetic' if missing else ''}")
+        counts = (f"{as_claimed} of {len(pairs)} comparisons resolved as claimed, {against} reversed or equal, "
+                  f"{len(pairs) - missing - as_claimed - against} not resolved"
+                  f"{f', {missing} waiting for seeds of equal arithmetic' if missing else ''}")
+        evidence += f"; {counts}"
+        lead += "" if len(pairs) <= FEW else f"; {counts}"
     open_ = [result for result, one in zip(results, verdicts, strict=True) if one == "not resolved"]
-    return Finding(verdict, evidence, _seeds(open_, tested, minimum_effect) if verdict == "not resolved" else None)
+    seeds = _seeds(open_, tested, minimum_effect) if verdict == "not resolved" else None
+    return Finding(verdict, evidence, seeds, lead)
 
 
-def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
+def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, best: Outcome | None = None) -> Finding:
     """Whether a figure that the report gives for one run is one that a run gives: 95 % prediction interval over seeds.
+
+    `best`: told beside it, and no result: by how many runs it is reached at an epoch of choice.
 
     Supported if, in some row, the interval holds it and a run of ours reached it from either side; contradicted if
     no interval holds it. One that only an interval reaches, and no run, is open: the more readings, the more of those.
@@ -81,29 +89,33 @@ def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float) -> F
     several = [(name, values, *stats.prediction_interval(values)) for name, values in measured if len(values) > 1]
     inside = [one for one in several if holds(*one[2:], figure)]
     outside = [one for one in several if one not in inside]
-    told = lambda intervals: "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)}, n = {len(values)})"
+    told = lambda intervals: "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)})"
                                        for name, values, low, high in intervals)
     alone = "; ".join(escape(name) for name, values in measured if len(values) == 1)
-    values = [value for _, own in measured for value in own]
-    reached = sum(value >= figure - HALF_A_DIGIT for value in values)
-    runs = f"{reached} of {plural(len(values), 'run')} at least as high, the highest {percent(max(values))} %"
-    evidence = "; ".join([runs,
+    reached = lambda own: sum(value >= figure - HALF_A_DIGIT for value in own)
+    runs = ", ".join(f"{reached(own)} of {plural(len(own), 'run')} ({escape(name)})" for name, own in measured)
+    highest = max(value for _, own in measured for value in own)
+    lead = f"at least as high: {runs}; the highest {percent(highest)} %"
+    if best is not None:
+        chosen = [value for row in rows for value in row.values(best)]
+        lead += f"; at the best epoch of each: {reached(chosen)} of {plural(len(chosen), 'run')}"
+    evidence = "; ".join([lead,
                           *([f"one run's intervals that hold it: {told(inside)}"] if inside else []),
                           *([f"one run's intervals that do not: {told(outside)}"] if outside else []),
                           *([f"one seed, no interval: {alone}"] if alone else [])])
     usable = [one for one in several if can_judge(len(one[1]), *one[2:])]
     may_give = [own for _, own, low, high in usable if holds(low, high, figure)]
     if any(min(own) < figure + HALF_A_DIGIT and figure - HALF_A_DIGIT <= max(own) for own in may_give):
-        return Finding("supported", evidence)
+        return Finding("supported", evidence, lead=lead)
     if any(not row.trained and not row.failed for row in rows):
-        return Finding("waiting", evidence)
+        return Finding("waiting", evidence, lead=lead)
     if may_give:
         return Finding("not resolved", f"{evidence}; none of these runs reached it", min(
-            len(own) + seeds_to_reach(own, figure) for own in may_give))
+            len(own) + seeds_to_reach(own, figure) for own in may_give), lead)
     if len(usable) == len(measured):
-        return Finding("contradicted", evidence)
+        return Finding("contradicted", evidence, lead=lead)
     sds = [stats.summarize(values).sd for _, values, *_ in several]
-    return Finding("not resolved", evidence, seeds_to_predict(max(sds, default=math.nan)))
+    return Finding("not resolved", evidence, seeds_to_predict(max(sds, default=math.nan)), lead)
 
 
 def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
@@ -241,15 +253,14 @@ def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float, le
     return Finding("not resolved", evidence, max(more, seeds_for_one_way(values, level)))
 
 
-def _contrast_text(tested: Sequence[Contrast], results: Sequence[stats.Comparison], adjusted: Sequence[float],
-                   verdicts: Sequence[stats.Verdict], verdict: Verdict) -> str:
-    """At most four, those that decide first."""
-    deciding = ["less", "equivalent", "greater"]
-    deciding.insert(0 if verdict == "not resolved" else len(deciding), "not resolved")
-    shown = sorted(range(len(tested)), key=lambda i: (deciding.index(verdicts[i]), -abs(results[i].difference)))[:4]
-    return "; ".join(f"{escape(tested[i].name)}: {points(results[i].difference)} points [{points(results[i].low)}, "
-                     f"{points(results[i].high)}], {p_value(adjusted[i])}, n = {len(tested[i].high)} and "
-                     f"{len(tested[i].low)}" for i in shown)
+def _contrast_texts(tested: Sequence[Contrast], results: Sequence[stats.Comparison], adjusted: Sequence[float],
+                    verdicts: Sequence[stats.Verdict]) -> list[str]:
+    """What decides first."""
+    deciding = ["less", "equivalent", "greater", "not resolved"]
+    ordered = sorted(range(len(tested)), key=lambda i: (deciding.index(verdicts[i]), -abs(results[i].difference)))
+    return [f"{escape(tested[i].name)}: {points(results[i].difference)} points [{points(results[i].low)}, "
+            f"{points(results[i].high)}], {p_value(adjusted[i])}, n = {len(tested[i].high)} and "
+            f"{len(tested[i].low)}" for i in ordered]
 
 
 def _seeds(open_: Sequence[stats.Comparison], tested: Sequence[Contrast], minimum_effect: float) -> float:

@@ -27,13 +27,14 @@ MAX_PERMUTED = 2_000
 class Finding(NamedTuple):
     verdict: Verdict
     evidence: str
-    """Joined by `; `, the most telling first."""
     seeds: float | None = None
     """Per cell, to resolve it if the differences are as seen; infinite where that is beyond reach. None: no need."""
+    lead: str = ""
+    """What of the evidence tells most; empty: all of it does."""
 
     @property
-    def lead(self) -> str:
-        return self.evidence.partition("; ")[0]
+    def in_short(self) -> str:
+        return self.lead or self.evidence
 
 
 WAITING = Finding("waiting", "no records yet")

@@ -62,12 +62,12 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
     texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
     shown = "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
     if "less" in verdicts or "equivalent" in verdicts:
-        return Finding("contradicted", shown)
+        return Finding("contradicted", shown, lead=texts[0])
     names = [name for name, *_ in (*in_turns, *timed)]
     if len(set(names)) < len(pairs):
-        return Finding("waiting", shown)
+        return Finding("waiting", shown, lead=texts[0])
     slower = {name for name, verdict in zip(names, verdicts, strict=True) if verdict == "greater"}
-    return Finding("supported" if len(slower) == len(pairs) else "not resolved", shown)
+    return Finding("supported" if len(slower) == len(pairs) else "not resolved", shown, lead=texts[0])
 
 
 def _where(machine: Machine) -> str:

@@ -3,20 +3,11 @@
 import itertools
 import math
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from bench import stats
-from bench.formatting import (
-    NOISY,
-    count,
-    escape,
-    mean_with_interval,
-    p_value,
-    percent,
-    plural,
-    points,
-    ratio_text,
-    significant,
-)
+from bench.experiment import Outcome
+from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
 from bench.judging.evidence import (
     ALPHA,
     HALF_A_DIGIT,
@@ -27,22 +18,34 @@ from bench.judging.evidence import (
     one_way_p,
     pooled_sd,
 )
-from bench.pages.tables import main_commit
-from bench.record import SpeedRecord
 from bench.records import outcomes
-from bench.records.identity import Numerics
-from bench.records.machines import Machine
-from bench.records.rows import Row, comparable, memory_formats, one_per_cell
-from bench.records.side_records import Pairs, Turns, record_ratio
-from fmnist_core.config import ExecutionConfig
+from bench.records.rows import Row, comparable, one_per_cell
+
+
+class Measure(NamedTuple):
+    """What cells are compared by, at the last epoch: no choice of epoch was made by it."""
+
+    name: str
+    of: outcomes.Outcome
+    unit: str
+    low_end: float
+
+    def text(self, values: Sequence[float]) -> str:
+        return f"{mean_with_interval(values, self.low_end)} {self.unit}"
+
+
+MEASURES: Mapping[Outcome, Measure] = {
+    "test": Measure("test accuracy", outcomes.test_last, "%", 0.0),
+    "validation": Measure("validation accuracy", outcomes.validation_last, "%", 0.0),
+    "gap": Measure("training less validation accuracy", outcomes.gap_last, "points", -1.0)}
+Tested = Sequence[tuple[Row, Sequence[float]]]
+"""Cells with their values."""
 
 
 def answer(rows: Sequence[Row]) -> list[str]:
-    """Whether the cells differ in test accuracy at the last epoch, which are best and worst, and what else is seen.
-
-    That accuracy, because no choice of epoch or cell was made by it.
-    """
-    with_values = [(row, values) for row in comparable(rows) if (values := row.values(outcomes.test_last))]
+    """Whether the cells differ in what the experiment asks for, which are highest and lowest, and what else is seen."""
+    measure = MEASURES[rows[0].experiment.outcome]
+    with_values = [(row, values) for row in comparable(rows) if (values := row.values(measure.of))]
     cells = one_per_cell(rows)
     waiting = sum(not row.trained and not row.failed for row in cells)
     rest = [f"Waiting: {waiting} of {plural(len(cells), 'cell')}."] if waiting else []
@@ -58,30 +61,37 @@ def answer(rows: Sequence[Row]) -> list[str]:
     if len(rows) == 1:
         row, values = with_values[0]
         seeds = plural(len(values), "seed")
-        return [f"Test accuracy of {escape(row.label)}: {mean_with_interval(values)} % ({seeds}).",
+        return [f"{_upper(measure.name)}, {escape(row.label)}: {measure.text(values)} ({seeds}).",
                 *reproduced(rows)]
     tested = [(row, values) for row, values in with_values if len(values) > 1]
     if len(tested) < 2:
         best, values = max(with_values, key=lambda pair: stats.summarize(pair[1]).mean)
         if all(row.seeds_wanted == 1 for row in rows):
-            return [f"The highest test accuracy is {percent(stats.summarize(values).mean)} % ({escape(best.label)}). "
-                    "One seed a cell is asked for: no test.", *rest]
+            return [f"The highest {measure.name} is {measure.text(values[:1])} ({escape(best.label)}). One seed a cell "
+                    "is asked for: no test.", *rest]
         return [f"Not resolved: a test needs two seeds in at least two cells of equal arithmetic. So far the highest "
-                f"test accuracy of these is {percent(stats.summarize(values).mean)} % ({escape(best.label)}).",
-                *rest, *reproduced(rows)]
-    rest += _of_one_seed([(row, values[0]) for row, values in with_values if len(values) == 1])
+                f"{measure.name} of these is {percent(stats.summarize(values).mean)} {measure.unit} "
+                f"({escape(best.label)}).", *rest, *reproduced(rows)]
+    rest += _of_one_seed([(row, values) for row, values in with_values if len(values) == 1], measure)
     above_all = "every other" if len(tested) == len(with_values) else "every other of two seeds or more"
     above_all += " that is compared" if absent else ""
-    return [*_differences(tested, above_all), *_against_control(tested), *_trends(tested), *rest, *_by_sign(rows),
-            *reproduced(rows)]
+    learnt = [(row, values) for row, values in tested if row.learnt]
+    if len(learnt) < 2:
+        return ["Not resolved: fewer than two cells with two seeds learnt.", *_lost(tested), *rest, *reproduced(rows)]
+    return [*_differences(learnt, measure, above_all), *_lost(tested), *_against_control(tested),
+            *_trends(learnt, measure), *rest, *_by_sign(rows), *reproduced(rows)]
 
 
-def _of_one_seed(cells: Sequence[tuple[Row, float]]) -> list[str]:
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _of_one_seed(cells: Tested, measure: Measure) -> list[str]:
     if not cells:
         return []
-    best, value = max(cells, key=lambda pair: pair[1])
+    best, values = max(cells, key=lambda pair: pair[1][0])
     return [f"One seed, no test: {plural(len(cells), 'cell')}, the highest of them {escape(best.label)} with "
-            f"{percent(value)} %."]
+            f"{measure.text(values)}."]
 
 
 def _by_sign(rows: Sequence[Row]) -> list[str]:
@@ -95,123 +105,74 @@ def reproduced(rows: Sequence[Row]) -> list[str]:
     cells = one_per_cell(rows)
     where = "last epoch" if len(cells) == len(rows) else "last epoch, each cell by its arithmetic of most seeds"
     return [
-        *_reproduced("validation", where, [(row.cell.reported.validation_accuracy, row.values(outcomes.validation_last))
-                                          for row in cells]),
+        *_reproduced("validation", where, [
+            (row.cell.label, row.cell.reported.validation_accuracy, row.values(outcomes.validation_last))
+            for row in cells]),
         *_reproduced("test", where, [
-            (reported.test_accuracy, row.values(outcomes.test_by_sign if reported.by_sign else outcomes.test_last))
+            (row.cell.label, reported.test_accuracy,
+             row.values(outcomes.test_by_sign if reported.by_sign else outcomes.test_last))
             for row in cells for reported in (row.cell.reported,)]),
     ]
 
 
-def _reproduced(name: str, where: str, pairs: Sequence[tuple[float | None, Sequence[float]]]) -> list[str]:
-    reports = [(reported, len(values), *stats.prediction_interval(values)) for reported, values in pairs
+def _reproduced(name: str, where: str, cells: Sequence[tuple[str, float | None, Sequence[float]]]) -> list[str]:
+    reports = [(label, reported, len(values), *stats.prediction_interval(values)) for label, reported, values in cells
                if reported is not None and len(values) > 1]
-    judged = [(reported, (low, high)) for reported, num, low, high in reports if can_judge(num, low, high)]
+    judged = [(label, reported, low, high) for label, reported, num, low, high in reports if can_judge(num, low, high)]
     unclear = len(reports) - len(judged)
     rest = f"; too few seeds or too wide a spread to say for {unclear}" if unclear else ""
     if not judged:
         return []
-    inside = sum(holds(low, high, reported) for reported, (low, high) in judged)
-    above = sum(low >= reported + HALF_A_DIGIT for reported, (low, _) in judged)
+    inside = [escape(label) for label, reported, low, high in judged if holds(low, high, reported)]
+    above = sum(low >= reported + HALF_A_DIGIT for _, reported, low, _ in judged)
     total = len(judged)
-    return [f"Reported {name} accuracies that one run of ours may give (95 % prediction interval, {where}): "
-            f"{inside} of {total}; ours is higher for {above} and lower for {total - inside - above}{rest}."]
+    named = f" ({'; '.join(inside)})" if 0 < len(inside) < total else ""
+    return [f"Cells whose reported {name} accuracy one run of ours may give (95 % prediction interval, {where}): "
+            f"{len(inside)} of {total}{named}; ours is higher for {above} and lower for "
+            f"{total - len(inside) - above}{rest}."]
 
 
-def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> str:
-    """The fastest and the slowest cell in training, and whether they differ by more than two runs of one cell.
-
-    Of rows that had the machine alone, and were timed at the commit at which most were: another may have made the code
-    faster or slower. `noise`: the machine's calibration, if it has one.
-    """
-    timed = [(row, speed) for row in rows if (speed := row.timed(machine)) and not speed.labels.machine_shared]
-    commit = main_commit([speed for _, speed in timed])
-    speeds = [(row, speed) for row, speed in timed if speed.environment.commit == commit]
-    left_out = [escape(row.label) for row, speed in timed if speed.environment.commit != commit]
-    others = f" Left out, timed at another commit: {', '.join(left_out)}." if left_out else ""
-    if len(speeds) < 2:
-        return ""
-    if _differ_unasked(speeds):
-        return "training is not compared: precision, execution or memory format differ where the settings do not."
-    rated = [(stats.throughput(speed.images_per_step, speed.step_s), row) for row, speed in speeds]
-    (fast, fast_row), (slow, slow_row) = (pick(rated, key=lambda pair: pair[0].images_per_s) for pick in (max, min))
-    named = [f"{escape(row.label)} with {significant(rate.images_per_s)}{NOISY if rate.noisy else ''} images/s"
-             for rate, row in ((fast, fast_row), (slow, slow_row))]
-    factor = significant(fast.images_per_s / slow.images_per_s)
-    if noise is None:
-        return (f"fastest in training is {named[0]}, slowest {named[1]}, a factor of {factor}; the machine was not "
-                f"calibrated, so that two runs of one cell may differ as much.{others}")
-    num_pairs = math.comb(len(speeds), 2)
-    ratio = record_ratio(1 / slow.images_per_s, 1 / fast.images_per_s, noise, ALPHA / num_pairs)
-    interval = f"a factor of {factor} [{significant(ratio.low)}, {significant(ratio.high)}] between runs"
-    if ratio.low <= 1:
-        return f"training speeds are not resolved: highest {named[0]}, lowest {named[1]}, {interval}.{others}"
-    return f"fastest in training is {named[0]}, slowest {named[1]}, {interval}.{others}"
-
-
-def turns_answer(turns: Turns) -> str:
-    """Which cell has the shortest and which the longest training step, by blocks in turns."""
-    seconds = {one.label: one.step_s for one in turns.cells}
-    by_median = sorted(seconds, key=lambda label: stats.summarize(seconds[label]).median)
-    if len(by_median) < 2:
-        return ""
-    fast, slow = by_median[0], by_median[-1]
-    ratio = stats.paired_ratio(seconds[slow], seconds[fast], 1 - ALPHA / math.comb(len(by_median), 2))
-    steps = f"shortest {escape(fast)}, longest {escape(slow)} with {ratio_text(ratio)} times its time"
-    return f"{steps}." if ratio.low > 1 else f"training steps are not told apart: {steps}."
-
-
-def _differ_unasked(speeds: Sequence[tuple[Row, SpeedRecord]]) -> bool:
-    asked: dict[tuple[str, ExecutionConfig], list[SpeedRecord]] = {}
-    for row, speed in speeds:
-        asked.setdefault((row.cell.config.train.precision, row.cell.config.execution), []).append(speed)
-    return any(len({(Numerics.of(speed), speed.labels.captured, speed.labels.compiled) for speed in group}) > 1
-               or len(memory_formats(speed.labels.weight_memory_format for speed in group)) > 1
-               for group in asked.values())
-
-
-def _differences(tested: Sequence[tuple[Row, Sequence[float]]], above_all: str) -> list[str]:
-    groups = [values for _, values in tested]
+def _differences(learnt: Tested, measure: Measure, above_all: str) -> list[str]:
+    """Of two cells or more with two seeds or more."""
+    groups = [values for _, values in learnt]
     p = one_way_p(groups)
-    ordered = sorted(tested, key=lambda pair: -stats.summarize(pair[1]).mean)
+    ordered = sorted(learnt, key=lambda pair: -stats.summarize(pair[1]).mean)
     (best_row, best), (worst_row, worst) = ordered[0], ordered[-1]
-    extremes = (f"highest {escape(best_row.label)} with {mean_with_interval(best)} %, "
-                f"lowest {escape(worst_row.label)} with {mean_with_interval(worst)} %")
+    extremes = (f"highest {escape(best_row.label)} with {measure.text(best)}, "
+                f"lowest {escape(worst_row.label)} with {measure.text(worst)}")
     name = "Welch's test of" if len(groups) == 2 else "Kruskal and Wallis's test by permutation over"
     test = f"{name} {len(groups)} cells, {p_value(p)}, n = {_n_text(groups)}"
     if p >= ALPHA:
-        return [f"Not resolved: test accuracy does not differ beyond the seeds' spread ({test}); {extremes}.",
+        return [f"Not resolved: {measure.name} does not differ beyond the seeds' spread ({test}); {extremes}.",
                 *_power(groups)]
     if stats.summarize(best).mean - stats.summarize(worst).mean < MINIMUM_EFFECT:
         return [f"The cells differ ({test}), but by less than 0.1 points, which is called no effect; {extremes}."]
-    learnt = [(row, values) for row, values in ordered if row.learnt]
-    differs = f"Test accuracy differs between the cells ({test}): {extremes}."
-    if len(learnt) < 2:
-        return [differs, *_lost(ordered)]
-    level = _level_with_best(learnt)
+    differs = f"{_upper(measure.name)} differs between the cells ({test}): {extremes}."
+    if any(row.cell.label == row.experiment.control for row, _ in learnt):
+        return [differs]  # each other against that one is what is asked for
+    level = _level_with_best(ordered)
     names = "; ".join(escape(row.label) for row in level[:6]) + ("; ..." if len(level) > 6 else "")
-    told = f"Not told apart from the highest: {names}" if level else f"The highest is above {above_all}"
+    told = f"Not told apart from the highest: {names}." if level else f"The highest is above {above_all}."
     if len(level) == len(learnt) - 1 > 1:
-        told = "By its mean none is told apart from the highest"
-    power = _power([values for _, values in learnt]) if level else []
-    return [f"{differs} {told}.", *_lost(ordered), *power]
+        told = "Yet no single cell is resolved to lie below the highest."
+    return [f"{differs} {told}", *(_power(groups) if level else [])]
 
 
-def _lost(ordered: Sequence[tuple[Row, Sequence[float]]]) -> list[str]:
+def _lost(tested: Tested) -> list[str]:
     """The cells with seeds that did not learn: their spread is another's, and they are compared with none."""
-    cells = [f"{escape(row.label)} ({count(num)} of {count(len(values))} seeds)" for row, values in ordered
-             if (num := sum(value <= outcomes.LEARNT for value in values))]
+    cells = [f"{escape(row.label)} ({count(num)} of {count(len(values))} seeds)" for row, values in tested
+             if (num := sum(value <= outcomes.LEARNT for value in row.values(outcomes.test_last)))]
     return [f"Not learnt, and so not compared: {', '.join(cells)}."] if cells else []
 
 
-def _level_with_best(ordered: Sequence[tuple[Row, Sequence[float]]]) -> list[Row]:
+def _level_with_best(ordered: Tested) -> list[Row]:
     """The cells that are not resolved to be below the first."""
     verdicts = [stats.verdict(one, MINIMUM_EFFECT, p=p)
                 for one, p in stats.compare_with_best([values for _, values in ordered])]
     return [row for (row, _), verdict in zip(ordered[1:], verdicts, strict=True) if verdict != "less"]
 
 
-def _against_control(tested: Sequence[tuple[Row, Sequence[float]]]) -> list[str]:
+def _against_control(tested: Tested) -> list[str]:
     """Each other cell that learnt against the one that the experiment names for it; Holm over them."""
     name = tested[0][0].experiment.control
     if not name:
@@ -230,13 +191,12 @@ def _against_control(tested: Sequence[tuple[Row, Sequence[float]]]) -> list[str]
     return [f"Against {escape(name)} (t-tests by the spread of all, Holm): {told}."]
 
 
-def _trends(tested: Sequence[tuple[Row, Sequence[float]]]) -> list[str]:
-    """Rise or fall of test accuracy along each axis of a grid that has at least three numbers, of cells that learnt."""
+def _trends(learnt: Tested, measure: Measure) -> list[str]:
+    """Rise or fall along each axis of a grid that has at least three numbers."""
     sentences = []
-    rows = [row for row, _ in tested if row.learnt]
-    among = ", of the cells that learnt" if len(rows) < len(tested) else ""
+    rows = [row for row, _ in learnt]
     for axis in _grid_axes(rows) if rows else ():
-        pairs = [(row.cell.axes[axis], value) for row in rows for value in row.values(outcomes.test_last)]
+        pairs = [(row.cell.axes[axis], value) for row in rows for value in row.values(measure.of)]
         if not all(type(x) in (int, float) for x, _ in pairs):
             continue
         if len({x for x, _ in pairs}) < 3 or len({y for _, y in pairs}) < 2:
@@ -245,13 +205,13 @@ def _trends(tested: Sequence[tuple[Row, Sequence[float]]]) -> list[str]:
         slope, p = stats.trend([x for x, _ in pairs[::every]], [y for _, y in pairs[::every]])
         name = escape(axis.rpartition(".")[2].replace("_", " "))
         if p >= ALPHA:
-            sentences.append(f"No trend with {name} is resolved ({p_value(p)}{among}).")
+            sentences.append(f"No trend with {name} is resolved ({p_value(p)}).")
             continue
         means = _means(pairs)
-        listed = ", ".join(f"{percent(value)} % at {x:g}" for x, value in means.items())
-        sentences.append(f"Test accuracy {'rises' if slope > 0 else 'falls'} with {name}"
-                         f"{_course(means, rising=slope > 0)}: {listed} (Spearman by permutation, {p_value(p)}"
-                         f"{among}).")
+        listed = ", ".join(f"{percent(value)} at {x:g}" for x, value in means.items())
+        sentences.append(f"{_upper(measure.name)} {'rises' if slope > 0 else 'falls'} with {name}"
+                         f"{_course(means, rising=slope > 0)}: {listed} {measure.unit} (Spearman by permutation, "
+                         f"{p_value(p)}).")
     return sentences
 
 

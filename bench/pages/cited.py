@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 
-from bench.formatting import NOTHING, count, escape, estimate, folded, percent, plural, table
+from bench import stats
+from bench.formatting import FEWEST_SPREAD, NOTHING, count, escape, estimate, folded, percent, plural, table
 from bench.pages.tables import training_time
 from bench.records import outcomes
 from bench.records.machines import Machine
@@ -32,10 +33,26 @@ def render(results: Results, names: Mapping[Machine, str]) -> str:
     for entry in (*CITED, *NON_NEURAL):
         row = row_of(results, entry.experiment, entry.name)
         (done if row is not None and row.trained else waiting_).append(_line(entry, row, names))
-    parts = [table(HEADERS, done, text_columns=2)] if done else []
+    parts = [*_summary(results), table(HEADERS, done, text_columns=2)] if done else []
     if waiting_:
         parts.append(folded(f"Waiting: {plural(len(waiting_), 'system')}", table(HEADERS, waiting_, text_columns=2)))
     return "\n\n".join([HOW_TO_READ, *parts, folded("What is to be known of single rows", notes())])
+
+
+def _summary(results: Results) -> list[str]:
+    """How the authors' accuracies compare with ours, of systems with seeds enough to say."""
+    found: dict[str, list[str]] = {"is one that a run of ours may give": [], "lies above ours": [], "lies below": []}
+    for entry in (*CITED, *NON_NEURAL):
+        row = row_of(results, entry.experiment, entry.name)
+        by_sign = row is not None and row.cell.reported.by_sign
+        values = row.values(outcomes.test_by_sign if by_sign else outcomes.test_last) if row else []
+        if entry.authors_accuracy and len(values) >= FEWEST_SPREAD:
+            low, high = stats.prediction_interval(values)
+            where = 1 if entry.authors_accuracy > high else 2 if entry.authors_accuracy < low else 0
+            found[list(found)[where]].append(escape(entry.name))
+    told = [f"{what} for {len(systems)} ({'; '.join(systems)})" for what, systems in found.items() if systems]
+    return [f"**Answer.** Of {plural(sum(map(len, found.values())), 'system')} with three seeds or more, the authors' "
+            f"accuracy {'; '.join(told)}: by the 95 % prediction interval of one run's last epoch."] if told else []
 
 
 def notes() -> str:

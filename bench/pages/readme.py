@@ -37,25 +37,40 @@ def render(results: Results, judged: Sequence[Judged]) -> str:
 
 
 def _speeds(results: Results) -> list[str]:
-    """The newest comparison with other systems on a CPU, and on a GPU, of the final network."""
+    """The final network beside other systems: the newest comparison on each kind of machine, CPUs first."""
     final = [training_of(to_dict(row.cell.config)) for row in readings(results)]
     peers = [one for one in results.sides if isinstance(one, Peers) and training_of(one.cell) in final]
-    found = {one.environment.device != "cpu": one for one in sorted(peers, key=lambda one: one.started_at)}
-    if not any(_accuracies(side) for side in found.values()):
+    newest = {Machine.at(one.environment).hardware: one for one in sorted(peers, key=lambda one: one.started_at)}
+    sides = sorted(newest.values(), key=lambda one: (one.environment.device != "cpu", one.started_at))
+    sides = [side for side in sides if _accuracies(side)]
+    if not sides:
         return []
-    sides = [found[on_gpu] for on_gpu in sorted(found)]
-    columns = [{peer.name: rate_text(peer) for peer in side.systems} for side in sides]
-    machines = [Machine.at(side.environment) for side in sides]
-    systems = {peer.name: peer.what for side in sides for peer in side.systems}
-    heads = [escape(one.hardware) + (f", {plural(one.num_cpus, 'processor')}" if one.device == "cpu" else "")
-             for one in machines]
-    body = [[escape(name), escape(what), *(column.get(name, NOTHING) for column in columns)]
-            for name, what in systems.items()]
-    apart = max(max(means) - min(means) for side in sides if (means := _accuracies(side)))
-    return ["The final network trained by other systems and by this one, in turns; images per second over the whole "
-            "machine, mean over rounds [95 % interval; of two rounds none]. On one machine the test accuracies lie "
-            f"within {percent(apart)} points of each other:",
-            table(["", "what it is", *heads], body, text_columns=2)]
+    columns = [{(peer.name, peer.what): rate_text(peer) for peer in side.systems if peer.runs} for side in sides]
+    systems = sorted({system for column in columns for system in column}, key=lambda one: _place(one[0], sides))
+    body = [[*map(escape, system), *(column.get(system, NOTHING) for column in columns)] for system in systems]
+    body += [["test accuracy (%), lowest to highest of a column", "equal work", *map(_accuracy_range, sides)]]
+    return ["The final network trained for a short while by other systems and by this one, in turns: images per second "
+            "over the whole machine, mean over rounds [95 % interval; of two rounds none]. Captured steps are asked "
+            "for with `--set execution.capture=true`.",
+            table(["", "what it is", *map(_head, sides)], body, text_columns=2)]
+
+
+def _place(name: str, sides: Sequence[Peers]) -> int:
+    """As in the newest of them that has it."""
+    orders = [[peer.name for peer in side.systems] for side in sorted(sides, key=lambda one: one.started_at)]
+    return next(order.index(name) for order in reversed(orders) if name in order)
+
+
+def _head(side: Peers) -> str:
+    machine = Machine.at(side.environment)
+    processors = f", {plural(machine.num_cpus, 'processor')}" if machine.device == "cpu" else ""
+    return (f"{escape(machine.hardware)}{processors}: {plural(side.epochs, 'epoch')} of {side.images_per_epoch:,} "
+            f"images, {escape(side.started_at[:10])}")
+
+
+def _accuracy_range(side: Peers) -> str:
+    means = _accuracies(side)
+    return f"{percent(min(means))} to {percent(max(means))}"
 
 
 def _accuracies(side: Peers) -> list[float]:

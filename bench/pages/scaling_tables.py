@@ -51,8 +51,8 @@ n GPUs to pay at all. More than 100 %: they pay at any speed."""
 def render(scaling: Scaling) -> str:
     parts = []
     if shared := _shared(scaling):
-        headers = ["processes", "images a step", "measured (ms)", "predicted (ms)", "measured / predicted",
-                   "one process (ms)", "gain"]
+        headers = ["processes", "images a step", "measured, median (ms)", "predicted (ms)", "measured / predicted",
+                   "one process, median (ms)", "gain"]
         rows = [[str(one.point.num_processes), f"{one.point.images_per_step:,}", significant(1000 * one.measured_s),
                  significant(1000 * one.predicted_s), f"{one.times_predicted:.2f}", significant(1000 * one.alone_s),
                  NOTHING if math.isnan(one.alone_s) else f"{one.alone_s / one.measured_s:.2f}"] for one in shared]

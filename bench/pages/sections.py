@@ -5,10 +5,11 @@ from collections.abc import Collection, Mapping, Sequence
 
 from bench.experiment import Cell, Experiment
 from bench.formatting import code, escape, estimate, folded, plural, significant, table
-from bench.pages.answers import answer, speed_answer, turns_answer
+from bench.pages.answers import answer
 from bench.pages.figures import DRAWINGS, FOLDER
 from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.pages.side_tables import headers_and_rows
+from bench.pages.speed_answers import speed_answer, turns_answer
 from bench.pages.tables import (
     accuracy_table,
     failures,
@@ -20,7 +21,7 @@ from bench.pages.tables import (
 from bench.pages.targets import targets_table
 from bench.record import SpeedRecord
 from bench.records.identity import Numerics
-from bench.records.machines import Machine, was_disturbed
+from bench.records.machines import Machine
 from bench.records.rows import Row, comparable, one_per_cell
 from bench.records.side_records import Pairs, Turns, resolvable_unpaired
 from fmnist_core.config import to_dict
@@ -64,12 +65,13 @@ def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def _answer(rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs],
             turns: Sequence[Turns]) -> str:
-    """Of the cells of one data set. What took turns on a kind of machine tells more than what was timed in a row."""
+    """Of the cells of one data set. What took turns tells more than what was timed one after the other."""
     in_turns = [(Machine.at(one.environment), _changed(one), turns_answer(one)) for one in turns]
     speeds = [f"Steps on {names[machine]}{changed}, in turns: {text}" for machine, changed, text in in_turns if text]
-    told, cells = {machine.hardware for machine, *_ in in_turns}, one_per_cell(rows)
-    speeds += [f"On {name}: {text}" for machine, name in names.items()
-               if machine.hardware not in told and (text := speed_answer(cells, machine, noise.get(machine)))]
+    if not speeds:
+        cells = one_per_cell(rows)
+        speeds = [f"On {name}: {text}" for machine, name in names.items()
+                  if (text := speed_answer(cells, machine, noise.get(machine)))]
     first, *others = answer(rows)
     return "\n\n".join([f"**Answer.** {first}", "\n".join(f"- {text}" for text in (*others, *speeds))]).rstrip()
 
@@ -122,9 +124,7 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str],
         kinds = "; ".join(f"{kind}: {_named(own)}" for kind, own in _by_kind(rows))
         parts.append(f"**The rows differ in their arithmetic, and are compared within each kind only.** {kinds}.")
     if to_targets := targets_table(rows, rows[0].experiment.targets, names):
-        title = "Training time to a target validation accuracy"
-        alone = any(not was_disturbed(record) for row in rows for record in row.trained)
-        parts.append(f"**{title}**\n\n{to_targets}" if alone else folded(f"{title} (‡)", to_targets))
+        parts.append(folded("Training time to a target validation accuracy", to_targets))
     timed, cells = False, one_per_cell(rows)
     for machine, name in names.items():
         speeds = [speed for row in cells if (speed := row.timed(machine))]
@@ -146,7 +146,11 @@ def _layers(cell: Cell) -> str:
 
 
 def _named(rows: Sequence[Row]) -> str:
-    return ", ".join(escape(row.cell.label) for row in rows) if len(rows) <= MOST_NAMED else plural(len(rows), "cell")
+    return _listed([row.cell.label for row in rows])
+
+
+def _listed(labels: Sequence[str]) -> str:
+    return ", ".join(map(escape, labels)) if len(labels) <= MOST_NAMED else plural(len(labels), "cell")
 
 
 def _by_kind(rows: Sequence[Row]) -> list[tuple[Numerics, list[Row]]]:
@@ -171,8 +175,12 @@ def _trained_on(rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
 def _notes(rows: Sequence[Row]) -> str:
     cells: dict[int, Cell] = {id(row.cell): row.cell for row in rows}
     lines = [f"- {escape(cell.label)}: {escape(cell.note)}" for cell in cells.values() if cell.note]
-    sources = dict.fromkeys(cell.reported.source for cell in cells.values() if cell.reported.source)
-    lines += [f"- Reported figures: {escape('; '.join(sources))}"] if sources else []
+    sources: dict[str, list[str]] = {}
+    for cell in cells.values():
+        if cell.reported.source:
+            sources.setdefault(cell.reported.source, []).append(cell.label)
+    lines += [f"- Reported figures{f' of {_listed(labels)}' if len(sources) > 1 else ''}: {escape(source)}"
+              for source, labels in sources.items()]
     return "\n".join([*lines, *failures(rows)])
 
 
@@ -198,8 +206,8 @@ def _warnings(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> str
     lines = []
     if noise is not None and len(timed) > 1:
         least = significant(100 * resolvable_unpaired(noise))
-        lines.append(f"- Steps of two cells must differ by {least} % to be told apart, by this machine's calibration: "
-                     "each was timed in a run of its own")
+        lines.append(f"- Each was timed in a run of its own: by this machine's calibration, steps of two cells that "
+                     f"differ by {least} % are told apart nine times in ten")
     lines += [f"- Not timed: {_named(untimed)}"] if untimed else []
     lines += [f"- {escape(row.label)}: {escape(warning)}" for row, speed in timed for warning in speed.warnings]
     lines += [f"- {escape(row.label)}: {speed.labels.recompiles} recompiles, {speed.labels.graph_breaks} graph breaks"

@@ -5,11 +5,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from bench.claims import DECISIVE, Claim, Judged
-from bench.formatting import NOTHING, escape, table
+from bench.formatting import NOTHING, escape, plural, table
 from bench.judging.evidence import Finding
 
-MOST_TOLD = 2
-"""Parts whose evidence stands beside a claim; that of all is in the table of parts."""
+MOST_TOLD, MOST_NAMED = 2, 6
+"""Parts whose evidence, and others whose names, stand beside a claim; the table of parts has all."""
 
 
 def summary_table(judged: Sequence[Judged]) -> str:
@@ -23,24 +23,19 @@ def why(judged: Judged) -> str:
     """The evidence of the parts that decide, how the others fared, and what networks say that the report has not."""
     own = [(part, finding) for part, finding in judged.told if not part.beyond]
     deciding = [(part, finding) for part, finding in own if finding.verdict == judged.verdict]
-    told = [f"{escape(part.statement)}: {finding.lead}" for part, finding in deciding[:MOST_TOLD]]
+    texts = [f"*{escape(part.statement)}*: {finding.in_short}." for part, finding in deciding[:MOST_TOLD]]
     if len(deciding) > MOST_TOLD:
-        told.append(f"and {len(deciding) - MOST_TOLD} more")
-    texts = [_sentence("; ".join(told))]
+        texts.append(f"And {plural(len(deciding) - MOST_TOLD, 'part')} more.")
     for verdict in (*DECISIVE, "supported"):
         names = [part.statement for part, finding in own if finding.verdict == verdict != judged.verdict]
-        texts += [f"*{verdict.capitalize()}*: {_named(names)}."] if names else []
+        texts += [f"{verdict.capitalize()}: {_named(names)}."] if names else []
         names = [part.statement for part, finding in judged.told if part.beyond and finding.verdict == verdict]
-        texts += [f"Beyond the report's networks *{verdict}*: {_named(names)}."] if names else []
-    return " ".join(texts)
+        texts += [f"Beyond the report's networks {verdict}: {_named(names)}."] if names else []
+    return "<br>".join(texts)
 
 
 def _named(statements: Sequence[str]) -> str:
-    return escape("; ".join(statements)) if len(statements) <= MOST_TOLD else f"{len(statements)} parts"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
+    return escape("; ".join(statements)) if len(statements) <= MOST_NAMED else f"{len(statements)} parts"
 
 
 def parts_table(judged: Sequence[Judged]) -> str:
@@ -63,7 +58,7 @@ def by_experiment(judged: Sequence[Judged]) -> dict[str, list[str]]:
         for i, (part, finding) in enumerate(zip(claim.parts, findings, strict=True)):
             for experiment in part.experiments:
                 found.setdefault(experiment, []).append(
-                    f"{_name(claim, i)} ({escape(part.statement)}): **{finding.verdict}**, {finding.lead}")
+                    f"{_name(claim, i)} ({escape(part.statement)}): **{finding.verdict}**, {finding.in_short}")
     return found
 
 
