@@ -291,9 +291,8 @@ def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:
     for cell in cells:
         content = canonical_json(cell.config)
         if content in seen:
-            axes, others = cell.axes, seen[content].axes
             reasons = [f": {key} = {as_typed(value)} overrides in what they differ"
-                       for key, value in changed.items() if axes.get(key) != others.get(key)]
+                       for key, value in changed.items() if cell.axes.get(key) != seen[content].axes.get(key)]
             raise ValueError(f"cells '{seen[content].label}' and '{cell.label}' are the same cell{''.join(reasons)}")
         seen[content] = cell
     for label, number in Counter(cell.label for cell in cells if cell.label).items():

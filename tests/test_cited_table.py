@@ -130,8 +130,22 @@ def test_the_fastest_is_of_one_machine():
     run = lambda of_cell, seed, environment, seconds: msgspec.structs.replace(
         record := trained(of, of_cell, seed, validation=0.93, environment=environment),
         epochs=msgspec.structs.replace(record.epochs, train_s=[seconds]))
-    results = results_of(run(slow, 0, CPU, 20.0), run(fast, 0, CPU, 10.0), run(slow, 1, other, 1.0))
+    both = [run(cell, seed, CPU, seconds) for cell, seconds in ((slow, 20.0), (fast, 10.0)) for seed in range(2)]
+    results = results_of(*both, run(slow, 2, other, 1.0))
     assert goals.choose(results.of("beyond_fast"), 0.92).cell is fast
+
+
+def test_a_choice_that_is_sure_comes_before_a_faster_one_whose_mean_alone_reaches_the_goal():
+    of = LOADED["beyond_fast"]
+    fast, slow = [each for each in of.cells if each.config.data.validation_size][:2]
+    run = lambda of_cell, seed, validation, seconds: msgspec.structs.replace(
+        record := trained(of, of_cell, seed, validation=validation),
+        epochs=msgspec.structs.replace(record.epochs, train_s=[seconds]))
+    vague = [run(fast, seed, 0.921 + 0.002 * (seed - 1), 10.0) for seed in range(3)]  # 92.1 [91.6, 92.6] %
+    sure = [run(slow, seed, 0.921 + 0.0001 * (seed - 1), 20.0) for seed in range(3)]
+    choice = lambda *records: goals.choose(results_of(*records).of("beyond_fast"), 0.92).cell
+    assert choice(*vague, *sure) is slow
+    assert choice(*vague, *sure[:1]) is fast  # of one seed nothing is sure
 
 
 def chosen_by_command(folder, capsys, records, label):

@@ -101,15 +101,17 @@ def _verdict(values: Sequence[float], seconds: Sequence[float], goal: Goal) -> s
 
 
 def choose(rows: Sequence[Row], goal: float) -> Row | None:
-    """Of the rows whose mean validation accuracy at the last epoch is at least `goal`, the one that trained fastest.
+    """The fastest of the rows whose validation accuracy at the last epoch is surely at least `goal`: its 95 % interval.
 
-    On the machine that trained most of them undisturbed: only what had it to itself says how fast.
+    Where that is true of none, of those whose mean is. On the machine that trained most of them undisturbed: only what
+    had it to itself says how fast.
     """
     machines = Counter(Machine.of(record) for row in rows for record in row.trained if is_undisturbed(record))
     machine = max(machines, key=lambda one: (machines[one], one), default=None)
     seconds = {row: _undisturbed_s(row, machine) for row in rows}
     good = [row for row in rows if seconds[row] and _is_reached(row, goal)]
-    return min(good, key=lambda row: stats.summarize(seconds[row]).mean, default=None)
+    sure = [row for row in good if stats.mean_interval(row.values(outcomes.validation_last)).low >= goal]
+    return min(sure or good, key=lambda row: stats.summarize(seconds[row]).mean, default=None)
 
 
 def _is_reached(row: Row, goal: float) -> bool:
