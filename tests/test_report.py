@@ -647,12 +647,16 @@ def test_the_readme_has_the_newest_speeds_of_the_final_network_on_each_kind_of_d
     other = {"model": {"name": "cnn"}, "train": cell["train"]}
     sides = [peers(1, CPU, loop=1000), peers(2, CPU, loop=2000, ours=9000), peers(3, CPU, of=other, loop=7000),
              peers(1, GPU, loop=3000, ours=0, fused=90_000)]
+    named_otherwise = msgspec.structs.replace(sides[0].systems[0], what="the loop, before")
+    sides.append(msgspec.structs.replace(sides[0], systems=[named_otherwise],
+                                         environment=msgspec.structs.replace(CPU, cpu="Old CPU")))
     short = report.render([trained(final, final.cells[0])], [final], sides).short
     lines = [line for line in short.splitlines() if "| the " in line and "report" not in line]
-    assert lines == ["| loop | the loop | 2,000 [2,000, 2,000] | 3,000 [3,000, 3,000] |",
-                     "| ours | the ours | 9,000 [9,000, 9,000] | - |",
-                     "| fused | the fused | - | 90,000 [90,000, 90,000] |"]
-    assert short.endswith("| equal work | 80.00 to 81.00 | 80.00 to 82.00 |")
+    assert lines == ["| loop | the loop, before | 1,000 [1,000, 1,000] | - | - |",
+                     "| loop | the loop | - | 2,000 [2,000, 2,000] | 3,000 [3,000, 3,000] |",
+                     "| ours | the ours | - | 9,000 [9,000, 9,000] | - |",
+                     "| fused | the fused | - | - | 90,000 [90,000, 90,000] |"]
+    assert short.endswith("| equal work | 80.00 to 80.00 | 80.00 to 81.00 | 80.00 to 82.00 |")
     assert "Test CPU, 2 processors: 2 epochs of 10 images, 2026-01-02 | Test GPU: 2 epochs of 10 images, " in short
     assert "equal work" not in report.render([trained(final, final.cells[0])], [final], sides[2:3]).short
 

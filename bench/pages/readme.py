@@ -46,7 +46,8 @@ def _speeds(results: Results) -> list[str]:
     if not sides:
         return []
     columns = [{(peer.name, peer.what): rate_text(peer) for peer in side.systems if peer.runs} for side in sides]
-    systems = sorted({system for column in columns for system in column}, key=lambda one: _place(one[0], sides))
+    found = dict.fromkeys(system for column in columns for system in column)
+    systems = sorted(found, key=lambda one: _place(one[0], sides))
     body = [[*map(escape, system), *(column.get(system, NOTHING) for column in columns)] for system in systems]
     body += [["test accuracy (%), lowest to highest of a column", "equal work", *map(_accuracy_range, sides)]]
     return ["The final network trained for a short while by other systems and by this one, in turns: images per second "
