@@ -712,6 +712,8 @@ def test_the_readme_beside_the_published_results_has_them_in_short(full_store, t
     assert "old" not in text
     # of three seeds, made so that seed s of the first cell has 0.88 + 0.0005 s
     assert "| here, ReLU after fc1 | 88.05 ± 0.05 [87.93, 88.17] | 88.05 ± 0.05 [87.93, 88.17] | 3 |" in text
+    assert "| here, all 60,000 images | - | " in text
+    assert "| section 1.8 | all 60,000 images | test | 90.8 | " in (tmp_path / "RESULTS.md").read_text()
     assert "Kaiming" not in text  # a reading of its own, not the network as printed
     assert "| Dropout between the two Linear layers reduces over-fitting | **contradicted** |" in text
     assert "| Batch normalization speeds up learning | **waiting** |" in text

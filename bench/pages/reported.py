@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from bench import stats
-from bench.claims import readings, trials
+from bench.claims import on_all_images, readings, trials
 from bench.formatting import FEWEST_SPREAD, NOTHING, as_printed, escape, estimate, percent, table
 from bench.records import outcomes
 from bench.records.rows import Results, Row
@@ -26,6 +26,8 @@ def render(results: Results) -> str:
         lines = [_line("Table 1.2, section 1.6", row, "validation", VALIDATION, outcomes.validation_last)]
         lines += [_line(source, row, "test", figure, outcomes.test_last) for source, figure in TEST_SOURCES]
         body += [[*line, NOTHING, NOTHING] for line in lines]  # no order
+    body += [[*_line(TEST_SOURCES[-1][0], row, "test", TEST_SOURCES[-1][1], outcomes.test_last), NOTHING, NOTHING]
+             for row in on_all_images(results)]
     return f"{HOW_TO_READ}\n\n{table(HEADERS, body, text_columns=3)}"
 
 
