@@ -24,5 +24,5 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def remove_drafts(path: Path) -> None:
     """What killed processes left of it; nobody may be writing it."""
-    for draft in path.parent.glob(f"{path.stem}.*.draft"):
+    for draft in path.parent.glob(f"{path.stem}.[0-9]*.draft"):
         draft.unlink(missing_ok=True)
