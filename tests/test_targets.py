@@ -94,6 +94,6 @@ def test_records_without_seconds_are_no_times():
 
 def test_the_section_has_the_table_of_its_own_targets():
     text = render([history(0, [0.8, 0.9], [1.0, 2.0])], [MADE]).text
-    assert "**Training time to a target validation accuracy**" in text
+    assert "<summary>Training time to a target validation accuracy</summary>" in text
     assert "| kernel_size 2 | 80.0 | M1 | 1 of 1 | 1.00 | 1 |" in text
     assert "| kernel_size 2 | 90.0 | M1 | 1 of 1 | 3.00 | 2 |" in text
