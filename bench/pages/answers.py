@@ -148,7 +148,8 @@ def _differences(learnt: Tested, measure: Measure, above_all: str) -> list[str]:
     if stats.summarize(best).mean - stats.summarize(worst).mean < MINIMUM_EFFECT:
         return [f"The cells differ ({test}), but by less than 0.1 points, which is called no effect; {extremes}."]
     differs = f"{_upper(measure.name)} differs between the cells ({test}): {extremes}."
-    if any(row.cell.label == row.experiment.control for row, _ in learnt):
+    control = best_row.experiment.control
+    if control and any(row.cell.label == control for row, _ in learnt):
         return [differs]  # each other against that one is what is asked for
     level = _level_with_best(ordered)
     names = "; ".join(escape(row.label) for row in level[:6]) + ("; ..." if len(level) > 6 else "")
