@@ -143,12 +143,13 @@ def measure(training, num_rounds=8):
 
 
 def test_a_slowed_step_is_caught(training, monkeypatch):
-    """And of six that were not slowed, each against the five others, few are: what runs beside them comes and goes."""
+    """And of six that were not slowed, each against the five others, one at most: what runs beside them comes and goes.
+    """
     measured = [measure(training) for _ in range(gate.MIN_PROCESSES + 1)]
     ratios = [gate.judge("step", *one, None).ratio for one in measured]
     without = lambda i: gate.Baseline(commit="c", ratios=[*ratios[:i], *ratios[i + 1 :]])
     alarms = [gate.judge("step", *one, without(i)).verdict == "slower" for i, one in enumerate(measured)]
-    assert sum(alarms) < len(measured) / 2
+    assert sum(alarms) <= 1
     before = without(len(measured) - 1)
     step = train.train_step
 

@@ -447,6 +447,8 @@ def test_answer_of_single_seeds_and_of_none():
 def test_answer_where_one_seed_is_all_that_is_asked_for():
     made = experiment_of(ONE_FACTOR.replace("[grid]", "[seeds]\ncpu = 1\n[grid]"))
     records = [trained(made, cell, 0, test=accuracy) for cell, accuracy in zip(made.cells, (0.8, 0.9), strict=True)]
+    twice = [*records, trained(made, made.cells[1], 1, test=0.92)]  # more than was asked for: the mean
+    assert "The highest test accuracy is 91.00 % (kernel_size 3). One seed a cell" in text_of(twice, made)
     assert "The highest test accuracy is 90.00 % (kernel_size 3). One seed a cell is asked for: no test." in text_of(
         records, made)
 

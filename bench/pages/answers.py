@@ -66,19 +66,18 @@ def answer(rows: Sequence[Row]) -> list[str]:
     tested = [(row, values) for row, values in with_values if len(values) > 1]
     if len(tested) < 2:
         best, values = max(with_values, key=lambda pair: stats.summarize(pair[1]).mean)
+        highest = f"{percent(stats.summarize(values).mean)} {measure.unit} ({escape(best.label)})"
         if all(row.seeds_wanted == 1 for row in rows):
-            return [f"The highest {measure.name} is {measure.text(values[:1])} ({escape(best.label)}). One seed a cell "
-                    "is asked for: no test.", *rest]
+            return [f"The highest {measure.name} is {highest}. One seed a cell is asked for: no test.", *rest]
         return [f"Not resolved: a test needs two seeds in at least two cells of equal arithmetic. So far the highest "
-                f"{measure.name} of these is {percent(stats.summarize(values).mean)} {measure.unit} "
-                f"({escape(best.label)}).", *rest, *reproduced(rows)]
+                f"{measure.name} of these is {highest}.", *rest, *reproduced(rows)]
     rest += _of_one_seed([(row, values) for row, values in with_values if len(values) == 1], measure)
     above_all = "every other" if len(tested) == len(with_values) else "every other of two seeds or more"
     above_all += " that is compared" if absent else ""
     learnt = [(row, values) for row, values in tested if row.learnt]
     if len(learnt) < 2:
         return ["Not resolved: fewer than two cells with two seeds learnt.", *_lost(tested), *rest, *reproduced(rows)]
-    return [*_differences(learnt, measure, above_all), *_lost(tested), *_against_control(tested),
+    return [*_differences(learnt, measure, above_all), *_lost(tested), *_against_control(learnt),
             *_trends(learnt, measure), *rest, *_by_sign(rows), *reproduced(rows)]
 
 
@@ -173,18 +172,15 @@ def _level_with_best(ordered: Tested) -> list[Row]:
     return [row for (row, _), verdict in zip(ordered[1:], verdicts, strict=True) if verdict != "less"]
 
 
-def _against_control(tested: Tested) -> list[str]:
-    """Each other cell that learnt against the one that the experiment names for it; Holm over them."""
-    name = tested[0][0].experiment.control
+def _against_control(learnt: Tested) -> list[str]:
+    """Each other cell against the one that the experiment names for it; Holm over them."""
+    name = learnt[0][0].experiment.control
     if not name:
         return []
-    learnt = [(row, values) for row, values in tested if row.learnt]
     control = next((values for row, values in learnt if row.cell.label == name), None)
     others = [(row, values) for row, values in learnt if row.cell.label != name]
     if control is None:
         return [f"Nothing is compared with {escape(name)}: it has not two seeds of this arithmetic that all learnt."]
-    if not others:
-        return []
     compared = stats.compare_with(control, [values for _, values in others])
     adjusted = stats.holm([one.p for one in compared])
     told = "; ".join(f"{escape(row.label)} {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "

@@ -47,19 +47,14 @@ def _speeds(results: Results) -> list[str]:
         return []
     columns = [{(peer.name, peer.what): rate_text(peer) for peer in side.systems if peer.runs} for side in sides]
     found = dict.fromkeys(system for column in columns for system in column)
-    systems = sorted(found, key=lambda one: _place(one[0], sides))
+    names = list(dict.fromkeys(peer.name for side in reversed(sides) for peer in side.systems))
+    systems = sorted(found, key=lambda one: names.index(one[0]))
     body = [[*map(escape, system), *(column.get(system, NOTHING) for column in columns)] for system in systems]
     body += [["test accuracy (%), lowest to highest of a column", "equal work", *map(_accuracy_range, sides)]]
     return ["The final network trained for a short while by other systems and by this one, in turns: images per second "
             "over the whole machine, mean over rounds [95 % interval; of two rounds none]. Captured steps are asked "
             "for with `--set execution.capture=true`.",
             table(["", "what it is", *map(_head, sides)], body, text_columns=2)]
-
-
-def _place(name: str, sides: Sequence[Peers]) -> int:
-    """As in the newest of them that has it."""
-    orders = [[peer.name for peer in side.systems] for side in sorted(sides, key=lambda one: one.started_at)]
-    return next(order.index(name) for order in reversed(orders) if name in order)
 
 
 def _head(side: Peers) -> str:
