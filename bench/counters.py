@@ -90,7 +90,7 @@ def count(cell: CellConfig) -> Counters:
 
 def _count(cell: CellConfig) -> Counters:
     training = Training(cell, 0, noise(cell, cell.train.global_batch_size))
-    model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
+    model = training.network
     rows = summarize(model, training.dataset.input_shape)
     training.model.train()
     count_operators(training)  # the first step is another: the optimizer makes its state

@@ -51,7 +51,7 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_k
     device, size = training.device, min(training.batch_size, len(dataset.train))
     clock = clock or clock_for(device)
     labels = Labels(**asdict(observe(training)))
-    rows = summarize(training.accelerator.unwrap_model(training.model, keep_torch_compile=False), dataset.input_shape)
+    rows = summarize(training.network, dataset.input_shape)
     training.model.train()
     first_step_s = time_steps(training, clock, 1)[1][0]
     time_steps(training, clock, WARMUP_STEPS)

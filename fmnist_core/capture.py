@@ -86,7 +86,7 @@ class Replay:
         for group in optimizer.param_groups:
             if "capturable" in group:  # the step count of Adam, AdamW and RMSprop has to live on the device
                 group["capturable"] = rates_S.device.type == "cuda"
-        if isinstance(getattr(optimizer, "optimizer", optimizer), Adam):
+        if isinstance(optimizer, Adam):
             available.has_kernels(rates_S)  # is found out and remembered here, off the clock of training
 
     def advance(self, training: Steps, batches: Sequence[Tensor]) -> None:

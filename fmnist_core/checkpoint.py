@@ -18,7 +18,7 @@ from typing import Any
 import safetensors.torch
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
 from fmnist_core.config import quality_key
 from fmnist_core.evaluation import History
@@ -35,9 +35,9 @@ def save(training: Training, path: Path, *, wall_s: float = 0.0) -> None:
     per_process = _tensors_per_process(training)
     if not training.accelerator.is_main_process:
         return
-    tensors = {**{f"model.{name}": value for name, value in _model(training).state_dict().items()},
+    tensors = {**{f"model.{name}": value for name, value in training.network.state_dict().items()},
                **{f"buffer.{name}": value for name, value in _buffers_left_out(training).items()},
-               **{f"optimizer.{i}.{name}": value for i, values in _optimizer(training).state_dict()["state"].items()
+               **{f"optimizer.{i}.{name}": value for i, values in training.torch_optimizer.state_dict()["state"].items()
                   for name, value in values.items() if value is not None},
                **{f"average.{name}": value for name, value in _average(training).items()}, **per_process}
     # A copy for each name: tied parameters share memory, which the format refuses.
@@ -68,7 +68,7 @@ def load(training: Training, path: Path) -> float | None:
     except (OSError, SafetensorError, ValueError) as error:
         warnings.warn(f"checkpoint {path} is not used: {error}", stacklevel=2)
         return None
-    _model(training).load_state_dict(_with_prefix(tensors, "model."))
+    training.network.load_state_dict(_with_prefix(tensors, "model."))
     for name, buffer in _buffers_left_out(training).items():
         buffer.copy_(tensors[f"buffer.{name}"])
     _load_optimizer(training, _with_prefix(tensors, "optimizer."))
@@ -102,7 +102,7 @@ def _tensors_per_process(training: Training) -> dict[str, Tensor]:
 
 def _load_optimizer(training: Training, tensors: dict[str, Tensor]) -> None:
     """Moments get the memory layout of their parameter: fused optimizers walk both by address."""
-    optimizer = _optimizer(training)
+    optimizer = training.torch_optimizer
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -131,7 +131,7 @@ def _check_fits(training: Training, about: dict[str, Any], tensors: dict[str, Te
     device = about.get("device", "cuda" if "cuda_generator_R" in tensors else "cpu")  # earlier files lack it
     if device != training.device.type:
         raise ValueError(f"it is of a training on {device}, this one is on {training.device.type}")
-    for prefix, own in (("model.", _model(training).state_dict()), ("buffer.", _buffers_left_out(training))):
+    for prefix, own in (("model.", training.network.state_dict()), ("buffer.", _buffers_left_out(training))):
         shapes = {name: value.shape for name, value in _with_prefix(tensors, prefix).items()}
         if shapes != {name: value.shape for name, value in own.items()}:
             raise ValueError("its parameters are not those of this network")
@@ -151,26 +151,15 @@ def _key(training: Training) -> str:
     return quality_key(training.cell, training.seed, num_processes=training.num_processes)
 
 
-def _model(training: Training) -> nn.Module:
-    model: nn.Module = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
-    return model
-
-
 def _buffers_left_out(training: Training) -> dict[str, Tensor]:
     """Buffers that are not persistent: no part of the model's state, but what it does may depend on them."""
-    model = _model(training)
+    model = training.network
     kept = model.state_dict().keys()
     return {name: buffer for name, buffer in model.named_buffers() if name not in kept}
 
 
 def _average(training: Training) -> dict[str, Tensor]:
     return training.average.tensors() if training.average is not None else {}
-
-
-def _optimizer(training: Training) -> torch.optim.Optimizer:
-    """The one that Accelerate wraps."""
-    optimizer: torch.optim.Optimizer = getattr(training.optimizer, "optimizer", training.optimizer)
-    return optimizer
 
 
 def _with_prefix(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

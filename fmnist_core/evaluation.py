@@ -135,7 +135,7 @@ def _model_to_evaluate(training: Training) -> nn.Module:
         model: nn.Module = training.model
         return model
     # The compiled one would be given the module inside for good: no more `no_sync` where batches are accumulated.
-    model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
+    model = training.network
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, 0)
     return model

@@ -45,7 +45,7 @@ class Observed:
 
 def observe(training: Training | FusedTraining) -> Observed:
     """Look at one forward pass of up to 8 training images, in evaluation mode: nothing of the run changes."""
-    model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
+    model = training.network
     outputs: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:

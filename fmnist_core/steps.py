@@ -3,17 +3,19 @@
 N images of a batch (with fused seeds the index of a batch is (N, R)), S steps of the run.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch import Tensor, nn
 
 from fmnist_core.average import Average
 from fmnist_core.capture import Replay
 from fmnist_core.config import CellConfig
 from fmnist_core.data import Dataset
-from fmnist_core.optimizers import set_learning_rate
+from fmnist_core.optimizers import optimizer_for, set_learning_rate
 from fmnist_core.schedule import learning_rate
 from fmnist_core.seeds import stream
 
@@ -25,28 +27,48 @@ class Diverged(ArithmeticError):
 class Steps:
     """The base of `Training` and `FusedTraining`, which say what a step is."""
 
-    cell: CellConfig
-    dataset: Dataset
+    accelerator: Accelerator
+    network: nn.Module
+    """The module itself, which trains in place."""
     model: Any
-    """As Accelerate prepared it, compiled where the cell asks for it."""
-    optimizer: Any
-    device: torch.device
+    """The network as Accelerate prepared it, compiled where the cell asks for it."""
     average: Average | None
-    steps_per_epoch: int
-    num_steps: int
-    batch_size: int
-    epoch: int
-    step_in_epoch: int
+    replay: Replay | None
+    """What takes the steps, where they are captured."""
     losses: Tensor
     """Of the epoch's steps so far: the loss times the images of the batch."""
     bad: Tensor
     """Whether a loss was not finite."""
-    odd_epoch: Tensor
-    """For captured steps, which see a tensor change but no Python number."""
-    progress: Tensor | None
-    """The fraction of the run before the step that is being captured."""
-    replay: Replay | None
-    """What takes the steps, where they are captured."""
+
+    def _begin(self, cell: CellConfig, dataset: Dataset, accelerator: Accelerator) -> None:
+        """At step 0 of a run of `cell`."""
+        self.cell, self.dataset, self.accelerator = cell, dataset, accelerator
+        self.device, self.num_processes = accelerator.device, accelerator.num_processes
+        self.batch_size = cell.train.global_batch_size
+        self.steps_per_epoch = math.ceil(len(dataset.train) / self.batch_size)
+        self.num_steps = cell.train.epochs * self.steps_per_epoch
+        self.epoch, self.step_in_epoch = 0, 0
+        self.captured = cell.execution.capture
+        self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
+        """For captured steps, which see a tensor change but no Python number."""
+        self.progress: Tensor | None = None
+        """The fraction of the run before the step that is being captured."""
+
+    def _prepare(self, network: nn.Module) -> None:
+        """The network, which lies on the device, for training; with its optimizer and what else follows it."""
+        self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+        self.model, self.optimizer = self.accelerator.prepare(network, optimizer_for(network, self.cell.train))
+        # Only now: under DDP on CPUs, preparing moves parameters to other memory.
+        self.network = self.accelerator.unwrap_model(self.model)
+        self.average = Average(self.network, self.cell.train.ema) if self.cell.train.ema else None
+        if self.cell.execution.compile != "no":
+            self.model = torch.compile(self.model, mode=self.cell.execution.compile, dynamic=False)
+        self.replay = Replay(self.torch_optimizer, self.rates()) if self.captured else None
+
+    @property
+    def torch_optimizer(self) -> Any:
+        """The optimizer inside Accelerate's."""
+        return self.optimizer.optimizer
 
     @property
     def step(self) -> int:

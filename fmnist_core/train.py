@@ -1,4 +1,4 @@
-"""The training core: the only file that touches Accelerate.
+"""The training core, on Accelerate: one process or several, in the precision of the cell.
 
 N images of a batch, K classes; `_R` marks one entry per process (rank). One `train_step` serves training,
 measuring and the performance tests. Nothing inside an epoch waits for the device.
@@ -18,8 +18,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from fmnist_core import capture, objective
-from fmnist_core.average import Average
+from fmnist_core import objective
 from fmnist_core.batches import check_batches
 from fmnist_core.config import CellConfig, Precision, TrainConfig, check_capture
 from fmnist_core.cpu.heap import keep_freed_memory
@@ -29,7 +28,6 @@ from fmnist_core.evaluation import History, evaluate_epoch
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
-from fmnist_core.optimizers import optimizer_for
 from fmnist_core.seeds import set_seed, stream
 from fmnist_core.steps import Diverged, Steps
 from fmnist_core.sync_norm import synchronize_batch_norm
@@ -70,13 +68,8 @@ class Training(Steps):
         """Of `execution.compile = 'auto'`: seconds of a step, eager (`no`) and compiled; the faster was chosen."""
         if cell.execution.compile == "auto":
             cell = self._choose_compile(cell, dataset)
-        self.cell, self.seed, self.dataset = cell, seed, dataset
-        self.accelerator = accelerator or accelerator_for(cell.train.precision)
-        self.rank, self.num_processes = self.accelerator.process_index, self.accelerator.num_processes
-        self.device = self.accelerator.device
-        self.batch_size = cell.train.global_batch_size
-        self.steps_per_epoch = math.ceil(len(dataset.train) / self.batch_size)
-        self.num_steps = cell.train.epochs * self.steps_per_epoch
+        self._begin(cell, dataset, accelerator or accelerator_for(cell.train.precision))
+        self.seed, self.rank = seed, self.accelerator.process_index
         check_batches(cell.train, len(dataset.train), self.num_processes)
 
         if self.device.type == "cpu":
@@ -90,22 +83,13 @@ class Training(Steps):
             model = synchronize_batch_norm(model, self.device)
         if self.device.type == "cpu" and cell.execution.compile == "no":
             model = for_cpu(model, _memory_format(cell) == torch.channels_last)
-        optimizer = optimizer_for(model, cell.train)
-        self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
-        self.captured = cell.execution.capture
         check_capture(cell, self.device.type, self.num_processes)
         self.own_loss = getattr(model, "training_loss", None)
         """Of a network with several heads: (its output, labels, progress in [0, 1)) to the mean loss."""
         check_own_loss(cell, self.own_loss)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        # Only now: under DDP on CPUs, preparing moves parameters to other memory.
-        inner = self.accelerator.unwrap_model(self.model)
-        self.average = Average(inner, cell.train.ema) if cell.train.ema else None
-        if cell.execution.compile != "no":
-            self.model = torch.compile(self.model, mode=cell.execution.compile, dynamic=False)
+        self._prepare(model)
         set_seed(stream(seed, "step", self.rank))  # dropout and augmentation differ between processes
 
-        self.epoch, self.step_in_epoch = 0, 0
         self.epoch_began = 0.0
         """By `time.perf_counter`, less what the epoch took before a resume and plus what was no training, as a save."""
         self.num_resumes = 0
@@ -117,9 +101,6 @@ class Training(Steps):
         """Of the last evaluation, on the CPU; nothing under DDP, where no process has them all."""
         alternating = cell.data.flip == "alternating"
         self.flip_start_N = self.flip_start(seed).to(self.device) if alternating else None
-        self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
-        self.progress = None
-        self.replay = capture.Replay(self.optimizer, self.rates()) if self.captured else None
 
     def order(self) -> Tensor:
         return self.permutation(self.seed).to(self.device)
@@ -130,8 +111,7 @@ class Training(Steps):
             index_N = index_N.tensor_split(self.num_processes)[self.rank]
         flip_N = None
         if self.flip_start_N is not None:
-            odd_epoch = bool(self.epoch % 2) if self.replay is None else self.odd_epoch
-            flip_N = self.flip_start_N.index_select(0, index_N) ^ odd_epoch
+            flip_N = self.flip_start_N.index_select(0, index_N) ^ self.odd_epoch
         images_NCHW, labels_N = self.dataset.train_batch(index_N, flip_N)
         data = self.cell.data
         return mix(images_NCHW, labels_N, data) if data.mixup or data.cutmix else (images_NCHW, labels_N)
@@ -236,8 +216,7 @@ def _hold_if_not_finite(training: Training, loss: Tensor) -> None:
     """
     training.bad |= ~loss.isfinite()
     if training.cell.train.precision != "fp16":
-        inner = getattr(training.optimizer, "optimizer", training.optimizer)
-        inner.found_inf = training.bad.float()
+        training.torch_optimizer.found_inf = training.bad.float()
 
 
 def check_own_loss(cell: CellConfig, own_loss: object) -> None:

@@ -24,7 +24,7 @@ def save(path: Path, training: Training) -> None:
 
     Raises OSError, and leaves the earlier file.
     """
-    model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
+    model = training.network
     with averaged(training.average):
         tensors = {name: value.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
                    for name, value in model.state_dict().items()}

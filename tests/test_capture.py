@@ -45,7 +45,7 @@ def dataset(config: DataConfig) -> Dataset:
 
 
 def captured(training: Any) -> Any:
-    training.replay = Replay(training.optimizer, training.rates())
+    training.replay = Replay(training.torch_optimizer, training.rates())
     return training
 
 

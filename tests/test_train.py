@@ -288,7 +288,7 @@ def test_alternating_flip_shows_every_image_both_ways_in_two_epochs():
     training = Training(cell(data=data), 0, dataset)
     index = torch.arange(20)
     first, _ = training.batch(index)
-    training.epoch = 1
+    training.odd_epoch.fill_(True)
     second, _ = training.batch(index)
     plain = dataset.images(dataset.train, index)
     flipped = plain.flip(-1)

@@ -142,7 +142,7 @@ def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep 
         return _fit_baseline(task, task.seed, dataset, watch.num_processes)
     training = Training(task.cell.config, task.seed, dataset)
     labels = Labels(**asdict(observe(training)))
-    model = training.accelerator.unwrap_model(training.model, keep_torch_compile=False)
+    model = training.network
     rows = summarize(model, dataset.input_shape)
     watch.resume(training)
     labels = msgspec.structs.replace(labels, num_resumes=training.num_resumes)

@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 
-from fmnist_core import capture, objective
-from fmnist_core.average import Average, averaged
+from fmnist_core import objective
+from fmnist_core.average import averaged
 from fmnist_core.config import CellConfig, check_capture
 from fmnist_core.data import Dataset
 from fmnist_core.evaluation import History
@@ -26,7 +25,6 @@ from fmnist_core.fused.tuning import tune
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
-from fmnist_core.optimizers import optimizer_for
 from fmnist_core.seeds import set_seed, stream
 from fmnist_core.steps import Diverged, Steps
 from fmnist_core.train import accelerator_for, be_deterministic
@@ -37,41 +35,29 @@ OnFusedStep = Callable[["FusedTraining"], None]
 class FusedTraining(Steps):
     """The models of several seeds, their optimizer, and where they are in the run: all at the same step."""
 
-    def __init__(self, cell: CellConfig, seeds: Sequence[int], dataset: Dataset,
-                 accelerator: Accelerator | None = None) -> None:
+    network: FusedSequential
+
+    def __init__(self, cell: CellConfig, seeds: Sequence[int], dataset: Dataset) -> None:
         """Raises ValueError for a cell that cannot be fused."""
-        self.cell, self.seeds, self.dataset = cell, tuple(seeds), dataset
-        self.accelerator = accelerator or accelerator_for(cell.train.precision)
-        self.device, self.num_processes = self.accelerator.device, self.accelerator.num_processes
-        self.batch_size = cell.train.global_batch_size
-        self.steps_per_epoch = math.ceil(len(dataset.train) / self.batch_size)
-        self.num_steps = cell.train.epochs * self.steps_per_epoch
-        self.captured = cell.execution.capture
+        self.seeds = tuple(seeds)
+        self._begin(cell, dataset, accelerator_for(cell.train.precision))
         be_deterministic(cell.execution.deterministic)
         singles = [_single(cell, seed, dataset) for seed in self.seeds]
         check_fusible(cell, singles[0], self.num_processes)
         check_capture(cell, self.device.type, self.num_processes)
 
         self._template = singles[0]
-        self.network = FusedSequential(singles).to(self.device)
-        self._choose_methods()
-        self.tf32_before_prepare = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
-        self.model, self.optimizer = self.accelerator.prepare(self.network, optimizer_for(self.network, cell.train))
-        self.average = Average(self.network, cell.train.ema) if cell.train.ema else None
-        if cell.execution.compile != "no":
-            self.model = torch.compile(self.model, mode=cell.execution.compile, dynamic=False)
+        network = FusedSequential(singles).to(self.device)
+        self._choose_methods(network)
+        self._prepare(network)
         set_seed(stream(self.seeds[0], "step", 0, *self.seeds[1:]))
 
         num = len(self.seeds)
-        self.epoch, self.step_in_epoch = 0, 0
         self.losses = torch.zeros(self.steps_per_epoch, num, device=self.device)
         self.bad = torch.zeros(num, dtype=torch.bool, device=self.device)
-        self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
-        self.progress = None
         alternating = cell.data.flip == "alternating"
         starts = [self.flip_start(seed) for seed in self.seeds] if alternating else []
         self.flip_start_TR = torch.stack(starts, dim=1).to(self.device) if starts else None
-        self.replay = capture.Replay(self.optimizer, self.rates()) if self.captured else None
         self.histories = [History() for _ in self.seeds]
         self.diverged: dict[int, Diverged] = {}
         """By replica."""
@@ -109,11 +95,11 @@ class FusedTraining(Steps):
         images_NRCHW, labels_NR = self.batch(index_NR)
         return fused_step(self, images_NRCHW, labels_NR)
 
-    def _choose_methods(self) -> None:
+    def _choose_methods(self, network: FusedSequential) -> None:
         """By timing; where runs must be equal to the bit, timing may not choose."""
         if not self.cell.execution.deterministic:
             index_N = torch.arange(min(self.batch_size, len(self.dataset.train)), device=self.device)
-            tune(self.network, self.dataset.images(self.dataset.train, index_N),
+            tune(network, self.dataset.images(self.dataset.train, index_N),
                  precision=self.cell.train.precision, captured=self.captured)
 
 
