@@ -6,6 +6,7 @@ later, with a default that means "as before", leaves the key of every earlier ce
 """
 
 import hashlib
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -125,28 +126,29 @@ class CellConfig(Config, frozen=True, kw_only=True):
         check(self)
 
 
+ONLY_WITH = {
+    "train.momentum": ("train.optimizer", ("sgd", "rmsprop", "muon")),
+    "train.nesterov": ("train.optimizer", ("sgd", "muon")),
+    "train.other_learning_rate": ("train.optimizer", ("muon",)),
+    "train.label_smoothing": ("train.loss", ("cross_entropy",)),
+    "train.warmup": ("train.schedule", ("one_cycle",)),
+    "data.sha256": ("data.dataset", ("idx",)),
+    "data.class_names": ("data.dataset", ("idx",)),
+}
+"""Of a key: the other key, and its values, without which it has no effect."""
+
+
 def check(cell: CellConfig) -> None:
     """Raise ValueError for settings that contradict each other or would have no effect."""
     train, data = cell.train, cell.data
     if isinstance(cell.model, Baseline):
         _check_baseline(cell)
-    if train.nesterov and (train.optimizer not in ("sgd", "muon") or train.momentum == 0):
-        raise ValueError("train.nesterov = true needs train.optimizer = 'sgd' or 'muon' with train.momentum above 0")
-    if train.momentum and train.optimizer not in ("sgd", "rmsprop", "muon"):
-        raise ValueError(f"train.momentum = {train.momentum} has no effect on train.optimizer = '{train.optimizer}'; "
-                         "allowed with 'sgd', 'rmsprop' and 'muon'")
+    _check_effects(cell)
     if train.optimizer == "muon" and train.precision == "fp16":
         raise ValueError("train.optimizer = 'muon' does not go with train.precision = 'fp16': gradients are "
                          "orthogonalised before their scale is taken off; allowed: 'no', 'bf16'")
-    if train.optimizer != "muon" and "other_learning_rate" in to_dict(train):
-        raise ValueError(f"train.other_learning_rate = {train.other_learning_rate} has no effect on "
-                         f"train.optimizer = '{train.optimizer}'; allowed with 'muon'")
     _check_steps(train)
     _check_mixing(cell)
-    _check_effects(train, data)
-    if train.label_smoothing and train.loss != "cross_entropy":
-        raise ValueError(f"train.label_smoothing = {train.label_smoothing} has no effect on "
-                         f"train.loss = '{train.loss}'; allowed with 'cross_entropy'")
     if train.gradient_accumulation > train.global_batch_size:
         raise ValueError(f"train.gradient_accumulation = {train.gradient_accumulation} is more than "
                          f"train.global_batch_size = {train.global_batch_size}")
@@ -154,10 +156,6 @@ def check(cell: CellConfig) -> None:
         raise ValueError("train.early_stopping_patience needs data.validation_size above 0")
     if (num_train := DATASETS[data.dataset].num_train) is not None:
         check_validation_size(data.validation_size, num_train)
-    if data.sha256 and data.dataset != "idx":
-        raise ValueError(f"data.sha256 has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
-    if data.class_names and data.dataset != "idx":
-        raise ValueError(f"data.class_names has no effect on data.dataset = '{data.dataset}'; allowed with 'idx'")
     if data.class_names and len(set(data.class_names)) != NUM_CLASSES:
         raise ValueError(f"data.class_names = {list(data.class_names)}: expected {NUM_CLASSES} different names")
     if data.erasing and data.erasing_size > data.input_size:
@@ -197,11 +195,18 @@ def check_capture(cell: CellConfig, device: str, num_processes: int) -> None:
         raise ValueError(f"execution.capture = true {reason}")
 
 
-def _check_effects(train: TrainConfig, data: DataConfig) -> None:
-    """A key of its own for the same training would train it twice, and give it two rows."""
-    if "warmup" in to_dict(train) and train.schedule != "one_cycle":
-        raise ValueError(f"train.warmup = {train.warmup} has no effect on train.schedule = '{train.schedule}'; "
-                         "allowed with 'one_cycle'")
+def _check_effects(cell: CellConfig) -> None:
+    """Raise ValueError for a setting that changes nothing: it would give the same training a second quality key, and
+    so train it twice."""
+    data = cell.data
+    for key, (other, values) in ONLY_WITH.items():
+        section, name = key.split(".")
+        setting, value_of_other = to_dict(attrgetter(section)(cell)).get(name), attrgetter(other)(cell)
+        if setting is not None and value_of_other not in values:
+            raise ValueError(f"{key} = {msgspec.json.encode(setting).decode()} has no effect on "
+                             f"{other} = '{value_of_other}'; allowed with {', '.join(map(repr, values))}")
+    if cell.train.nesterov and not cell.train.momentum:
+        raise ValueError("train.nesterov = true has no effect without train.momentum above 0")
     if "erasing_size" in to_dict(data) and not data.erasing:
         raise ValueError(f"data.erasing_size = {data.erasing_size} has no effect without data.erasing above 0")
     if data.augment_test and data.flip == "none" and not (data.shift or data.rotation or data.erasing):

@@ -291,6 +291,8 @@ def test_the_value_at_an_unknown_key():
         ("base.train.momentum = 0.9", ["train.momentum = 0.9", "no effect", "'adam'", "allowed with 'sgd'"]),
         ("base.train.other_learning_rate = 0.1", ["train.other_learning_rate = 0.1", "allowed with 'muon'"]),
         ("base.train = { optimizer = 'muon', precision = 'fp16' }", ["train.optimizer = 'muon'", "'fp16'", "'bf16'"]),
+        ("base.train.nesterov = true", ["train.nesterov = true", "no effect", "'adam'", "allowed with 'sgd', 'muon'"]),
+        ("base.train = { optimizer = 'sgd', nesterov = true }", ["train.nesterov = true", "train.momentum above 0"]),
         ("base.train.warmup = 0.5", ["train.warmup = 0.5", "no effect", "'constant'", "allowed with 'one_cycle'"]),
         ("base.data.erasing_size = 4", ["data.erasing_size = 4", "no effect", "data.erasing above 0"]),
         ("base.data.augment_test = true", ["data.augment_test = true", "no effect", "data.flip"]),

@@ -123,7 +123,8 @@ def test_a_run_from_files_to_results_and_predictions(prepared, tmp_path, capsys)
 
 
 @pytest.mark.parametrize(("setting", "message"), [
-    ('data.class_names=["a"]', r"data.class_names has no effect on data.dataset = 'fashion-mnist'; allowed with 'idx'"),
+    ('data.class_names=["a"]',
+     r'data.class_names = \["a"\] has no effect on data.dataset = \'fashion-mnist\'; allowed with \'idx\''),
     ('data.dataset=idx', r"data.sha256 = '': the files in data have another digest.*--set data.sha256=[0-9a-f]{64}"),
     ('data.class_names=["a", "a"]', r"data.class_names = \['a', 'a'\]: expected 10 different names"),
 ])
