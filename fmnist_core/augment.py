@@ -16,9 +16,9 @@ from fmnist_core.config import DataConfig
 def augment(images_NCHW: Tensor, config: DataConfig, flip_N: Tensor | None = None) -> Tensor:
     """Random flip, rotation, shift and erasing, in this order, as configured.
 
-    `flip_N`: bool, which images to flip; needed where `config.flip` is 'alternating'.
+    `flip_N`: bool, which images to flip; drawn where it is not given. Only who knows the epoch can alternate.
     """
-    if config.flip == "random":
+    if flip_N is None and config.flip != "none":
         flip_N = torch.rand(len(images_NCHW), device=images_NCHW.device) < 0.5
     if flip_N is not None:
         images_NCHW = torch.where(flip_N[:, None, None, None], images_NCHW.flip(-1), images_NCHW)

@@ -6,13 +6,11 @@ from typing import Literal
 import msgspec
 import torch
 
+from fmnist_core import step_time
 from fmnist_core.config import CellConfig
 from fmnist_core.data import Dataset
-from fmnist_core.step_time import seconds_per_step
 from fmnist_core.train import Training
 
-ROUNDS = 3
-"""Timings of each, in turns; the fastest counts."""
 Mode = Literal["no", "default"]
 
 
@@ -28,11 +26,10 @@ def time_modes(cell: CellConfig, dataset: Dataset) -> dict[Mode, float]:
     trainings: dict[Mode, Training] = {"no": Training(with_compile(cell, "no"), 0, dataset)}
     try:
         trainings["default"] = Training(with_compile(cell, "default"), 0, dataset)
-        seconds_per_step(trainings["default"])  # compiles
+        step_time.seconds_per_step(trainings["default"])  # compiles
     except Exception:  # what is missing shows itself in many ways
         trainings.pop("default", None)
-    rounds = [{mode: seconds_per_step(training) for mode, training in trainings.items()} for _ in range(ROUNDS)]
-    timings = {mode: min(seconds[mode] for seconds in rounds) for mode in trainings}
+    timings = step_time.fastest_steps(trainings)
     device, num_processes = trainings["no"].device, trainings["no"].num_processes
     del trainings
     gc.collect()  # what Accelerate prepared is freed by the garbage collector alone

@@ -106,8 +106,6 @@ def images_of(dataset: Dataset, split: Split, index_N: Tensor) -> Tensor:
     """A batch to evaluate. Test images are augmented where the cell says so, as one cited system does."""
     if split is not dataset.test or not dataset.config.augment_test:
         return dataset.images(split, index_N)
-    if dataset.config.flip == "alternating":  # from epoch to epoch: here at random
-        return dataset.augmented(split, index_N, torch.rand(len(index_N), device=index_N.device) < 0.5)
     return dataset.augmented(split, index_N)
 
 

@@ -1,10 +1,22 @@
 """How long a training step takes here and now, for choices between ways to carry it out."""
 
+from collections.abc import Mapping
+from typing import TypeVar
+
 from fmnist_core.clock import Clock, clock_for
 from fmnist_core.steps import Steps
 
 NUM_WARMUP, NUM_TIMED = 3, 10
 """Replays or steps per timing."""
+ROUNDS = 3
+"""Timings of each training, where several are compared."""
+_Key = TypeVar("_Key")
+
+
+def fastest_steps(trainings: Mapping[_Key, Steps]) -> dict[_Key, float]:
+    """The least `seconds_per_step` of each, timed in turns: what else the device does comes and goes."""
+    rounds = [{key: seconds_per_step(training) for key, training in trainings.items()} for _ in range(ROUNDS)]
+    return {key: min(seconds[key] for seconds in rounds) for key in trainings}
 
 
 def seconds_per_step(training: Steps, clock: Clock | None = None) -> float:

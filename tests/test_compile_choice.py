@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fmnist_core import compile_choice
+from fmnist_core import compile_choice, step_time
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, TrainConfig, quality_key
 from fmnist_core.fused.training import FusedTraining
 from fmnist_core.observe import observe
@@ -19,7 +19,7 @@ def cell(compile: str) -> CellConfig:
 def step_takes(monkeypatch: pytest.MonkeyPatch, seconds: dict[str, list[float]]) -> None:
     """Timings in place of steps; of a compiled one the first warms it up."""
     left = {mode: iter(values) for mode, values in seconds.items()}
-    monkeypatch.setattr(compile_choice, "seconds_per_step",
+    monkeypatch.setattr(step_time, "seconds_per_step",
                         lambda training: next(left[training.cell.execution.compile]))
 
 
@@ -42,7 +42,7 @@ def test_without_a_compiler_it_is_eager(monkeypatch):
             raise RuntimeError("no C++ compiler")
         return 1.0
 
-    monkeypatch.setattr(compile_choice, "seconds_per_step", seconds_per_step)
+    monkeypatch.setattr(step_time, "seconds_per_step", seconds_per_step)
     training = Training(cell("auto"), 0, small_dataset())
     assert (training.cell.execution.compile, training.compile_timings_s) == ("no", {"no": 1.0})
 

@@ -113,9 +113,10 @@ def test_noise_of_erasing_is_made_of_pixels_and_then_normalised():
     assert 0.99 < images.max() < 1 + 1e-6
 
 
-def test_random_flip_flips_half_and_only_the_training_set():
+@pytest.mark.parametrize("flip", ["random", "alternating"])  # the latter where no epoch says which
+def test_random_flip_flips_half_and_only_the_training_set(flip):
     torch.manual_seed(0)
-    dataset = small_dataset(flip="random")
+    dataset = small_dataset(flip=flip)
     images, _ = dataset.train_batch(torch.arange(200))
     plain = dataset.images(dataset.train, torch.arange(200))
     flipped = sum(torch.equal(a, b.flip(-1)) for a, b in zip(images, plain, strict=True))

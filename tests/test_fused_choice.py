@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from fmnist_core import step_time
 from fmnist_core.config import (
     Baseline,
     CellConfig,
@@ -84,7 +85,7 @@ def test_choice_from_memory_and_timing(monkeypatch: pytest.MonkeyPatch, free_rep
     monkeypatch.setattr(fused_choice, "_free_bytes", lambda device: free_replicas * replica_bytes(cell))
     monkeypatch.setattr(fused_choice, "FusedTraining", lambda cell, seeds, dataset: len(seeds))
     seconds = lambda num: num - 0.1 if num <= faster_up_to else num + 0.1
-    monkeypatch.setattr(fused_choice, "seconds_per_step",
+    monkeypatch.setattr(step_time, "seconds_per_step",
                         lambda training: seconds(training) if isinstance(training, int) else 1.0)
     assert choose_num_replicas(cell, small_dataset(), torch.device("cuda"), 16) == chosen
 
@@ -113,7 +114,7 @@ def test_a_busy_device_does_not_decide(monkeypatch: pytest.MonkeyPatch) -> None:
     cell, busy = cell_of(), iter([50.0, 50.0, 1.0, 2.0, 50.0, 50.0])
     monkeypatch.setattr(fused_choice, "_free_bytes", lambda device: 100 * replica_bytes(cell))
     monkeypatch.setattr(fused_choice, "FusedTraining", lambda cell, seeds, dataset: None)
-    monkeypatch.setattr(fused_choice, "seconds_per_step", lambda training: next(busy))
+    monkeypatch.setattr(step_time, "seconds_per_step", lambda training: next(busy))
     assert choose_num_replicas(cell, small_dataset(), torch.device("cuda"), 4) == 4
 
 

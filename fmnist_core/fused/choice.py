@@ -10,14 +10,12 @@ from fmnist_core.config import Baseline, CellConfig, input_shape
 from fmnist_core.data import Dataset
 from fmnist_core.fused.training import FusedTraining, check_fusible
 from fmnist_core.models.build import build
-from fmnist_core.step_time import seconds_per_step
+from fmnist_core.step_time import fastest_steps
 from fmnist_core.summary import LayerRow, num_parameters, summarize
 from fmnist_core.train import Training
 
 MEMORY_SHARE = 0.5
 """Of the free memory, for what `replica_bytes` counts; the rest is for workspaces and for what it leaves out."""
-ROUNDS = 3
-"""Timings of each, in turns; the fastest counts."""
 
 
 def pays(cell: CellConfig, device: torch.device) -> bool:
@@ -71,14 +69,13 @@ def replica_bytes(cell: CellConfig) -> int:
 
 
 def _is_faster(cell: CellConfig, num_replicas: int, dataset: Dataset, alone: Training) -> bool:
-    """Whether a fused step beats R steps alone, timed in turns: what else the device does comes and goes."""
+    """Whether a fused step beats R steps alone."""
     gc.collect()  # what Accelerate prepared is freed by the garbage collector alone
     try:
-        together = FusedTraining(cell, range(num_replicas), dataset)
-        rounds = [(seconds_per_step(alone), seconds_per_step(together)) for _ in range(ROUNDS)]
+        step_s = fastest_steps({"alone": alone, "together": FusedTraining(cell, range(num_replicas), dataset)})
     except torch.OutOfMemoryError:
         return False
-    return min(together_s for _, together_s in rounds) < num_replicas * min(alone_s for alone_s, _ in rounds)
+    return step_s["together"] < num_replicas * step_s["alone"]
 
 
 def _model(cell: CellConfig) -> nn.Module:
