@@ -36,9 +36,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     add("--untimed", action="store_true", help="train only; leave the timings for when the machine is quiet")
     add("--keep-weights", action="store_true", help="keep trained weights, in the store's folder weights/")
     _complete(add("--track", action="append", default=[], metavar="NAME",
-                  help=f"tell a tracker of each epoch: {', '.join(tracking.PACKAGES)}; local files go to the store's "
+                  help=f"tell a tracker of each epoch: {', '.join(tracking.TRACKERS)}; local files go to the store's "
                        "folder tracking/"),
-              lambda **_: list(tracking.PACKAGES))
+              lambda **_: tracking.TRACKERS)
     add("--profile", action="store_true",
         help="in the place of the sweep: a trace of some steps of each cell and its dearest operators, in the store's "
              "folder profiles/")

@@ -8,10 +8,9 @@ from typing import Any
 import msgspec
 
 from bench import environment
-from bench.record import Epochs, Labels, Record, TrainRecord
+from bench.record import Labels, Record
 from bench.sweep import launch, trial
 from bench.sweep.plan import Task
-from fmnist_core.config import to_dict
 from fmnist_core.fused.choice import choose_num_replicas
 from fmnist_core.fused.training import FusedTraining, fused_fit
 from fmnist_core.observe import observe
@@ -56,21 +55,16 @@ def _train(group: Sequence[Task], data_dir: str | None, on_step: Callable[[Fused
     training = FusedTraining(cell, [task.seed for task in group if task.seed is not None], dataset)
     labels, single = Labels(**asdict(observe(training))), training.single(0)
     rows = summarize(single, dataset.input_shape)
+    outcomes = fused_fit(training, on_step=on_step, on_epoch=on_epoch)
     records: list[Record] = []
-    for replica, (task, outcome) in enumerate(zip(group, fused_fit(training, on_step=on_step, on_epoch=on_epoch),
-                                                  strict=True)):
-        logits_NK = training.test_logits_NK[replica]
-        if isinstance(outcome, Diverged) or logits_NK is None or task.seed is None:
-            assert isinstance(outcome, Diverged)
+    for task, outcome, logits_NK in zip(group, outcomes, training.test_logits_NK, strict=True):
+        if isinstance(outcome, Diverged):
             records.append(trial.failed(task, "diverged", str(outcome)))
             continue
-        detail, extra = trial.details(logits_NK, dataset.test.labels_N.cpu(), cell.train)
-        records.append(TrainRecord(
-            experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(cell),
-            epochs=Epochs(**asdict(outcome)), test=detail, extra=extra,
-            num_parameters=num_parameters(single), multiply_adds=multiply_adds(rows), num_train=len(dataset.train),
-            num_validation=len(dataset.validation), num_test=len(dataset.test), labels=labels,
-        ))
+        assert logits_NK is not None  # of each seed that was evaluated
+        test, extra = trial.details(logits_NK, dataset.test.labels_N.cpu(), cell.train)
+        records.append(trial.trained(task, dataset, outcome, labels=labels, test=test, extra=extra,
+                                     num_parameters=num_parameters(single), multiply_adds=multiply_adds(rows)))
     return records
 
 

@@ -17,9 +17,8 @@ from bench.sweep.plan import Task
 from fmnist_core.nearest import nearest
 from fmnist_core.schedule import learning_rate
 
-PACKAGES = {"aim": "aim", "clearml": "clearml", "comet_ml": "comet_ml", "dvclive": "dvclive", "mlflow": "mlflow",
-            "swanlab": "swanlab", "tensorboard": "tensorboard", "trackio": "trackio", "wandb": "wandb"}
-"""Accelerate's names of trackers, and the package that each needs."""
+TRACKERS = ("aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb")
+"""Accelerate's names of them, which are also those of the packages that they need."""
 FOLDER = "tracking"
 
 OnEpoch = Callable[[Any], None]
@@ -29,11 +28,10 @@ OnEpoch = Callable[[Any], None]
 def check(names: Sequence[str]) -> None:
     """Raises ValueError for a tracker that is not known, or not installed."""
     for name in names:
-        if name not in PACKAGES:
-            raise ValueError(f"--track {name}: unknown{nearest(name, PACKAGES)}; allowed: {', '.join(PACKAGES)}")
-        if find_spec(PACKAGES[name]) is None:
-            raise ValueError(f"--track {name}: the package {PACKAGES[name]} is not installed; "
-                             f"type: pip install {PACKAGES[name]}")
+        if name not in TRACKERS:
+            raise ValueError(f"--track {name}: unknown{nearest(name, TRACKERS)}; allowed: {', '.join(TRACKERS)}")
+        if find_spec(name) is None:
+            raise ValueError(f"--track {name}: the package {name} is not installed; type: pip install {name}")
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from bench.timing.other_processes import kept_waiting, usage
 from fmnist_core import baselines, checkpoint, data, weights
 from fmnist_core.clock import synchronize
 from fmnist_core.config import Baseline, TrainConfig, to_dict
-from fmnist_core.evaluation import evaluate
+from fmnist_core.evaluation import History, evaluate
 from fmnist_core.models.own import OwnNetworkError
 from fmnist_core.objective import sign_argmax_accuracy
 from fmnist_core.observe import observe
@@ -108,6 +108,15 @@ def set_up(task: Task, num_threads: int) -> None:
         reset_graph_counts()
 
 
+def trained(task: Task, dataset: data.Dataset, history: History, **found: Any) -> TrainRecord:
+    """The record of a task that trained to its end. `found`: whatever else of the record is known."""
+    assert task.seed is not None
+    return TrainRecord(
+        experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
+        epochs=Epochs(**asdict(history)), num_train=len(dataset.train), num_validation=len(dataset.validation),
+        num_test=len(dataset.test), **found)
+
+
 def failed(task: Task, status: Status, reason: str, num_processes: int = 1) -> Record:
     """The record of a task that gave no result, found out now and here. `num_processes`: that share it."""
     about: dict[str, Any] = {"cell": to_dict(task.cell.config), "status": status, "reason": reason,
@@ -149,13 +158,9 @@ def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep 
     history = fit(training, on_step=watch, on_epoch=on_epoch)
     if keep_weights is not None and training.rank == 0:
         _keep(keep_weights / f"{task.key}.safetensors", training)
-    detail, extra = _details(training)
-    return TrainRecord(
-        experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
-        epochs=Epochs(**asdict(history)), test=detail, extra=extra, num_parameters=num_parameters(model),
-        multiply_adds=multiply_adds(rows), num_train=len(dataset.train), num_validation=len(dataset.validation),
-        num_test=len(dataset.test), labels=labels,
-    )
+    test, extra = _details(training)
+    return trained(task, dataset, history, labels=labels, test=test, extra=extra,
+                   num_parameters=num_parameters(model), multiply_adds=multiply_adds(rows))
 
 
 def _keep(path: Path, training: Training) -> None:
@@ -169,12 +174,8 @@ def _keep(path: Path, training: Training) -> None:
 def _fit_baseline(task: Task, seed: int, dataset: data.Dataset, num_processes: int) -> TrainRecord:
     """One uninterrupted fit: neither checkpoints nor the cell's time limit apply."""
     fitted = baselines.fit(task.cell.config, seed, dataset)
-    return TrainRecord(
-        experiment=task.experiment, quality_key=task.key, seed=seed, cell=to_dict(task.cell.config),
-        epochs=Epochs(**asdict(fitted.history)), test=TestDetail(confusion=fitted.confusion_KK), extra=fitted.extra,
-        num_train=len(dataset.train), num_validation=len(dataset.validation), num_test=len(dataset.test),
-        labels=Labels(precision=fitted.precision, num_processes=num_processes),
-    )
+    return trained(task, dataset, fitted.history, test=TestDetail(confusion=fitted.confusion_KK), extra=fitted.extra,
+                   labels=Labels(precision=fitted.precision, num_processes=num_processes))
 
 
 class _Wish(IntEnum):
