@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fmnist_core.config import NUM_CLASSES, Baseline, CellConfig, Estimator
 from fmnist_core.data import Dataset, Split
-from fmnist_core.evaluation import TRAIN_SUBSET, History
+from fmnist_core.evaluation import History, parts
 from fmnist_core.nearest import nearest
 from fmnist_core.seeds import stream
 
@@ -83,18 +83,13 @@ def fit(cell: CellConfig, seed: int, dataset: Dataset) -> Fitted:
         start = time.perf_counter()
         converged = _fit(estimator, train_NP, labels_N)
         history.train_s.append(time.perf_counter() - start)
-        parts = [(train_NP[:TRAIN_SUBSET], labels_N[:TRAIN_SUBSET],
-                  history.train_subset_loss, history.train_subset_accuracy)]
-        if len(dataset.validation):
-            parts.append((scaler.transform(_pixels(dataset.validation)), _labels(dataset.validation),
-                          history.validation_loss, history.validation_accuracy))
-        test_NP, test_labels_N = scaler.transform(_pixels(dataset.test)), _labels(dataset.test)
-        parts.append((test_NP, test_labels_N, history.test_loss, history.test_accuracy))
-        for images_NP, true_N, losses, accuracies in parts:
+        for part, split, limit in parts(dataset):
+            images_NP = train_NP[:limit] if split is dataset.train else scaler.transform(_pixels(split))
+            true_N = _labels(split)[:limit]
             predicted_N, loss = _predict(estimator, images_NP, true_N)
-            accuracies.append(float((predicted_N == true_N).mean()))
-            losses += [] if loss is None else [loss]
-    confusion = np.bincount(test_labels_N * NUM_CLASSES + predicted_N, minlength=NUM_CLASSES**2)
+            history.add(part, loss, float((predicted_N == true_N).mean()))
+    # Of the last part, the test set.
+    confusion = np.bincount(true_N * NUM_CLASSES + predicted_N, minlength=NUM_CLASSES**2)
     return Fitted(history, confusion.reshape(NUM_CLASSES, NUM_CLASSES).tolist(), str(train_NP.dtype),
                   {} if converged is None else {"converged": float(converged)})
 

@@ -6,8 +6,9 @@ N images of a batch, K classes. Every evaluation of the project is this one, or 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 EVALUATION_BATCH = 1000
 TRAIN_SUBSET = 10_000
 """Training images, the first ones, on which the fit itself is evaluated."""
+Part = Literal["train_subset", "validation", "test"]
+"""Of the data, as `History` calls what is evaluated after each epoch."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,12 @@ class History:
     """Of the same."""
     train_s: list[float] = field(default_factory=list)
     """Seconds of training, without evaluation."""
+
+    def add(self, part: Part, loss: float | None, accuracy: float) -> None:
+        """What an epoch came to on this part; None: a model that gives no loss."""
+        getattr(self, f"{part}_accuracy").append(accuracy)
+        if loss is not None:
+            getattr(self, f"{part}_loss").append(loss)
 
     def has_stalled(self, patience: int) -> bool:
         """Whether the best validation accuracy is `patience` epochs old; 0: never."""
@@ -111,19 +120,20 @@ def images_of(dataset: Dataset, split: Split, index_N: Tensor) -> Tensor:
 
 def evaluate_epoch(training: Training) -> None:
     """All splits, after an epoch, into its history."""
-    history, dataset = training.history, training.dataset
-    parts = [(dataset.train, history.train_subset_loss, history.train_subset_accuracy),
-             (dataset.test, history.test_loss, history.test_accuracy)]
-    if len(dataset.validation):
-        parts.append((dataset.validation, history.validation_loss, history.validation_accuracy))
-    for split, losses, accuracies in parts:
-        limit = TRAIN_SUBSET if split is dataset.train else None
-        keeps = split is dataset.test and training.num_processes == 1
+    for part, split, limit in parts(training.dataset):
+        keeps = part == "test" and training.num_processes == 1
         evaluation = evaluate(training, split, limit=limit, keep_logits=keeps)
         if keeps:
             training.test_logits_NK = evaluation.logits_NK
-        losses.append(evaluation.loss)
-        accuracies.append(evaluation.accuracy)
+        training.history.add(part, evaluation.loss, evaluation.accuracy)
+
+
+def parts(dataset: Dataset) -> Iterator[tuple[Part, Split, int | None]]:
+    """Each part with images, its split, and how many of its first images are evaluated; None: all."""
+    yield "train_subset", dataset.train, TRAIN_SUBSET
+    if len(dataset.validation):
+        yield "validation", dataset.validation, None
+    yield "test", dataset.test, None
 
 
 def _model_to_evaluate(training: Training) -> nn.Module:

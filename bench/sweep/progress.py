@@ -13,9 +13,10 @@ from tqdm import tqdm
 
 from bench.experiment import Cell, Experiment
 from bench.record import Record, TrainRecord
+from bench.records.cells import IDENTITY
 from bench.records.lines import key_of
 from bench.sweep.plan import Task
-from fmnist_core.config import DATASETS, CellConfig, CustomModel, input_shape, to_dict
+from fmnist_core.config import DATASETS, CellConfig, CustomModel, canonical_json, input_shape
 from fmnist_core.models import layers
 from fmnist_core.models.networks import layers_of
 
@@ -160,11 +161,11 @@ def _costs(config: CellConfig) -> dict[str, float | None]:
 
 def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
     """Time left, from the cells that have a record."""
-    known: dict[Any, float] = {}
+    known: dict[bytes, float] = {}
     for record in latest.values():
         if isinstance(record, TrainRecord) and record.status == "ok":
-            known[str(record.cell)] = record.wall_s / record.labels.fused_seeds
-    left = [known.get(str(to_dict(task.cell.config))) for task in planned
+            known[canonical_json(record.cell)] = record.wall_s / record.labels.fused_seeds
+    left = [known.get(canonical_json(task.cell.config)) for task in planned
             if task.key not in latest and task.seed is not None]
     if not left or any(seconds is None for seconds in left):
         return ""
@@ -198,7 +199,7 @@ def _is_of(task: Task, config: CellConfig) -> bool:
     """A training is of every cell that it trains: cells that differ in their execution share it."""
     if task.seed is None:
         return task.cell.config == config
-    return all(getattr(task.cell.config, part) == getattr(config, part) for part in ("model", "data", "train"))
+    return all(getattr(task.cell.config, part) == getattr(config, part) for part in IDENTITY)
 
 
 def _cells(experiment: Experiment, planned: Iterable[Task]) -> list[Cell]:

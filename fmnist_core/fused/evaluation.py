@@ -11,7 +11,7 @@ import torch
 from fmnist_core import objective, views
 from fmnist_core.average import averaged
 from fmnist_core.data import Split
-from fmnist_core.evaluation import EVALUATION_BATCH, TRAIN_SUBSET, Evaluation, images_of
+from fmnist_core.evaluation import EVALUATION_BATCH, Evaluation, images_of, parts
 
 if TYPE_CHECKING:
     from fmnist_core.fused.training import FusedTraining
@@ -47,15 +47,10 @@ def fused_evaluate(training: FusedTraining, split: Split, *, limit: int | None =
 
 def fused_evaluate_epoch(training: FusedTraining) -> None:
     """All splits, after an epoch, into the histories of those that still run."""
-    dataset = training.dataset
-    for name, split, limit in (("train_subset", dataset.train, TRAIN_SUBSET), ("validation", dataset.validation, None),
-                               ("test", dataset.test, None)):
-        if not len(split):
-            continue
-        evaluations = fused_evaluate(training, split, limit=limit, keep_logits=name == "test")
+    for part, split, limit in parts(training.dataset):
+        evaluations = fused_evaluate(training, split, limit=limit, keep_logits=part == "test")
         for replica in training.running:
-            history, evaluation = training.histories[replica], evaluations[replica]
-            getattr(history, f"{name}_loss").append(evaluation.loss)
-            getattr(history, f"{name}_accuracy").append(evaluation.accuracy)
-            if name == "test":
+            evaluation = evaluations[replica]
+            training.histories[replica].add(part, evaluation.loss, evaluation.accuracy)
+            if part == "test":
                 training.test_logits_NK[replica] = evaluation.logits_NK
