@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from fmnist_core.config import NUM_CLASSES, DataConfig
+from fmnist_core.objective import one_hot
 
 
 def mix(images: Tensor, labels: Tensor, config: DataConfig) -> tuple[Tensor, Tensor]:
@@ -27,7 +28,7 @@ def mix(images: Tensor, labels: Tensor, config: DataConfig) -> tuple[Tensor, Ten
         inside = _boxes(1 - ratio, images.shape[-2], images.shape[-1]) & chosen[..., None, None]
         images = torch.where(inside.unsqueeze(-3), other, images)
         share = torch.where(chosen, 1 - inside.float().mean((-2, -1)), share)
-    classes = (labels.unsqueeze(-1) == torch.arange(NUM_CLASSES, device=labels.device)).to(images.dtype)
+    classes = one_hot(labels, NUM_CLASSES).to(images.dtype)
     return images, classes * share.unsqueeze(-1) + classes.roll(1, 0) * (1 - share.unsqueeze(-1))
 
 

@@ -14,16 +14,15 @@ def loss(logits_NK: Tensor, labels_N: Tensor, config: TrainConfig) -> Tensor:
     """
     if config.loss == "cross_entropy":
         return F.cross_entropy(logits_NK, labels_N, label_smoothing=config.label_smoothing)
-    one_hot_NK = labels_N if labels_N.ndim == 2 else _one_hot(labels_N, logits_NK)
+    one_hot_NK = labels_N if labels_N.ndim == 2 else one_hot(labels_N, logits_NK.shape[1]).to(logits_NK.dtype)
     if config.loss == "mse":
         return F.mse_loss(logits_NK, one_hot_NK)
     return torch.relu(1 - (2 * one_hot_NK - 1) * logits_NK).square().mean()
 
 
-def _one_hot(labels_N: Tensor, like_NK: Tensor) -> Tensor:
-    """Torch's own asks the host for the largest label, which a captured step cannot."""
-    classes_K = torch.arange(like_NK.shape[1], device=like_NK.device)
-    return (labels_N[:, None] == classes_K).to(like_NK.dtype)
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Bool (..., K) of labels (...). Torch's own asks the host for the largest label, which a captured step cannot."""
+    return labels.unsqueeze(-1) == torch.arange(num_classes, device=labels.device)
 
 
 def sign_argmax_accuracy(logits_NK: Tensor, labels_N: Tensor) -> float:

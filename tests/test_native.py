@@ -1,5 +1,6 @@
 """Functions in C: compiled once, kept, and done without where that fails."""
 
+import ctypes
 import shutil
 import subprocess
 import sys
@@ -23,14 +24,17 @@ def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def number(source: Path, value: int = 1) -> int | None:
-    native.compiled.cache_clear()  # as in another process
-    library = native.compiled(source, ("number",), f"NUMBER={value}")
-    return None if library is None else library.number()
+    library = native.compiled(source, {"number": []}, f"NUMBER={value}")
+    if library is None:
+        return None
+    library.number.restype = ctypes.c_int
+    return library.number()
 
 
 def number_in_another_process(source: Path) -> int:
-    program = ("from pathlib import Path; from fmnist_core.cpu.native import compiled; "
-               f"print(compiled(Path({str(source)!r}), ('number',), 'NUMBER=1').number())")
+    program = ("import ctypes; from pathlib import Path; from fmnist_core.cpu.native import compiled; "
+               f"number = compiled(Path({str(source)!r}), {{'number': []}}, 'NUMBER=1').number; "
+               "number.restype = ctypes.c_int; print(number())")
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return int(run.stdout)
 
@@ -68,7 +72,7 @@ def test_a_library_without_the_function_is_made_again(source, tmp_path):
     assert number_in_another_process(source) == 1
     other = source.with_name("other.c")
     other.write_text("int other(void) { return 1; }\n")
-    native.compiled(other, ("other",))
+    native.compiled(other, {"other": []})
     of_other, of_number = kept(tmp_path)[::-1]
     of_number.write_bytes(of_other.read_bytes())
     assert number(source) == 1

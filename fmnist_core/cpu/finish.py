@@ -32,16 +32,12 @@ def functions(dtype: torch.dtype) -> tuple[Any, Any] | None:
     if dtype not in (*REALS, torch.bfloat16):
         return None
     name, real = REALS[real_of(dtype)]
-    library = compiled(SOURCE, ("finish_forward", "finish_backward"), f"REAL={name}",
-                       *["BFLOAT16"] * (dtype == torch.bfloat16))
-    if library is None:
-        return None
-    pointer: Any = ctypes.c_void_p
-    size: Any = ctypes.c_ssize_t
-    library.finish_forward.argtypes = [pointer] * 4 + [ctypes.c_double, real, size] + [pointer] * 4 + [size]
-    library.finish_backward.argtypes = [pointer] * 5 + [ctypes.c_double, real] + [pointer] * 6 + [size]
-    library.finish_forward.restype = library.finish_backward.restype = None
-    return library.finish_forward, library.finish_backward
+    pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
+    library = compiled(SOURCE, {
+        "finish_forward": [pointer] * 4 + [ctypes.c_double, real, size] + [pointer] * 4 + [size],
+        "finish_backward": [pointer] * 5 + [ctypes.c_double, real] + [pointer] * 6 + [size],
+    }, f"REAL={name}", *["BFLOAT16"] * (dtype == torch.bfloat16))
+    return None if library is None else (library.finish_forward, library.finish_backward)
 
 
 def finish(maps: Tensor, norm: nn.BatchNorm2d | None, *, pool: bool, relu: bool) -> Tensor:

@@ -32,11 +32,8 @@ class _Conv(ctypes.Structure):
 
 @functools.cache
 def _functions(dtype: torch.dtype) -> Any:
-    library = compiled(SOURCE, ("convolve", "convolve_backward"), f"REAL={REALS[dtype][0]}")
-    if library is not None:
-        library.convolve.argtypes = library.convolve_backward.argtypes = [ctypes.c_void_p] * 6
-        library.convolve.restype = library.convolve_backward.restype = None
-    return library
+    arguments = [ctypes.c_void_p] * 6
+    return compiled(SOURCE, {"convolve": arguments, "convolve_backward": arguments}, f"REAL={REALS[dtype][0]}")
 
 
 def gains_by_blocks(conv: nn.Conv2d) -> bool:

@@ -99,12 +99,11 @@ def fills_vectors(maps_NCHW: Tensor, weight: Tensor) -> bool:
 
 @functools.cache
 def _functions(dtype: torch.dtype) -> Any:
-    arguments = {"convolve": 6, "convolve_backward": 7, "convolve_maps_backward": 5}
-    library = compiled(SOURCE, tuple(arguments), f"REAL={REALS[dtype][0]}") if dtype in REALS else None
-    for name, num in arguments.items() if library is not None else ():
-        function = getattr(library, name)
-        function.argtypes, function.restype = [ctypes.c_void_p] * num, None
-    return library
+    if dtype not in REALS:
+        return None
+    num_pointers = {"convolve": 6, "convolve_backward": 7, "convolve_maps_backward": 5}
+    return compiled(SOURCE, {name: [ctypes.c_void_p] * num for name, num in num_pointers.items()},
+                    f"REAL={REALS[dtype][0]}")
 
 
 class _Conv(ctypes.Structure):

@@ -2,15 +2,15 @@
 
 import contextlib
 import ctypes
-import functools
 import hashlib
 import os
 import platform
 import shlex
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +22,12 @@ FLAGS = ("-std=gnu11", "-O3", "-march=native", "-shared", "-fPIC", "-fno-math-er
 REALS = {torch.float32: ("float", ctypes.c_float), torch.float64: ("double", ctypes.c_double)}
 """Numbers that the functions are compiled for, by name and as an argument."""
 
+Functions = Mapping[str, Sequence[Any]]
+"""By name the types of their arguments. They return nothing."""
 
-@functools.cache
-def compiled(source: Path, names: tuple[str, ...], *definitions: str) -> ctypes.CDLL | None:
-    """The library that `source` makes, with functions of these names; None where there is no compiler that makes it.
+
+def compiled(source: Path, functions: Functions, *definitions: str) -> ctypes.CDLL | None:
+    """The library that `source` makes, with these functions; None where there is no compiler that makes it.
 
     The compiler is `cc`, or what CC names. The library is kept under XDG_CACHE_HOME (~/.cache), by source and kind of
     processor.
@@ -41,15 +43,15 @@ def compiled(source: Path, names: tuple[str, ...], *definitions: str) -> ctypes.
     for folder in (own, Path(tempfile.gettempdir())):  # where nothing is kept
         if folder is not None:
             with contextlib.suppress(OSError, AttributeError, subprocess.CalledProcessError):
-                return _load_or_make(command, folder / f"{source.stem}-{key}.so", names, keep=folder == own)
+                return _load_or_make(command, folder / f"{source.stem}-{key}.so", functions, keep=folder == own)
     return None
 
 
-def _load_or_make(command: Sequence[str], kept: Path, names: Sequence[str], keep: bool) -> ctypes.CDLL:
+def _load_or_make(command: Sequence[str], kept: Path, functions: Functions, keep: bool) -> ctypes.CDLL:
     """Raises OSError, AttributeError where a function is missing, and CalledProcessError."""
     if keep:
         with contextlib.suppress(OSError, AttributeError):  # none yet, or one that cannot be used
-            return _load(kept, names)
+            return _load(kept, functions)
     with tempfile.TemporaryDirectory(dir=kept.parent) as folder:
         made = Path(folder) / kept.name
         subprocess.run([*command, str(made)], check=True, capture_output=True)
@@ -58,18 +60,19 @@ def _load_or_make(command: Sequence[str], kept: Path, names: Sequence[str], keep
                 os.fsync(file.fileno())
             made.replace(kept)
             made = kept
-        return _load(made, names)
+        return _load(made, functions)
 
 
-def _load(path: Path, names: Sequence[str]) -> ctypes.CDLL:
+def _load(path: Path, functions: Functions) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
-    for name in names:
-        getattr(library, name)
+    for name, types in functions.items():
+        function = getattr(library, name)
+        function.argtypes, function.restype = types, None
     return library
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Of its first number. It has to live, and to lie in memory as the function reads it, until that is over."""
+    """Of its first number. Keep the tensor alive, in the layout that the function expects, until the call returns."""
     return None if tensor is None else tensor.data_ptr()
 
 
