@@ -33,6 +33,8 @@ from fmnist_core.train import Training
 
 DTYPES: dict[Precision, torch.dtype] = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """Of matrix products and their results."""
+NUM_REPEATS = 7
+"""Of large products and copies, of which the fastest counts."""
 MAX_DISAGREEMENT = 0.05
 """Between the sum of the samples and the wall time of their block, beyond which the record carries a warning."""
 
@@ -112,11 +114,11 @@ def copy_bytes_per_s(device: torch.device) -> float:
     return 2 * source.numel() / _best(lambda: target.copy_(source), device)
 
 
-def _best(work: Callable[[], Any], device: torch.device, repeats: int = 7) -> float:
+def _best(work: Callable[[], Any], device: torch.device) -> float:
     clock = clock_for(device)
     work()
     marks = [clock.mark()]
-    for _ in range(repeats):
+    for _ in range(NUM_REPEATS):
         work()
         marks.append(clock.mark())
     return min(clock.seconds_between(marks))

@@ -12,32 +12,19 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from fmnist_core.data_config import DATASETS, DataConfig, DatasetFacts
-from fmnist_core.model_config import (
-    NUM_CLASSES,
-    Baseline,
-    CitedModel,
-    Config,
-    Count,
-    CustomModel,
-    Estimator,
-    Fraction,
-    KernelDepthCNN,
-    ModelConfig,
-    Natural,
-    Network1,
-    Network2,
-    NonNegative,
-    Positive,
-    StagedCNN,
-)
-
-__all__ = [
-    "DATASETS", "NUM_CLASSES", "TRAINING_VERSION", "Baseline", "CellConfig", "CitedModel", "CustomModel", "DataConfig",
-    "DatasetFacts", "Estimator", "ExecutionConfig", "KernelDepthCNN", "MemoryFormat", "ModelConfig", "Network1",
-    "Network2", "Precision", "StagedCNN", "TrainConfig", "check", "check_validation_size", "digest", "input_shape",
-    "quality_key", "speed_key", "to_dict",
-]
+from fmnist_core.data_config import DATASETS as DATASETS
+from fmnist_core.data_config import DataConfig as DataConfig
+from fmnist_core.model_config import NUM_CLASSES as NUM_CLASSES
+from fmnist_core.model_config import Baseline as Baseline
+from fmnist_core.model_config import CitedModel as CitedModel
+from fmnist_core.model_config import Config, Count, Fraction, Natural, NonNegative, Positive
+from fmnist_core.model_config import CustomModel as CustomModel
+from fmnist_core.model_config import Estimator as Estimator
+from fmnist_core.model_config import KernelDepthCNN as KernelDepthCNN
+from fmnist_core.model_config import ModelConfig as ModelConfig
+from fmnist_core.model_config import Network1 as Network1
+from fmnist_core.model_config import Network2 as Network2
+from fmnist_core.model_config import StagedCNN as StagedCNN
 
 TRAINING_VERSION = 1
 """Raised by hand when a change to the training code changes what a cell learns; part of every quality key.

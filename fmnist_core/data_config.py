@@ -9,8 +9,6 @@ from fmnist_core.model_config import NUM_CLASSES, Config, Fraction, Natural
 
 class DatasetFacts(NamedTuple):
     channels: int
-    size: int
-    """Height and width in pixels."""
     num_train: int | None
     """None: known only when they are read."""
     classes: tuple[str, ...] = tuple("0123456789")
@@ -22,13 +20,13 @@ _KANA = ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo")
 _THINGS = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 DATASETS = {
-    "fashion-mnist": DatasetFacts(1, 28, 60_000, _CLOTHES),
-    "synthetic": DatasetFacts(1, 28, 60_000),
-    "mnist": DatasetFacts(1, 28, 60_000),
-    "kmnist": DatasetFacts(1, 28, 60_000, _KANA),
-    "emnist-digits": DatasetFacts(1, 28, 240_000),
-    "cifar10": DatasetFacts(3, 32, 50_000, _THINGS),
-    "idx": DatasetFacts(1, 28, None, tuple(f"class {label}" for label in range(NUM_CLASSES))),
+    "fashion-mnist": DatasetFacts(1, 60_000, _CLOTHES),
+    "synthetic": DatasetFacts(1, 60_000),
+    "mnist": DatasetFacts(1, 60_000),
+    "kmnist": DatasetFacts(1, 60_000, _KANA),
+    "emnist-digits": DatasetFacts(1, 240_000),
+    "cifar10": DatasetFacts(3, 50_000, _THINGS),
+    "idx": DatasetFacts(1, None, tuple(f"class {label}" for label in range(NUM_CLASSES))),
 }
 """Ten classes each. `synthetic` needs no files; `idx` is a folder of four IDX files of your own."""
 

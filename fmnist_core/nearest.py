@@ -5,17 +5,13 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 
-CUTOFF = 0.6
-"""Least likeness, as difflib has it, by which a word is taken for another misspelt: its own default."""
-
-
 FEW = 2
 """Keys so few are all named."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message: which of the known words comes nearest; empty where none is near."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=CUTOFF)
+    matches = difflib.get_close_matches(word, list(known), n=1)
     return did_you_mean(matches[0]) if matches else ""
 
 
@@ -25,7 +21,7 @@ def nearest_key(key: str, known: Iterable[str]) -> str:
     # The first of several counts, so those of the section asked for come first.
     keys = sorted(known, key=lambda each: each.rpartition(".")[0] != section)
     names = [each.rpartition(".")[2] for each in keys]
-    matches = difflib.get_close_matches(name, names, n=1, cutoff=CUTOFF)
+    matches = difflib.get_close_matches(name, names, n=1)
     return did_you_mean(keys[names.index(matches[0])]) if matches else ""
 
 

@@ -1,5 +1,6 @@
 """Trained weights on disk, with the configuration that made them: one safetensors file, nothing pickled."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -36,7 +37,8 @@ def save(path: Path, training: Training) -> None:
     write_whole(path, safetensors.torch.save(tensors, about))
 
 
-class Trained(msgspec.Struct, frozen=True):
+@dataclass(frozen=True)
+class Trained:
     """A network ready to classify."""
 
     model: nn.Module

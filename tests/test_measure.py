@@ -164,6 +164,7 @@ def test_the_best_is_the_shortest(monkeypatch):
 
 
 def test_operators_and_waits_of_a_step(quick, monkeypatch):
+    torch.set_num_threads(1)  # as the counters do
     record = record_of(cell(), StepClock(monkeypatch))
     assert record.host_syncs_per_step == 0
     counted = counters.count(cell())

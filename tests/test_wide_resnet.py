@@ -24,7 +24,7 @@ def test_parameters_in_millions_are_those_of_the_papers_table(depth, widening, m
 def test_shapes_and_a_depth_that_there_is_not():
     maps = wide_resnet(depth=10, widening=1).blocks(torch.zeros(2, 16, 28, 28))
     assert maps.shape == (2, 64, 7, 7)
-    with pytest.raises(TypeError, match="depth = 12: expected 10, 16"):
+    with pytest.raises(ValueError, match="depth = 12: expected 10, 16"):
         wide_resnet(depth=12)
 
 

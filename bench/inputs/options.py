@@ -12,11 +12,13 @@ from bench import experiment
 from bench.inputs import settings
 from bench.inputs.decoding import SECTIONS, choices
 from bench.inputs.dotted import as_typed
-from bench.inputs.strict_parser import StrictParser, folder
+from bench.inputs.strict_parser import StrictParser, count_up_to, folder
 from bench.sweep import tracking
 from fmnist_core.config import DATASETS, CellConfig
 
 DEFAULT_STORE = "runs"
+MOST = 10_000
+"""Seeds, or threads, that can be asked for."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -30,8 +32,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
                   help="only cells with this value; of one key given several times, with any of these values"), _only)
     _complete(add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value in every cell"),
               _set)
-    add("--seeds", type=_positive, metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
-    add("--threads", type=_positive, default=0, metavar="N",
+    add("--seeds", type=count_up_to(MOST), metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
+    add("--threads", type=count_up_to(MOST), default=0, metavar="N",
         help="threads of each process; default: its share of the processors that it may run on")
     add("--untimed", action="store_true", help="train only; leave the timings for when the machine is quiet")
     add("--keep-weights", action="store_true", help="keep trained weights, in the store's folder weights/")
@@ -146,9 +148,3 @@ def _cells(parsed_args: argparse.Namespace) -> Iterator[experiment.Cell]:
 
 def _keys(cells: Any) -> list[str]:
     return list(dict.fromkeys(key for cell in cells for key in settings.known_keys(cell.config)))
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 10_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 10000")
-    return int(text)

@@ -30,6 +30,17 @@ class StrictParser(argparse.ArgumentParser):
         sys.exit(2)
 
 
+def count_up_to(most: int) -> Callable[[str], int]:
+    """What reads a whole number from 1 to `most`."""
+
+    def read(text: str) -> int:
+        if not text.isdigit() or not 1 <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to {most}")
+        return int(text)
+
+    return read
+
+
 def folder(text: str) -> str:
     """An option's folder. An empty one comes of a variable that is not set, and would be the current folder."""
     if not text:

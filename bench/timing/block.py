@@ -120,9 +120,9 @@ def num_steps_to_fill(training: Training, clock: Clock, min_block_s: float = MIN
     return round(min(MAX_STEPS, max(min_steps, min_block_s / max(seconds, 1e-9))))
 
 
-def time_evaluations(training: Training, clock: Clock, repeats: int = NUM_EVALUATIONS) -> list[float]:
+def time_evaluations(training: Training, clock: Clock) -> list[float]:
     """Seconds of each evaluation of the whole test set."""
-    return _repeat(lambda: evaluate(training, training.dataset.test), clock, training, repeats)
+    return _repeat(lambda: evaluate(training, training.dataset.test), clock, training, NUM_EVALUATIONS)
 
 
 def time_inference(training: Training, clock: Clock, batch_size: int) -> list[float]:

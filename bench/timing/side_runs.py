@@ -9,7 +9,7 @@ from pathlib import Path
 from bench import environment, experiment
 from bench.formatting import table
 from bench.inputs.options import overrides
-from bench.inputs.strict_parser import StrictParser, folder
+from bench.inputs.strict_parser import StrictParser, count_up_to, folder
 from bench.pages.side_tables import headers_and_rows
 from bench.records.side_records import SideRecord
 from bench.store import Store
@@ -20,6 +20,8 @@ OK, SLOWER, WRONG_INPUT = 0, 1, 2
 BLOCK_S = 1.5
 """As in a record, see `bench.timing.block.MIN_BLOCK_S`."""
 DEFAULT_EXPERIMENT, DEFAULT_STORE = "final", "runs"
+positive = count_up_to(1_000_000)
+"""Reads the value of an option."""
 
 
 def parser(name: str, description: str | None, *, rounds: int, threads: bool = True, blocks: bool = True,
@@ -77,12 +79,6 @@ def show(record: SideRecord, path: Path) -> None:
     for warning in record.warnings:
         print(f"WARNING: {warning}")
     print(f"\nStored in {path}")
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or not 1 <= int(text) <= 1_000_000:
-        raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to 1000000")
-    return int(text)
 
 
 def up_to(most: float) -> Callable[[str], float]:

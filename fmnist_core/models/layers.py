@@ -5,7 +5,7 @@ fused multiply-add, of convolutions and Linear layers alone (the convention of f
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 Shape = tuple[int, ...]
@@ -91,7 +91,7 @@ class MaxPool(Layer):
 
 @dataclass(frozen=True, kw_only=True)
 class Flatten(Layer):
-    name: str = field(default="flatten", kw_only=True)
+    name: str = "flatten"
 
     def out_shape(self, shape: Shape) -> Shape:
         channels, height, width = shape

@@ -11,19 +11,19 @@ from torch import Tensor, nn
 from fmnist_core.config import NUM_CLASSES
 
 
-def wide_resnet(*, depth: int = 28, widening: int = 10, dropout: float = 0.0, in_channels: int = 1) -> nn.Module:
+def wide_resnet(*, depth: int = 28, widening: int = 10, in_channels: int = 1) -> nn.Module:
     """(N, in_channels, H, W) images to (N, 10) logits. `depth` counts convolutions on the longest path: 6 n + 4."""
     if depth < 10 or (depth - 4) % 6:
-        raise TypeError(f"depth = {depth}: expected 10, 16, 22, 28, 34, 40, ...")
+        raise ValueError(f"depth = {depth}: expected 10, 16, 22, 28, 34, 40, ...")
     if widening < 1:
-        raise TypeError(f"widening = {widening}: expected 1 or more")
-    return WideResNet((depth - 4) // 6, widening, dropout, in_channels)
+        raise ValueError(f"widening = {widening}: expected 1 or more")
+    return WideResNet((depth - 4) // 6, widening, in_channels)
 
 
 class WideResNet(nn.Module):
     """Three groups of `num_blocks` blocks, of 16, 32 and 64 times `widening` channels, each at half the size before."""
 
-    def __init__(self, num_blocks: int, widening: int, dropout: float, in_channels: int) -> None:
+    def __init__(self, num_blocks: int, widening: int, in_channels: int) -> None:
         super().__init__()
         self.stem = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
         blocks: list[nn.Module] = []
@@ -31,7 +31,7 @@ class WideResNet(nn.Module):
         for group in range(3):
             for i in range(num_blocks):
                 width = 16 * 2**group * widening
-                blocks.append(Block(channels, width, 2 if group and i == 0 else 1, dropout))
+                blocks.append(Block(channels, width, 2 if group and i == 0 else 1))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
         self.norm = nn.BatchNorm2d(channels)
@@ -49,12 +49,11 @@ class WideResNet(nn.Module):
 class Block(nn.Module):
     """Batch norm and ReLU come before each convolution, and before the shortcut where that is one too."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int, dropout: float) -> None:
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
         self.norm1 = nn.BatchNorm2d(in_channels)
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
-        self.dropout = nn.Dropout(dropout)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
         same = stride == 1 and in_channels == channels
         self.shortcut: Any = None if same else nn.Conv2d(in_channels, channels, 1, stride, bias=False)
@@ -62,5 +61,5 @@ class Block(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         ready = F.relu(self.norm1(maps))
         aside: Tensor = maps if self.shortcut is None else self.shortcut(ready)
-        through: Tensor = self.conv2(self.dropout(F.relu(self.norm2(self.conv1(ready)))))
+        through: Tensor = self.conv2(F.relu(self.norm2(self.conv1(ready))))
         return aside + through
