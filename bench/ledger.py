@@ -56,7 +56,7 @@ def _measure(cell: CellConfig, options: argparse.Namespace) -> list[LedgerLine]:
     dataset = load_dataset(cell.data, block.use_threads(options.threads, cell), options.data_dir)
     with step_variants.world_of_one(dataset.train.labels_N.device):
         chosen = step_variants.all_ways(cell, dataset, options.block_s, compiler=not options.no_compile)
-        return step_variants.keep_books(chosen, options.rounds)
+        return step_variants.time_ways(chosen, options.rounds)
 
 
 def _print_stored(folder: str) -> int:

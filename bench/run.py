@@ -25,12 +25,9 @@ from bench import environment, experiment
 from bench.inputs import options
 from bench.record import Record
 from bench.store import Store, StoreError
-from bench.sweep import launch, progress, tracking, trying
+from bench.sweep import dry_run, launch, progress, tracking
 from bench.sweep.attempts import Attempt
-from bench.sweep.plan import Task, due, is_done, missing, outdated, siblings, tasks
-from fmnist_core.batches import check_batches
-from fmnist_core.config import check_validation_size
-from fmnist_core.files import load_arrays
+from bench.sweep.plan import Known, Task, due, is_done, missing, outdated, siblings, tasks
 
 POLL_S = 0.5
 """Between looks at the store while other processes hold all tasks that are left."""
@@ -104,19 +101,25 @@ class Sweep:
         if asked.untimed:
             self.planned = [task for task in self.planned if task.seed is not None]
         self.store = Store(asked.store)
+        self.launched_at = launch.began_at() if world.num_restarts else math.inf
+        self.outdated: dict[str, Known] = {}
+        """Records that are made anew: see `check`."""
+        self.left = list(self.planned)
+        self.quiet = world.rank != 0
+        self.bar = progress.Progress(len(self.planned), 0, quiet=True)
+        self.show: tracking.OnEpoch = lambda training: None
 
     def check(self) -> None:
         """Launch, data and store, before any work. Raises ValueError."""
         launch.check(self.experiments, self.world, gpu=self.gpu)
-        self._check_data()
+        dry_run.check_data(self.planned, self.asked.data_dir, self.world.num_processes if self.ddp else 1)
         latest = self.store.heads()
         # Processes that torchrun has started again must not run again what this launch ran before that.
-        first, again = not self.world.num_restarts, self.asked.rerun or self.asked.retry_failed
-        self.launched_at = math.inf if first else launch.began_at()
+        restarted, again = self.world.num_restarts > 0, self.asked.rerun or self.asked.retry_failed
         self.outdated = outdated(latest, rerun=self.asked.rerun, retry_failed=self.asked.retry_failed,
-                                 kept=self.store.since(self.launched_at) if again and not first else ())
+                                 kept=self.store.since(self.launched_at) if again and restarted else ())
         self.left = missing(self.planned, latest, self.outdated)
-        self.quiet = self.world.rank != 0 or not (self.left or first)
+        self.quiet = self.world.rank != 0 or (restarted and not self.left)
         at_work = self.planned if self.asked.profile else self.left
         if at_work and not self.ddp:
             launch.stand_alone(self.world)  # before torch, or the user's code, looks for a GPU
@@ -124,16 +127,8 @@ class Sweep:
             from bench.sweep import trial  # brings torch: only now is it sure that there is work, and on which device
 
             trial.check_device(gpu=self.gpu)
-        if tried := trying.of(at_work):
-            trying.check(tried, ddp=self.ddp)
+        dry_run.check(dry_run.to_build(at_work), ddp=self.ddp)
         self.store.check_writable(each.name for each in self.experiments)  # last: it creates the folder
-
-    def _check_data(self) -> None:
-        num_processes = self.world.num_processes if self.ddp else 1
-        for data, train in {(task.cell.config.data, task.cell.config.train) for task in self.planned}:
-            num_images = len(load_arrays(data.dataset, self.asked.data_dir, data.sha256).train_labels_N)
-            check_validation_size(data.validation_size, num_images)
-            check_batches(train, num_images - data.validation_size, num_processes)
 
     def run(self) -> None:
         """Cells mode: this process takes any free task until none is left. DDP: all processes share each."""
@@ -146,7 +141,8 @@ class Sweep:
 
         num_done = len(self.planned) - len(self.left)
         with progress.Progress(len(self.planned), num_done, quiet=self.world.rank != 0) as self.bar:
-            self.show = self.bar.training if self.leads else lambda training: None
+            if self.leads:
+                self.show = self.bar.training
             while task := ranks.agree(self._next() if self.leads else None, ddp=self.ddp):
                 self.bar.start(task.name)
                 group = self._gather(task)
@@ -211,14 +207,14 @@ class Sweep:
         from bench.sweep import ranks, trial
 
         alone = task.seed is None
-        with self._attempt(task) as attempt, self._machine(alone) as shared, self._told(task) as on_epoch:
+        with self._attempt(task) as attempt, self._machine(alone) as shared, self._tracked(task) as on_epoch:
             ranks.agree(task, ddp=self.ddp)  # the others wait for rank 0, which may wait for the machine
-            with self._patience(alone):
+            with self._hold_notice(alone):
                 record = trial.run(task, attempt, data_dir=self.asked.data_dir, notice=self.notice,
                                    num_threads=self._num_threads(alone), on_epoch=on_epoch, on_save=self.show,
                                    shared=shared, keep_weights=self._weights_folder())
                 if self.leads:
-                    self._keep(task, record)
+                    self._store(task, record)
 
     def _run_together(self, group: list[Task]) -> None:
         from bench.sweep import together
@@ -227,11 +223,11 @@ class Sweep:
         with contextlib.ExitStack() as attempts:
             for task in group:
                 attempts.enter_context(self._attempt(task))
-            with self._machine(alone=False) as shared, self._patience(alone=False):
+            with self._machine(alone=False) as shared, self._hold_notice(alone=False):
                 records = together.run(group, data_dir=self.asked.data_dir, notice=self.notice,
                                        num_threads=self._num_threads(alone=False), shared=shared, on_epoch=self.show)
                 for task, record in zip(group, records, strict=True) if records is not None else ():
-                    self._keep(task, record)
+                    self._store(task, record)
             for task in group if records is None else ():
                 self.bar.start(task.name)
                 self._run_alone(task)
@@ -257,10 +253,10 @@ class Sweep:
         if verdict := attempt.begin():
             from bench.sweep import trial
 
-            self._keep(task, trial.failed(task, *verdict, attempt.num_processes))
+            self._store(task, trial.failed(task, *verdict, attempt.num_processes))
         return verdict is not None
 
-    def _keep(self, task: Task, record: Record) -> None:
+    def _store(self, task: Task, record: Record) -> None:
         self.store.append(record)
         self._attempt(task).finish()
         self.store.release(task.key)
@@ -280,7 +276,7 @@ class Sweep:
             with_others = not alone and not self.ddp and self.world.local_num_processes > 1
             yield lambda: with_others or held_by_others()
 
-    def _patience(self, alone: bool) -> contextlib.AbstractContextManager[None]:
+    def _hold_notice(self, alone: bool) -> contextlib.AbstractContextManager[None]:
         """A training stops between two steps, and processes that share a cell stop together; a timing stops at once."""
         return self.notice.held() if self.ddp or not alone else contextlib.nullcontext()
 
@@ -291,9 +287,9 @@ class Sweep:
     def _weights_folder(self) -> Path | None:
         return self.store.folder / "weights" if self.asked.keep_weights else None
 
-    def _told(self, task: Task) -> contextlib.AbstractContextManager[tracking.OnEpoch]:
+    def _tracked(self, task: Task) -> contextlib.AbstractContextManager[tracking.OnEpoch]:
         names = self.asked.track if self.leads and task.seed is not None else ()
-        return tracking.told(names, self.store.folder, task, also=self.show)
+        return tracking.tracked(names, self.store.folder, task, also=self.show)
 
 
 if __name__ == "__main__":

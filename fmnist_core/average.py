@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 
 class Average:
-    """Of a model that is trained in place."""
+    """The exponential moving average of a model's parameters and float buffers."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay

@@ -29,7 +29,8 @@ from fmnist_core.model_config import StagedCNN as StagedCNN
 TRAINING_VERSION = 1
 """Raised by hand when a change to the training code changes what a cell learns; part of every quality key.
 
-One more for cells that normalize and shift, rotate or erase: grey moved in while normalization came first."""
+Cells that normalize and also shift, rotate or erase count one more: once they were normalized first, and grey instead
+of black moved into their images."""
 
 Precision = Literal["no", "bf16", "fp16"]
 MemoryFormat = Literal["contiguous", "channels_last"]

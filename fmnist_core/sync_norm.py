@@ -80,7 +80,7 @@ KINDS: dict[type[nn.Module], type[_HostSync]] = {
 
 
 class _AddUp(torch.autograd.Function):
-    """The sum over processes. A term counts in the losses of all of them: so does its gradient."""
+    """All-reduced sum with a gradient: each process's loss depends on the total, so its gradient is summed as well."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor) -> Tensor:

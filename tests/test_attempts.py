@@ -11,7 +11,7 @@ import pytest
 from bench import experiment, run
 from bench.records.lines import decode
 from bench.store import StoreError
-from bench.sweep import launch, trial
+from bench.sweep import dry_run, launch, trial
 from bench.sweep.attempts import MAX_DEATHS, Attempt, Report, blame
 from bench.sweep.launch import Stopped
 from fmnist_core.config import quality_key
@@ -142,7 +142,8 @@ train = { epochs = 1, global_batch_size = 100 }
 def sweep(tmp_path, monkeypatch):
     """A sweep of one cell in this process; its arguments, an attempt at the cell, and its file of records."""
     dataset = small_dataset()
-    monkeypatch.setattr(run, "load_arrays", lambda *arguments: Arrays(*[bytes(60_000)] * 4))  # type: ignore[list-item]
+    nothing = Arrays(*[bytes(60_000)] * 4)  # type: ignore[list-item]
+    monkeypatch.setattr(dry_run, "load_arrays", lambda *arguments: nothing)
     monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
     path, store = tmp_path / "one.toml", tmp_path / "store"
     path.write_text(EXPERIMENT)

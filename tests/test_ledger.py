@@ -49,7 +49,7 @@ def test_lines_that_are_not_possible_here_say_why():
         raise step_variants.NotHere("no compiler")
 
     raw = step_variants.Way("raw", "all", lambda: lambda: 0.5)
-    lines = step_variants.keep_books([raw, step_variants.Way("more", "x", prepare)], rounds=3)
+    lines = step_variants.time_ways([raw, step_variants.Way("more", "x", prepare)], rounds=3)
     assert lines == [LedgerLine(name="raw", what="all", step_s=[0.5] * 3),
                      LedgerLine(name="more", what="x", skipped="no compiler")]
 
@@ -68,7 +68,7 @@ def test_the_table_by_hand():
 def test_all_ways_on_this_machine():
     dataset = small_dataset()
     with step_variants.world_of_one(torch.device("cpu")):
-        lines = step_variants.keep_books(step_variants.all_ways(CELL, dataset, 0.0, compiler=False), rounds=2)
+        lines = step_variants.time_ways(step_variants.all_ways(CELL, dataset, 0.0, compiler=False), rounds=2)
     assert not torch.distributed.is_initialized()
     skipped = {line.name: line.skipped for line in lines if line.skipped}
     assert skipped == {"+ compile": "--no-compile"}

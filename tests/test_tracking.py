@@ -38,7 +38,7 @@ def task_of(seed=0, **train) -> Task:
 
 def run(task, store, names=("tensorboard",)):
     attempt = Attempt(store, task.key)
-    with tracking.told(names, store, task, NOTHING) as on_epoch:
+    with tracking.tracked(names, store, task, NOTHING) as on_epoch:
         return trial.run(task, attempt, data_dir=None, num_threads=1, shared=lambda: False, notice=Notice(),
                          on_epoch=on_epoch)
 
@@ -102,7 +102,7 @@ def test_tracking_is_off_the_clock_and_changes_no_result(tmp_path, monkeypatch, 
         now[0] += 1000.0
 
     monkeypatch.setattr(tracking._Run, "epoch", slow)
-    with tracking.told(("tensorboard",), tmp_path, task, NOTHING) as on_epoch:
+    with tracking.tracked(("tensorboard",), tmp_path, task, NOTHING) as on_epoch:
         history = fit(Training(task.cell.config, 0, small_data), on_epoch=on_epoch)
     assert history.train_s == [0.0] * 3
 

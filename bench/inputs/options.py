@@ -104,7 +104,8 @@ def setting(text: str, option: str) -> tuple[str, Any]:
 
 
 def _continues(completion: str, prefix: str) -> bool:
-    """Nor the prefix itself where a shell breaks words at its end: argcomplete falls over the nothing behind it."""
+    """Whether it is offered. argcomplete fails where nothing is left behind the last `=` or `:` of what was typed: a
+    completion that equals the prefix, and ends so, is dropped."""
     return completion.startswith(prefix) and (completion != prefix or completion[-1:] not in "=:")
 
 

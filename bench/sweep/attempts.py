@@ -96,10 +96,11 @@ class Attempt:
         self.checkpoint.unlink(missing_ok=True)
         remove_drafts(self.checkpoint)
 
-    def forget(self, before: float) -> None:
-        """`finish`, but for a note that was left at `before`, Unix time, or later: what it tells is yet to be heard."""
+    def forget(self, launched_at: float) -> None:
+        """`finish`, unless the note is of this launch, which began at `launched_at`, Unix time: the death of which that
+        note tells still counts."""
         with contextlib.suppress(FileNotFoundError):
-            if self._note.stat().st_mtime >= before:
+            if self._note.stat().st_mtime >= launched_at:
                 return
         self.finish()
 

@@ -32,17 +32,18 @@ def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared
     """Train the group. A failure of all is a record of each, but for want of memory: then None, as each seed alone may
     fit. Raises Stopped on notice: nothing is kept of the group.
     """
-    started_at, start, company = environment.now(), time.perf_counter(), trial.Company(shared, on_epoch)
+    started_at, start = environment.now(), time.perf_counter()
+    others = trial.SharedMachineWatch(shared, on_epoch)
     trial.set_up(group[0], num_threads)
     try:
-        records = _train(group, data_dir, _watch(group, notice, start), company.after_epoch)
+        records = _train(group, data_dir, _watch(group, notice, start), others.after_epoch)
     except Exception as error:
         status, reason = trial.explain(error, group[0])
         records = [trial.failed(task, status, reason) for task in group]
     trial.free_memory()
     if records[0].status == "oom":
         return None
-    wall_s, where, was_shared = time.perf_counter() - start, environment.collect(num_threads), company.look()
+    wall_s, where, was_shared = time.perf_counter() - start, environment.collect(num_threads), others.check()
     labels = [msgspec.structs.replace(each.labels, machine_shared=was_shared, fused_seeds=len(group))
               for each in records]
     about = {"started_at": started_at, "wall_s": wall_s, "environment": where}

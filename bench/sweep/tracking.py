@@ -1,4 +1,4 @@
-"""Each epoch of a training told to TensorBoard, Weights & Biases and others, through Accelerate's interface.
+"""Each epoch of a training reported to TensorBoard, Weights & Biases and others, through Accelerate's interface.
 
 Trackers that write files do so below the store: `tracking/<experiment>/<cell>, seed <seed> (<key>)/`. What Accelerate
 needs is imported when the first epoch is over. No torch before that.
@@ -35,7 +35,7 @@ def check(names: Sequence[str]) -> None:
 
 
 @contextlib.contextmanager
-def told(names: Sequence[str], store: Path, task: Task, also: OnEpoch) -> Iterator[OnEpoch]:
+def tracked(names: Sequence[str], store: Path, task: Task, also: OnEpoch) -> Iterator[OnEpoch]:
     """What to call after each epoch of the task's training: `also`, and each of the trackers until the block ends.
 
     A tracker that fails is no reason to stop: there is a warning, and the rest of the training is not tracked.

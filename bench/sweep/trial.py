@@ -62,22 +62,22 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
     """
     started_at, watch = environment.now(), _Watch(task, attempt, notice, on_save)
     set_up(task, num_threads)
-    before, company = usage(), Company(shared, on_epoch)
+    before, others = usage(), SharedMachineWatch(shared, on_epoch)
     try:
         dataset = dataset_of(task, data_dir)
         if task.seed is None:
             record: Record = measure(task.cell.config, dataset, experiment=task.experiment, speed_key=task.key)
         else:
-            record = _train(task, dataset, watch, company.after_epoch, keep_weights)
+            record = _train(task, dataset, watch, others.after_epoch, keep_weights)
             on_cpu = dataset.train.labels_N.device.type == "cpu" and attempt.num_processes == 1
-            company.seen |= on_cpu and kept_waiting(before, usage())
+            others.seen |= on_cpu and kept_waiting(before, usage())
     except Exception as error:
         record = failed(task, *explain(error, task), attempt.num_processes)
         if attempt.num_processes > 1:
             ranks.fail(attempt, error, record.status, record.reason)
     if record.status == "oom" or torch.cuda.is_available():
         free_memory()
-    labels = msgspec.structs.replace(record.labels, machine_shared=company.look())
+    labels = msgspec.structs.replace(record.labels, machine_shared=others.check())
     record = msgspec.structs.replace(record, started_at=started_at, environment=environment.collect(num_threads),
                                      labels=labels)
     if isinstance(record, TrainRecord):
@@ -85,18 +85,18 @@ def run(task: Task, attempt: Attempt, *, data_dir: str | None, num_threads: int,
     return record
 
 
-class Company:
-    """Whether other work was seen beside a training, at any of the times when it was looked for."""
+class SharedMachineWatch:
+    """Whether other work was `seen` beside a training, at any of the times when `shared` was asked for it."""
 
     def __init__(self, shared: Callable[[], bool], on_epoch: Callable[[Any], None] | None) -> None:
         self._shared, self._on_epoch, self.seen = shared, on_epoch, shared()
 
-    def look(self) -> bool:
+    def check(self) -> bool:
         self.seen |= self._shared()
         return self.seen
 
     def after_epoch(self, training: Any) -> None:
-        self.look()
+        self.check()
         if self._on_epoch is not None:
             self._on_epoch(training)
 
@@ -157,13 +157,13 @@ def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep 
     labels = msgspec.structs.replace(labels, num_resumes=training.num_resumes)
     history = fit(training, on_step=watch, on_epoch=on_epoch)
     if keep_weights is not None and training.rank == 0:
-        _keep(keep_weights / f"{task.key}.safetensors", training)
+        _save_weights(keep_weights / f"{task.key}.safetensors", training)
     test, extra = _details(training)
     return trained(task, dataset, history, labels=labels, test=test, extra=extra,
                    num_parameters=num_parameters(model), multiply_adds=multiply_adds(rows))
 
 
-def _keep(path: Path, training: Training) -> None:
+def _save_weights(path: Path, training: Training) -> None:
     """A file that cannot be written is no reason to lose what was learnt: the record has its accuracies without it."""
     try:
         weights.save(path, training)

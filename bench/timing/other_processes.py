@@ -15,8 +15,8 @@ Guests' time is part of user's. Columns of the first line of /proc/stat, proc(5)
 MAX_OTHER_CPUS = 0.05
 """Other processes' processor time per second of a timed block beyond which the record carries a warning."""
 LEAST_SHARE, JUDGED_S = 0.9, 5.0
-"""Of a processor, which a training on a CPU fills at least, if nothing keeps it waiting; in less time than that a disk
-may."""
+"""A CPU training that got less than this share of one processor was disturbed; below so many seconds nothing is
+concluded, since waits for a disk may explain it."""
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 

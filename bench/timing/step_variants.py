@@ -33,8 +33,8 @@ class Way(NamedTuple):
     """Warms up; returns what times one block and gives its median seconds of a step. Raises NotHere."""
 
 
-def keep_books(ways: Sequence[Way], rounds: int) -> list[LedgerLine]:
-    """Time each way in turns; one that is not possible here is a line with the reason."""
+def time_ways(ways: Sequence[Way], rounds: int) -> list[LedgerLine]:
+    """Time the ways in turns; one that is not possible here is a line with the reason."""
     blocks: dict[str, Callable[[], float]] = {}
     skipped: dict[str, str] = {}
     for way in ways:

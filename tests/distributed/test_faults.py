@@ -143,7 +143,7 @@ def test_failures_are_tried_again_when_asked_though_one_fails_again_and_the_laun
 def test_a_rank_that_fails_ends_its_cell_and_not_the_sweep(write, tmp_path, survived):
     """torchrun starts the processes again; those that fail alike, or diverge, go on without.
 
-    A network that failed in its very first step would be refused before: see `bench.sweep.trying`.
+    A network that failed in its very first step would be refused before: see `bench.sweep.dry_run`.
     Rank 1 has room for 20 images: not for its half of 64, but for its half of the 32 that are tried then, as asked.
     """
     store = tmp_path / "store"

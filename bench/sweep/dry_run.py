@@ -1,4 +1,7 @@
-"""What of a cell only a try can judge, tried before any work: what is wrong with it is wrong input. No torch before."""
+"""What only reading its data or building its model can say of a cell, before any work: what is wrong is wrong input.
+
+No torch before a model is built.
+"""
 
 import contextlib
 from collections.abc import Iterable
@@ -6,7 +9,9 @@ from typing import Any
 
 from bench.experiment import Cell
 from bench.sweep.plan import Task
-from fmnist_core.config import CellConfig, canonical_json, input_shape
+from fmnist_core.batches import check_batches
+from fmnist_core.config import CellConfig, canonical_json, check_validation_size, input_shape
+from fmnist_core.files import load_arrays
 from fmnist_core.model_config import Baseline, CitedModel, CustomModel
 
 MAX_NAMED = 5
@@ -15,7 +20,18 @@ NUM_IMAGES = 64
 """Made up, for what looks at images before training."""
 
 
-def of(tasks: Iterable[Task]) -> list[Cell]:
+def check_data(tasks: Iterable[Task], data_dir: str | None, num_processes: int) -> None:
+    """Raise ValueError for files that are not there, and for a split or batches that they do not allow.
+
+    `num_processes`: that share a cell.
+    """
+    for data, train in {(task.cell.config.data, task.cell.config.train) for task in tasks}:
+        num_images = len(load_arrays(data.dataset, data_dir, data.sha256).train_labels_N)
+        check_validation_size(data.validation_size, num_images)
+        check_batches(train, num_images - data.validation_size, num_processes)
+
+
+def to_build(tasks: Iterable[Task]) -> list[Cell]:
     """The distinct cells whose model has options of its own, or whose network is to begin or step as not all can."""
     found: dict[bytes, Cell] = {}
     for cell in (task.cell for task in tasks):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import experiment
-from bench.sweep import trying
+from bench.sweep import dry_run
 from bench.sweep.plan import Task, tasks
 
 
@@ -62,19 +62,19 @@ def scripted() -> nn.Module:
 
 
 def planned(factory: str, **grid: Any) -> list[Task]:
-    content = {"question": "?", "base": {"model": {"name": f"tests.test_trying:{factory}"}},
+    content = {"question": "?", "base": {"model": {"name": f"tests.test_dry_run:{factory}"}},
                "grid": {f"model.{key}": values for key, values in grid.items()}}
     return tasks([experiment.parse(content, name="mine")], num_seeds=1, gpu=False, machine={})
 
 
 def test_a_parameter_without_a_gradient_is_named_before_processes_wait_for_it() -> None:
-    cells = trying.of(planned("Idle"))
-    trying.check(cells)
+    cells = dry_run.to_build(planned("Idle"))
+    dry_run.check(cells)
     with pytest.raises(ValueError, match=r"launch.mode = 'ddp' waits .*; none reach idle.0.weight: leave them out, or"):
-        trying.check(cells, ddp=True)
+        dry_run.check(cells, ddp=True)
     with pytest.raises(ValueError, match=r"idle.3.weight, idle.4.weight and 2 more: leave"):
-        trying.check(trying.of(planned("Idle", num_idle=[7])), ddp=True)
-    trying.check(trying.of(planned("Idle", frozen=[True])), ddp=True)
+        dry_run.check(dry_run.to_build(planned("Idle", num_idle=[7])), ddp=True)
+    dry_run.check(dry_run.to_build(planned("Idle", frozen=[True])), ddp=True)
     assert torch.is_grad_enabled()
 
 
@@ -86,17 +86,17 @@ def test_a_parameter_without_a_gradient_is_named_before_processes_wait_for_it() 
 def test_what_would_fail_after_the_first_step_or_at_the_first_checkpoint_is_told_before(factory: str,
                                                                                         said: str) -> None:
     with pytest.raises(ValueError, match=said):
-        trying.check(trying.of(planned(factory)))
+        dry_run.check(dry_run.to_build(planned(factory)))
 
 
 @pytest.mark.parametrize("ddp", [False, True])
 def test_a_network_that_needs_more_than_two_images_passes(ddp: bool) -> None:
-    trying.check(trying.of(planned("Ghost")), ddp=ddp)
+    dry_run.check(dry_run.to_build(planned("Ghost")), ddp=ddp)
 
 
 def test_of_a_grid_the_cell_that_cannot_be_built_is_named() -> None:
-    cells = trying.of(planned("make", width=[4, 16, 8]))
+    cells = dry_run.to_build(planned("make", width=[4, 16, 8]))
     assert [cell.label for cell in cells] == ["width 4", "width 16", "width 8"]
-    with pytest.raises(ValueError, match=r"^cell 'width 16': model.name = 'tests.test_trying:make' cannot be built: "):
-        trying.check(cells)
-    trying.check([cells[0], cells[2]])
+    with pytest.raises(ValueError, match=r"^cell 'width 16': model.name = 'tests.test_dry_run:make' cannot be built: "):
+        dry_run.check(cells)
+    dry_run.check([cells[0], cells[2]])
