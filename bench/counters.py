@@ -18,7 +18,7 @@ from bench import command, experiment
 from bench.inputs.strict_parser import StrictParser
 from bench.timing.memory import peak_step_bytes, step_bytes
 from fmnist_core.config import CellConfig, DataConfig, TrainConfig, to_dict
-from fmnist_core.cpu.stages import has_native_layers
+from fmnist_core.cpu.layer_fusion import has_native_layers
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import EVALUATION_BATCH
 from fmnist_core.models.build import build

@@ -164,15 +164,15 @@ def test_adam_of_large_tensors(optimizer: Literal["adam", "adamw"], monkeypatch:
 
 @here
 def test_what_has_no_gradient_here_says_so() -> None:
-    from fmnist_core.kernels.finish import Norm, finish
+    from fmnist_core.kernels.norm_pool_relu import Norm, norm_pool_relu
 
     x = torch.randn(1, 2, 1, 1, device=DEVICE, requires_grad=True)
     norm = Norm(rows_of(2, 1), rows_of(2, 1), torch.zeros(2, device=DEVICE), torch.ones(2, device=DEVICE), 0.1, 1e-5,
                 training=False)
     with pytest.raises(NotImplementedError, match="evaluation"):
-        finish(x, norm, pool=False, relu=True).sum().backward()
+        norm_pool_relu(x, norm, pool=False, relu=True).sum().backward()
     with pytest.raises(ValueError, match="more than one value per channel"):
-        finish(x, norm._replace(training=True), pool=False, relu=True)
+        norm_pool_relu(x, norm._replace(training=True), pool=False, relu=True)
 
 
 @here
@@ -192,7 +192,7 @@ def test_the_gradient_of_images_is_not_computed_where_nobody_needs_it() -> None:
 @pytest.mark.parametrize("side", [7, 20])
 def test_norm_pool_and_relu(has_norm: bool, pool: bool, relu: bool, side: int) -> None:
     """Without a norm the values are rounded, so that many maxima tie."""
-    from fmnist_core.kernels.finish import Norm, finish
+    from fmnist_core.kernels.norm_pool_relu import Norm, norm_pool_relu
 
     replicas, channels = 3, 2
     x = torch.randn(6, replicas * channels, side, side, device=DEVICE) + 3.0
@@ -210,7 +210,7 @@ def test_norm_pool_and_relu(has_norm: bool, pool: bool, relu: bool, side: int) -
 
     for training in (True, False):
         norm = Norm(scale_RC, shift_RC, *statistics, 0.1, 1e-5, training) if has_norm else None
-        y, wanted = finish(x, norm, pool=pool, relu=relu), plain(training)
+        y, wanted = norm_pool_relu(x, norm, pool=pool, relu=relu), plain(training)
         assert_alike((y, *statistics), (wanted, *wanted_statistics))
         if training:
             upstream = torch.randn_like(wanted)
@@ -219,11 +219,11 @@ def test_norm_pool_and_relu(has_norm: bool, pool: bool, relu: bool, side: int) -
 
 @here
 def test_what_is_not_a_number_stays_so() -> None:
-    from fmnist_core.kernels.finish import finish
+    from fmnist_core.kernels.norm_pool_relu import norm_pool_relu
 
     x = torch.zeros(1, 1, 4, 4, device=DEVICE)
     x[0, 0, 1, 1] = torch.nan
-    assert finish(x, None, pool=True, relu=True).isnan().tolist() == [[[[True, False], [False, False]]]]
+    assert norm_pool_relu(x, None, pool=True, relu=True).isnan().tolist() == [[[[True, False], [False, False]]]]
 
 
 def no_compiler(*args: object, **options: object) -> None:
@@ -232,8 +232,9 @@ def no_compiler(*args: object, **options: object) -> None:
 
 @here
 @pytest.mark.parametrize(("kernel", "instead", "reason"), [
-    ("finish", no_compiler, "no C compiler"),
-    ("finish", lambda x, norm, **options: F.relu(F.max_pool2d(x, 2)), "batch norm and pooling differ from PyTorch's"),
+    ("norm_pool_relu", no_compiler, "no C compiler"),
+    ("norm_pool_relu", lambda x, norm, **options: F.relu(F.max_pool2d(x, 2)),
+     "batch norm and pooling differ from PyTorch's"),
     ("convolve", lambda x, weight, bias, channels, *args: F.conv2d(
         x, 1.1 * weight.view(-1, channels[0], 3, 3), bias.flatten(), padding=1, groups=2), "convolutions differ"),
     ("adam_step", lambda parameter, *args, **options: parameter.mul_(torch.nan), "Adam's steps differ"),

@@ -51,7 +51,7 @@ def test_all_of_them(capability: int, far: bool, default: torch.dtype, compiled:
     from fmnist_core.kernels import adam as adam_kernel
     from fmnist_core.kernels import check as kernel_check
     from fmnist_core.kernels import conv as conv_kernels
-    from fmnist_core.kernels import finish as finish_kernels
+    from fmnist_core.kernels import norm_pool_relu as norm_pool_relu_kernels
 
     monkeypatch.setattr(driver, "_active", SimpleNamespace(
         get_current_device=lambda: capability, get_current_stream=lambda *_: 0,
@@ -73,7 +73,7 @@ def test_all_of_them(capability: int, far: bool, default: torch.dtype, compiled:
     def kernels_of(module: ModuleType) -> set[Any]:
         return {kernel for _, kernel in inspect.getmembers(module, lambda each: isinstance(each, JITFunction))}
 
-    assert set(compiled) == set.union(*map(kernels_of, (adam_kernel, conv_kernels, finish_kernels)))
+    assert set(compiled) == set.union(*map(kernels_of, (adam_kernel, conv_kernels, norm_pool_relu_kernels)))
     assert all(kernel.asm["cubin"] for kernels in compiled.values() for kernel in kernels)
     for kernel in (*compiled[conv_kernels._convolve], *compiled[conv_kernels._correlate]):
         assert "mma" in kernel.asm["ptx"]  # products by the tensor cores

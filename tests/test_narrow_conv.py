@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
+from fmnist_core.cpu.layer_fusion import has_native_layers
 from fmnist_core.cpu.narrow_conv import NarrowConv2d, fills_vectors, speed_up_narrow_convolutions
-from fmnist_core.cpu.stages import has_native_layers
 from fmnist_core.train import Training
 from tests.small import small_dataset
 

@@ -1,8 +1,8 @@
 /* A network's first convolution on a CPU: of grey images, stride 1, to few channels, with its output in blocks.
 
 A block is 2 x 2 pixels that a pool takes the largest of; blocks are (N, 4, C, H/2, W/2), a pixel's place in its block
-first, as finish.c takes them. Of the pixels of one place, neighbours are two apart in the image: it is sorted into four
-phases, by odd and even rows and columns, where they lie side by side and fill a vector. */
+first, as norm_pool_relu.c takes them. Of the pixels of one place, neighbours are two apart in the image: it is sorted
+into four phases, by odd and even rows and columns, where they lie side by side and fill a vector. */
 
 #include "native.h"
 

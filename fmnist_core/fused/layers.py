@@ -70,7 +70,7 @@ class FusedSequential(nn.Module):
         self._sizes = [parameter.numel() for parameter in singles[0].parameters()]
         self._num_parameters = [len(list(layer.parameters())) for layer in singles[0].children()]
         self.layers = nn.ModuleList(map(_fused, zip(*(single.children() for single in singles), strict=True)))
-        self._finishes = _finishes(list(self.layers))
+        self._runs = _norm_pool_relu_runs(list(self.layers))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (R, N, K) of images (N, R, C, H, W), or of images (N, C, H, W) that all replicas share."""
@@ -80,10 +80,10 @@ class FusedSequential(nn.Module):
         parameters = list(self.parameters_RP.split(self._sizes, dim=1))
         with_kernels, i = not torch.compiler.is_compiling() and available.has_kernels(x), 0
         while i < len(self.layers):
-            step = self._finishes[i] if with_kernels and i in self._finishes else [self.layers[i]]
+            step = self._runs[i] if with_kernels and i in self._runs else [self.layers[i]]
             num = sum(self._num_parameters[i : i + len(step)])
             own, parameters = parameters[:num], parameters[num:]
-            x = _finish(step, x, *own) if len(step) > 1 else step[0](x, *own)
+            x = _norm_pool_relu(step, x, *own) if len(step) > 1 else step[0](x, *own)
             i += len(step)
         return x
 
@@ -102,7 +102,7 @@ class FusedSequential(nn.Module):
         return single
 
 
-def _finishes(layers: list[nn.Module]) -> dict[int, list[nn.Module]]:
+def _norm_pool_relu_runs(layers: list[nn.Module]) -> dict[int, list[nn.Module]]:
     """Runs of [batch norm] [2 x 2 max-pooling] [ReLU], two of them at least, by the index of their first layer."""
     found, i = {}, 0
     while i < len(layers):
@@ -120,17 +120,17 @@ def _halves(pool: nn.MaxPool2d) -> bool:
     return (pool.kernel_size, pool.stride, pool.padding, pool.dilation, pool.ceil_mode) == (2, 2, 0, 1, False)
 
 
-def _finish(run: list[nn.Module], x: Tensor, *rows: Tensor) -> Tensor:
+def _norm_pool_relu(run: list[nn.Module], x: Tensor, *rows: Tensor) -> Tensor:
     """What the layers of `run` do one after the other, by one kernel; `rows`: the parameters of the norm."""
-    from fmnist_core.kernels.finish import Norm, finish
+    from fmnist_core.kernels.norm_pool_relu import Norm, norm_pool_relu
 
     first, norm = run[0], None
     if isinstance(first, FusedBatchNorm):
         weight_RC, bias_RC = rows
         norm = Norm(weight_RC, bias_RC, first.running_mean_RC, first.running_var_RC, first.momentum, first.eps,
                     first.training)
-    return finish(x, norm, pool=any(isinstance(layer, nn.MaxPool2d) for layer in run),
-                  relu=isinstance(run[-1], nn.ReLU))
+    return norm_pool_relu(x, norm, pool=any(isinstance(layer, nn.MaxPool2d) for layer in run),
+                          relu=isinstance(run[-1], nn.ReLU))
 
 
 def _fused(layers: tuple[nn.Module, ...]) -> nn.Module:

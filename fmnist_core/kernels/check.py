@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fmnist_core.kernels.adam import adam_step
 from fmnist_core.kernels.conv import convolve
-from fmnist_core.kernels.finish import Norm, finish
+from fmnist_core.kernels.norm_pool_relu import Norm, norm_pool_relu
 
 TOLERANCES = {torch.float32: 3e-3, torch.bfloat16: 2e-2}
 """Of the largest number. TF32 products, with 10 bits, are off by 4e-4 of it; what is of float32 throughout, by less."""
@@ -47,7 +47,7 @@ def _check_layers(x: Tensor, weight_RP: Tensor, bias_RO: Tensor) -> None:
              [other, *torch.autograd.grad(other, inputs, upstream.float())], tolerance)
 
     maps = other.detach().to(x.dtype).requires_grad_()
-    mine = finish(maps, Norm(scale_RC, scale_RC, *statistics(), 0.1, 1e-5, training=True), pool=True, relu=True)
+    mine = norm_pool_relu(maps, Norm(scale_RC, scale_RC, *statistics(), 0.1, 1e-5, training=True), pool=True, relu=True)
     normal = F.batch_norm(maps.float(), *statistics(), scale_RC.flatten(), scale_RC.flatten(), True)
     other = F.relu(F.max_pool2d(normal, 2))
     upstream = other.detach().cos().to(x.dtype)

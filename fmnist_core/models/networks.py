@@ -29,37 +29,37 @@ def layers_of(config: ModelConfig) -> list[Layer] | None:
 
 def _network1(c: Network1) -> Iterator[Layer]:
     yield Conv(name="conv1", channels=c.conv1_channels, kernel_size=c.conv1_kernel_size, stride=c.conv1_stride)
-    yield from _finish_block(1, c.batch_norm, c.activation, pool=True, dropout=c.conv_dropout)
+    yield from _after_conv(1, c.batch_norm, c.activation, pool=True, dropout=c.conv_dropout)
     yield Conv(name="conv2", channels=c.conv2_channels, kernel_size=c.conv2_kernel_size, stride=c.conv2_stride)
-    yield from _finish_block(2, c.batch_norm, c.activation, pool=c.num_pools == 2, dropout=c.conv_dropout)
+    yield from _after_conv(2, c.batch_norm, c.activation, pool=c.num_pools == 2, dropout=c.conv_dropout)
     yield from _classifier(c.fc_sizes, c.activation, c.dropout, c.dropout_after)
 
 
 def _network2(c: Network2) -> Iterator[Layer]:
     yield from _same_conv(1, c.conv1_channels, c.conv1_kernel_size, c.conv1_stride)
-    yield from _finish_block(1, c.batch_norm, c.activation, pool=True, dropout=c.conv_dropout)
+    yield from _after_conv(1, c.batch_norm, c.activation, pool=True, dropout=c.conv_dropout)
     yield from _same_conv(2, c.conv2_channels, c.conv2_kernel_size, c.conv2_stride)
-    yield from _finish_block(2, c.batch_norm, c.activation, pool=True, dropout=c.conv_dropout)
+    yield from _after_conv(2, c.batch_norm, c.activation, pool=True, dropout=c.conv_dropout)
     yield from _classifier(c.fc_sizes, c.fc_activation, c.dropout, c.dropout_after)
 
 
 def _kernel_depth_cnn(c: KernelDepthCNN) -> Iterator[Layer]:
     for i in range(1, c.depth + 1):
         yield from _same_conv(i, c.width, c.kernel_size, bias=not c.batch_norm)
-        yield from _finish_block(i, c.batch_norm, c.activation, pool=i <= c.num_pools)
+        yield from _after_conv(i, c.batch_norm, c.activation, pool=i <= c.num_pools)
     yield from _classifier(c.fc_sizes, c.activation, c.dropout, dropout_after=len(c.fc_sizes))
 
 
 def _staged_cnn(c: StagedCNN) -> Iterator[Layer]:
     yield from _same_conv(1, c.stem_channels, c.kernel_size, bias=not c.batch_norm)
-    yield from _finish_block(1, c.batch_norm, c.activation, pool=False)
+    yield from _after_conv(1, c.batch_norm, c.activation, pool=False)
     for i, width in enumerate(c.widths):
         for j in range(c.depth):
             number = 2 + i * c.depth + j
             yield from _same_conv(number, width, c.kernel_size, bias=not c.batch_norm)
             if j == 0:
                 yield MaxPool(name=f"maxpool{number}")
-            yield from _finish_block(number, c.batch_norm, c.activation, pool=False)
+            yield from _after_conv(number, c.batch_norm, c.activation, pool=False)
     yield from _classifier((), c.activation, c.dropout, dropout_after=0)
 
 
@@ -72,7 +72,7 @@ def _same_conv(i: int, channels: int, kernel_size: int, stride: int = 1, *, bias
     yield Conv(name=f"conv{i}", channels=channels, kernel_size=kernel_size, stride=stride, padding=before, bias=bias)
 
 
-def _finish_block(i: int, batch_norm: bool, activation: str, *, pool: bool, dropout: float = 0.0) -> Iterator[Layer]:
+def _after_conv(i: int, batch_norm: bool, activation: str, *, pool: bool, dropout: float = 0.0) -> Iterator[Layer]:
     if batch_norm:
         yield BatchNorm(name=f"batchnorm{i}")
     pool_first = pool and activation in MONOTONIC

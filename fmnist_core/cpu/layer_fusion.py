@@ -1,4 +1,4 @@
-"""The stages of a network on a CPU: normalization, pool and ReLU at once, and the first convolution in blocks."""
+"""Layers of a network on a CPU, several at once: norm, pool and ReLU, before them the first convolution in blocks."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from fmnist_core.cpu.finish import MAX_CHANNELS, finish, functions, real_of
 from fmnist_core.cpu.first_conv import can_be_in_blocks, convolve_in_blocks, gains_by_blocks
+from fmnist_core.cpu.norm_pool_relu import MAX_CHANNELS, functions, norm_pool_relu, real_of
 
 MAX_THREADS = 2
-"""`finish` works with one thread, up to 3.9 times as fast as PyTorch's layers with one: with more they overtake it."""
+"""`norm_pool_relu` works with one thread, up to 3.9 times as fast as PyTorch's layers with one: with more threads they
+overtake it."""
 MIN_NUMBERS = 2**15
 """Of a batch of maps: with fewer, calls cost more than they save."""
 VECTOR = 8
@@ -24,7 +25,7 @@ def has_native_layers() -> bool:
     return functions(torch.float32) is not None and torch.get_num_threads() <= MAX_THREADS
 
 
-def compute_by_stages(model: nn.Module) -> nn.Module:
+def fuse_layers(model: nn.Module) -> nn.Module:
     """`model`, on a CPU in channels_last, with its plain sequences and its batch norms changed in place.
 
     Left as it is on a machine without a C compiler.
@@ -33,42 +34,42 @@ def compute_by_stages(model: nn.Module) -> nn.Module:
         return model
     for module in model.modules():
         if type(module) is nn.Sequential:
-            module.__class__ = StagedSequential
+            module.__class__ = LayerFusingSequential
         elif _is_norm(module) and module.num_features % VECTOR:
-            module.__class__ = FinishedBatchNorm2d
+            module.__class__ = NativeBatchNorm2d
     for module in model.modules():
-        if isinstance(module, StagedSequential):
-            module.steps()  # what they need is compiled now, off the clock of training
+        if isinstance(module, LayerFusingSequential):
+            module.parts()  # what they need is compiled now, off the clock of training
     return model
 
 
-class FinishedBatchNorm2d(nn.BatchNorm2d):
+class NativeBatchNorm2d(nn.BatchNorm2d):
     """`nn.BatchNorm2d` with the same parameters, buffers and result, up to rounding."""
 
     def forward(self, maps_NCHW: Tensor) -> Tensor:
-        if not _can_be_finished(maps_NCHW, self):
+        if not _can_be_fused(maps_NCHW, self):
             return super().forward(maps_NCHW)
-        return finish(maps_NCHW, self, pool=False, relu=False)
+        return norm_pool_relu(maps_NCHW, self, pool=False, relu=False)
 
 
-class StagedSequential(nn.Sequential):
+class LayerFusingSequential(nn.Sequential):
     """`nn.Sequential` with the same layers and result, up to rounding."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        for step in self.steps():
-            maps = step(maps)
+        for part in self.parts():
+            maps = part(maps)
         return maps
 
-    def steps(self) -> "Sequence[nn.Module | Stage]":
-        """Found once, since that takes as long as a stage of few numbers."""
+    def parts(self) -> "Sequence[nn.Module | FusedLayers]":
+        """Found once, since that takes as long as layers of few numbers."""
         layers = tuple(self)
         if layers != self.__dict__.get("_layers"):
-            self._layers, self._found = layers, tuple(_steps(layers))
+            self._layers, self._found = layers, tuple(_parts(layers))
         return self._found
 
 
 @dataclass
-class Stage:
+class FusedLayers:
     """Layers that follow each other, at once; one by one where a layer is watched."""
 
     conv: nn.Conv2d | None
@@ -84,11 +85,11 @@ class Stage:
         if self.conv is not None:
             layers = layers[1:]
             channels = self.conv.out_channels
-            if _can_be_finished(maps, self.norm, channels) and can_be_in_blocks(maps, self.conv):
-                return finish(convolve_in_blocks(maps, self.conv), self.norm, pool=True, relu=self.relu)
+            if _can_be_fused(maps, self.norm, channels) and can_be_in_blocks(maps, self.conv):
+                return norm_pool_relu(convolve_in_blocks(maps, self.conv), self.norm, pool=True, relu=self.relu)
             maps = self.conv(maps)
-        if _can_be_finished(maps, self.norm) and (not self.pool or min(maps.shape[2:]) > 1):
-            return finish(maps, self.norm, pool=self.pool, relu=self.relu)
+        if _can_be_fused(maps, self.norm) and (not self.pool or min(maps.shape[2:]) > 1):
+            return norm_pool_relu(maps, self.norm, pool=self.pool, relu=self.relu)
         return _one_by_one(layers, maps)
 
 
@@ -98,15 +99,15 @@ def _one_by_one(layers: Sequence[nn.Module], maps: Tensor) -> Tensor:
     return maps
 
 
-def _steps(layers: Sequence[nn.Module]) -> Iterator[nn.Module | Stage]:
+def _parts(layers: Sequence[nn.Module]) -> Iterator[nn.Module | FusedLayers]:
     start = 0
     while start < len(layers):
-        stage = _stage(layers[start:])
-        yield stage or layers[start]
-        start += len(stage.layers) if stage else 1
+        fused = _fused_layers(layers[start:])
+        yield fused or layers[start]
+        start += len(fused.layers) if fused else 1
 
 
-def _stage(layers: Sequence[nn.Module]) -> Stage | None:
+def _fused_layers(layers: Sequence[nn.Module]) -> FusedLayers | None:
     """Of the first of these layers: what holds a pool, or two others; a convolution that gains by its blocks before."""
     first = layers[0]
     conv = first if isinstance(first, nn.Conv2d) and gains_by_blocks(first) else None
@@ -122,7 +123,7 @@ def _stage(layers: Sequence[nn.Module]) -> Stage | None:
         return None
     norm = found.get("norm")
     assert norm is None or _is_norm(norm)
-    return Stage(conv, norm, "pool" in found, "relu" in found, layers[:len(found) + (conv is not None)])
+    return FusedLayers(conv, norm, "pool" in found, "relu" in found, layers[:len(found) + (conv is not None)])
 
 
 def _kind(layer: nn.Module) -> str | None:
@@ -130,7 +131,7 @@ def _kind(layer: nn.Module) -> str | None:
     return next((kind for kind, found in kinds.items() if found), None)
 
 
-def _can_be_finished(maps: Tensor, norm: nn.BatchNorm2d | None, channels: int = 0) -> bool:
+def _can_be_fused(maps: Tensor, norm: nn.BatchNorm2d | None, channels: int = 0) -> bool:
     """`channels`: of what a convolution will make of the maps, if not their own."""
     numbers = maps.numel() // max(1, maps.shape[1]) * (channels or maps.shape[1]) if maps.ndim == 4 else 0
     fits = (type(maps) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(maps)
@@ -146,7 +147,7 @@ def _can_be_finished(maps: Tensor, norm: nn.BatchNorm2d | None, channels: int = 
 
 
 def _is_norm(layer: nn.Module | None) -> TypeGuard[nn.BatchNorm2d]:
-    return (isinstance(layer, nn.BatchNorm2d) and type(layer) in (nn.BatchNorm2d, FinishedBatchNorm2d)
+    return (isinstance(layer, nn.BatchNorm2d) and type(layer) in (nn.BatchNorm2d, NativeBatchNorm2d)
             and layer.track_running_stats and layer.momentum is not None
             and all(each is not None for each in (layer.weight, layer.bias, layer.running_mean, layer.running_var)))
 

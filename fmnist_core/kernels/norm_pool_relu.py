@@ -33,16 +33,16 @@ class Norm(NamedTuple):
     training: bool
 
 
-def finish(x: Tensor, norm: Norm | None, *, pool: bool, relu: bool) -> Tensor:
+def norm_pool_relu(x: Tensor, norm: Norm | None, *, pool: bool, relu: bool) -> Tensor:
     """(N, R * C, H, W) to the same, or with half the height and width, rounded down. Differentiable in training."""
     if norm is None:
-        y: Tensor = _Finish.apply(x, None, None, None, pool, relu)  # type: ignore[no-untyped-call]
+        y: Tensor = _NormPoolRelu.apply(x, None, None, None, pool, relu)  # type: ignore[no-untyped-call]
     else:
-        y = _Finish.apply(x, norm.weight_RC, norm.bias_RC, norm, pool, relu)  # type: ignore[no-untyped-call]
+        y = _NormPoolRelu.apply(x, norm.weight_RC, norm.bias_RC, norm, pool, relu)  # type: ignore[no-untyped-call]
     return y
 
 
-class _Finish(torch.autograd.Function):
+class _NormPoolRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_RC: Tensor | None, bias_RC: Tensor | None, norm: Norm | None, pool: bool,
                 relu: bool) -> Tensor:

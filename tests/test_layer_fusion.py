@@ -1,4 +1,4 @@
-"""Stages on a CPU, computed by functions in C, against PyTorch's own layers."""
+"""Layers on a CPU that functions in C compute at once, against PyTorch's own layers."""
 
 import copy
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
-from fmnist_core.cpu import stages
-from fmnist_core.cpu.stages import FinishedBatchNorm2d, Stage, StagedSequential, compute_by_stages
+from fmnist_core.cpu import layer_fusion
+from fmnist_core.cpu.layer_fusion import FusedLayers, LayerFusingSequential, NativeBatchNorm2d, fuse_layers
 from fmnist_core.observe import observe
 from fmnist_core.train import Training
 from tests.small import small_dataset
 
-pytestmark = pytest.mark.skipif(stages.functions(torch.float32) is None, reason="needs a C compiler")
+pytestmark = pytest.mark.skipif(layer_fusion.functions(torch.float32) is None, reason="needs a C compiler")
 
 SIZES = [(28, 28), (14, 10), (9, 9), (8, 9), (2, 2)]
 ORDERS = {"norm pool relu": (nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU), "norm relu pool": (nn.BatchNorm2d, nn.ReLU,
@@ -25,8 +25,8 @@ ORDERS = {"norm pool relu": (nn.BatchNorm2d, nn.MaxPool2d, nn.ReLU), "norm relu 
 @pytest.fixture(autouse=True)
 def any_maps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """As small as they are, with one thread, and norms of any number of channels."""
-    monkeypatch.setattr(stages, "MIN_NUMBERS", 0)
-    monkeypatch.setattr(stages, "VECTOR", 1000)
+    monkeypatch.setattr(layer_fusion, "MIN_NUMBERS", 0)
+    monkeypatch.setattr(layer_fusion, "VECTOR", 1000)
     many = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -37,9 +37,9 @@ def any_maps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def operators(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What ran as a function in C."""
     calls: list[str] = []
-    for name in ("finish", "convolve_in_blocks"):
-        function = getattr(stages, name)
-        monkeypatch.setattr(stages, name, lambda *arguments, name=name, function=function, **options: (
+    for name in ("norm_pool_relu", "convolve_in_blocks"):
+        function = getattr(layer_fusion, name)
+        monkeypatch.setattr(layer_fusion, name, lambda *arguments, name=name, function=function, **options: (
             calls.append(name), function(*arguments, **options))[1])
     return calls
 
@@ -59,8 +59,8 @@ def pair(*modules: nn.Module, dtype: torch.dtype = torch.float64) -> tuple[nn.Se
             nn.init.uniform_(module.bias, -1, 1)
             module.weight.data[0] = 0
     theirs = nn.Sequential(*modules).to(dtype, memory_format=torch.channels_last)
-    ours = compute_by_stages(copy.deepcopy(theirs))
-    assert type(ours) is StagedSequential
+    ours = fuse_layers(copy.deepcopy(theirs))
+    assert type(ours) is LayerFusingSequential
     return theirs, ours
 
 
@@ -86,7 +86,7 @@ def test_equals_pytorchs_layers(order, channels, height, width, operators):
     x = (torch.randn(5, channels, height, width, dtype=torch.float64) * 4).round() / 2  # many pixels are equal, or 0
     x = x.to(memory_format=torch.channels_last)
     torch.testing.assert_close(results(ours, x, True), results(theirs, x, True))
-    assert operators == ["finish"] * 3
+    assert operators == ["norm_pool_relu"] * 3
 
 
 @pytest.mark.parametrize(("height", "width", "kernel_size", "padding"), [
@@ -103,7 +103,7 @@ def test_first_convolution_in_blocks(order, channels, kernel_size, padding, heig
     torch.testing.assert_close(results(ours, x, False), results(theirs, x, False))
     even = all((size + 2 * padding - kernel_size) % 2 for size in (height, width))
     if even or kernel_size > 1:  # what a convolution of one channel and one pixel gives has PyTorch's own format
-        assert operators == (["convolve_in_blocks", "finish"] * 3 if even else ["finish"] * 3)
+        assert operators == (["convolve_in_blocks", "norm_pool_relu"] * 3 if even else ["norm_pool_relu"] * 3)
 
 
 def test_large_maps_and_float32():
@@ -126,7 +126,7 @@ def test_bfloat16_under_autocast(order, operators):
     with torch.autocast("cpu", torch.bfloat16):
         found, their_own = (results(model, x, True) for model in (ours, theirs))
     assert [each.dtype for each in found] == [each.dtype for each in their_own]
-    assert operators == ["finish"] * 3
+    assert operators == ["norm_pool_relu"] * 3
     if "norm" not in order:
         torch.testing.assert_close(found, their_own, rtol=0, atol=0)
         return
@@ -234,11 +234,11 @@ def test_statistics_that_are_switched_off_later():
     for model in (theirs, ours):
         torch.optim.swa_utils.update_bn([x, x * 2], model)
     torch.testing.assert_close(dict(ours.named_buffers()), dict(theirs.named_buffers()))
-    assert type(compute_by_stages(nn.BatchNorm2d(4, bias=False))) is nn.BatchNorm2d
+    assert type(fuse_layers(nn.BatchNorm2d(4, bias=False))) is nn.BatchNorm2d
 
 
 def test_relu_in_place_changes_what_it_is_given():
-    model = compute_by_stages(nn.Sequential(nn.ReLU(inplace=True), nn.MaxPool2d(2)))
+    model = fuse_layers(nn.Sequential(nn.ReLU(inplace=True), nn.MaxPool2d(2)))
     x = torch.arange(-8.0, 8).view(1, 1, 4, 4)
     model(x)
     assert x.min() == 0
@@ -266,13 +266,13 @@ def test_no_image_at_all_and_one_value_per_channel():
         ours[1](torch.ones(1, 4, 1, 1).to(memory_format=torch.channels_last))
     unbatched = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.MaxPool2d(2), nn.ReLU())
     x = torch.ones(1, 28, 28)
-    torch.testing.assert_close(compute_by_stages(copy.deepcopy(unbatched))(x), unbatched(x))
+    torch.testing.assert_close(fuse_layers(copy.deepcopy(unbatched))(x), unbatched(x))
 
 
 def test_the_next_layer_gets_channels_last(operators):
     _, ours = pair(nn.Conv2d(1, 4, 3, padding=1), *layers("norm pool relu", 4), dtype=torch.float32)
     assert ours(torch.rand(5, 1, 28, 28)).is_contiguous(memory_format=torch.channels_last)
-    assert operators == ["convolve_in_blocks", "finish"]
+    assert operators == ["convolve_in_blocks", "norm_pool_relu"]
 
 
 def test_what_does_not_fit_is_left_to_pytorch(operators):
@@ -280,14 +280,14 @@ def test_what_does_not_fit_is_left_to_pytorch(operators):
     images = torch.rand(5, 1, 28, 28)
     with torch.autocast("cpu", torch.bfloat16):
         ours(images)
-    assert operators == ["finish"]  # the convolution computes in bfloat16
+    assert operators == ["norm_pool_relu"]  # the convolution computes in bfloat16
     operators.clear()
     ours(images.clone().requires_grad_()).sum().backward()  # whose gradient the blocks do not have
-    assert operators == ["finish"]
+    assert operators == ["norm_pool_relu"]
     operators.clear()
     ours.eval()(images).sum().backward()  # a norm in evaluation has a gradient in PyTorch's layers alone
     assert not operators
-    torch.set_num_threads(stages.MAX_THREADS + 1)
+    torch.set_num_threads(layer_fusion.MAX_THREADS + 1)
     ours.train()(images)
     assert not operators
     ours[1:](ours[0](images).contiguous())
@@ -303,14 +303,14 @@ def test_a_layer_that_is_watched_is_called_by_itself(operators):
         for handle in handles:
             handle.remove()
     torch.testing.assert_close(seen[4:], seen[:4])
-    assert operators == ["finish"]  # the norm alone
+    assert operators == ["norm_pool_relu"]  # the norm alone
     ours(torch.rand(5, 1, 28, 28, dtype=torch.float64))
-    assert operators == ["finish", "convolve_in_blocks", "finish"]
+    assert operators == ["norm_pool_relu", "convolve_in_blocks", "norm_pool_relu"]
 
 
-def steps(*modules: nn.Module) -> list[int]:
-    """Of how many layers each step is."""
-    return [len(step.layers) if isinstance(step, Stage) else 1 for step in stages._steps(modules)]
+def parts(*modules: nn.Module) -> list[int]:
+    """Of how many layers each part is."""
+    return [len(part.layers) if isinstance(part, FusedLayers) else 1 for part in layer_fusion._parts(modules)]
 
 
 TWICE = nn.Conv2d(1, 1, 3, padding=1)
@@ -331,8 +331,8 @@ TWICE = nn.Conv2d(1, 1, 3, padding=1)
     ([nn.MaxPool2d(2), nn.LeakyReLU()], [1, 1]), ([nn.ReLU(), nn.ReLU()], [1, 1]),
     ([nn.BatchNorm2d(4), nn.MaxPool2d(2), nn.Tanh()], [2, 1]),
     ([TWICE, nn.MaxPool2d(2), TWICE], [2, 1])])
-def test_layers_that_make_a_stage(modules, expected):
-    assert steps(*modules) == expected
+def test_layers_that_are_computed_at_once(modules, expected):
+    assert parts(*modules) == expected
 
 
 class Forked(nn.Sequential):
@@ -347,7 +347,7 @@ class Forked(nn.Sequential):
     nn.BatchNorm2d(4, affine=False), nn.BatchNorm2d(4, momentum=None), nn.BatchNorm2d(4, track_running_stats=False)])
 def test_other_networks_stay_as_they_are(model):
     before = [type(module) for module in model.modules()]
-    assert [type(module) for module in compute_by_stages(model).modules()] == before
+    assert [type(module) for module in fuse_layers(model).modules()] == before
 
 
 def training() -> Training:
@@ -363,12 +363,12 @@ def losses(one: Training) -> list[float]:
 
 def test_a_training_follows_the_curve_of_pytorchs_layers(monkeypatch, operators):
     ours = training()
-    assert (type(ours.model), type(ours.model[1])) == (StagedSequential, FinishedBatchNorm2d)
+    assert (type(ours.model), type(ours.model[1])) == (LayerFusingSequential, NativeBatchNorm2d)
     assert observe(ours).native_layers
     operators.clear()
     curve = losses(ours)
-    assert operators == ["convolve_in_blocks", "finish", "finish"] * 6
-    monkeypatch.setattr("fmnist_core.cpu.stages.functions", lambda dtype: None)  # as without a compiler
+    assert operators == ["convolve_in_blocks", "norm_pool_relu", "norm_pool_relu"] * 6
+    monkeypatch.setattr("fmnist_core.cpu.layer_fusion.functions", lambda dtype: None)  # as without a compiler
     theirs = training()
     assert (type(theirs.model), type(theirs.model[1])) == (nn.Sequential, nn.BatchNorm2d)
     assert not observe(theirs).native_layers

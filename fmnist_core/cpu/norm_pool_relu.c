@@ -217,8 +217,8 @@ static void find_scale(const Maps *m, const Layout *l, IN weight, IN bias, IN me
 
 /* Without a norm `weight` is NULL. `mean` and `var`, (C,): found here, or given, in evaluation. `least`: 0 with a ReLU,
    else NaN, than which nothing is less. `work`: 2 rows of an image's line or, in blocks, of an image. */
-void finish_forward(const Maps *maps, MAP x, const REAL *weight, const REAL *bias, double eps, REAL least, size find,
-                    REAL *mean, REAL *var, NEW_MAP y, REAL *work, size room)
+void norm_pool_relu_forward(const Maps *maps, MAP x, const REAL *weight, const REAL *bias, double eps, REAL least,
+                            size find, REAL *mean, REAL *var, NEW_MAP y, REAL *work, size room)
 {
     const Layout l = layout_of(maps);
     REAL *scale = work, *offset = work + room;
@@ -229,8 +229,9 @@ void finish_forward(const Maps *maps, MAP x, const REAL *weight, const REAL *bia
 }
 
 /* Gradients of x, weight and bias, of the training's forward. `work`: 7 rows. */
-void finish_backward(const Maps *maps, MAP g, MAP x, const REAL *weight, const REAL *bias, double eps, REAL least,
-                     const REAL *mean, const REAL *var, NEW_MAP dx, OUT dweight, OUT dbias, REAL *work, size room)
+void norm_pool_relu_backward(const Maps *maps, MAP g, MAP x, const REAL *weight, const REAL *bias, double eps,
+                             REAL least, const REAL *mean, const REAL *var, NEW_MAP dx, OUT dweight, OUT dbias,
+                             REAL *work, size room)
 {
     const Layout l = layout_of(maps);
     const size channels = maps->channels;

@@ -1,4 +1,4 @@
-"""What follows a convolution on a CPU, in few passes: see `finish.c`, whose functions are PyTorch operators here.
+"""Batch norm, 2 x 2 max-pooling and ReLU on a CPU, in few passes: `norm_pool_relu.c` as operators of PyTorch.
 
 One thread works, whatever PyTorch's number of threads is.
 """
@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from fmnist_core.cpu.native import REALS, address, compiled
 
-SOURCE = Path(__file__).with_name("finish.c")
+SOURCE = Path(__file__).with_name("norm_pool_relu.c")
 PIXELS, WINDOWS, BLOCKS = range(3)
 FORWARD_ROWS, BACKWARD_ROWS = 2, 7
 MAX_CHANNELS = 4096
@@ -28,19 +28,19 @@ class _Maps(ctypes.Structure):
 
 @functools.cache
 def functions(dtype: torch.dtype) -> tuple[Any, Any] | None:
-    """`finish_forward` and `finish_backward` for numbers of this type; None if there are none."""
+    """`norm_pool_relu_forward` and `norm_pool_relu_backward` for numbers of this type; None if there are none."""
     if dtype not in (*REALS, torch.bfloat16):
         return None
     name, real = REALS[real_of(dtype)]
     pointer, size = ctypes.c_void_p, ctypes.c_ssize_t
     library = compiled(SOURCE, {
-        "finish_forward": [pointer] * 4 + [ctypes.c_double, real, size] + [pointer] * 4 + [size],
-        "finish_backward": [pointer] * 5 + [ctypes.c_double, real] + [pointer] * 6 + [size],
+        "norm_pool_relu_forward": [pointer] * 4 + [ctypes.c_double, real, size] + [pointer] * 4 + [size],
+        "norm_pool_relu_backward": [pointer] * 5 + [ctypes.c_double, real] + [pointer] * 6 + [size],
     }, f"REAL={name}", *["BFLOAT16"] * (dtype == torch.bfloat16))
-    return None if library is None else (library.finish_forward, library.finish_backward)
+    return None if library is None else (library.norm_pool_relu_forward, library.norm_pool_relu_backward)
 
 
-def finish(maps: Tensor, norm: nn.BatchNorm2d | None, *, pool: bool, relu: bool) -> Tensor:
+def norm_pool_relu(maps: Tensor, norm: nn.BatchNorm2d | None, *, pool: bool, relu: bool) -> Tensor:
     """Normalized, pooled and activated maps in channels_last, of maps in channels_last or of their blocks.
 
     (N, C, H, W) to the same or, pooled, to half of it, rounded down; blocks are (N, 4, C, H, W) of 2H x 2W maps. In
@@ -49,17 +49,17 @@ def finish(maps: Tensor, norm: nn.BatchNorm2d | None, *, pool: bool, relu: bool)
     form = BLOCKS if maps.ndim == 5 else WINDOWS if pool else PIXELS
     weight_C, bias_C = (None, None) if norm is None else (norm.weight.contiguous(), norm.bias.contiguous())
     if norm is None:
-        y, _, _ = _Finish.apply(maps, None, None, form, 0.0, relu)
+        y, _, _ = _NormPoolRelu.apply(maps, None, None, form, 0.0, relu)
     elif norm.training:
-        y, mean_C, var_C = _Finish.apply(maps, weight_C, bias_C, form, norm.eps, relu)
+        y, mean_C, var_C = _NormPoolRelu.apply(maps, weight_C, bias_C, form, norm.eps, relu)
         _remember(norm, mean_C, var_C, maps.numel() // norm.num_features)
     else:
         assert norm.running_mean is not None
         assert norm.running_var is not None
-        y, _, _ = torch.ops.fmnist.finish(maps, weight_C, bias_C, norm.running_mean.contiguous(),
-                                          norm.running_var.contiguous(), form, norm.eps, relu)
-    finished: Tensor = y.contiguous(memory_format=torch.channels_last)
-    return finished
+        y, _, _ = torch.ops.fmnist.norm_pool_relu(maps, weight_C, bias_C, norm.running_mean.contiguous(),
+                                                  norm.running_var.contiguous(), form, norm.eps, relu)
+    in_channels_last: Tensor = y.contiguous(memory_format=torch.channels_last)
+    return in_channels_last
 
 
 def _remember(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, per_channel: int) -> None:
@@ -73,13 +73,13 @@ def _remember(norm: nn.BatchNorm2d, mean_C: Tensor, var_C: Tensor, per_channel: 
     norm.num_batches_tracked += 1
 
 
-class _Finish(torch.autograd.Function):
+class _NormPoolRelu(torch.autograd.Function):
     """Maps, and the mean and (biased) variance of each channel."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight_C: Tensor | None, bias_C: Tensor | None, form: int, eps: float,
                 relu: bool) -> tuple[Tensor, ...]:
-        y, mean_C, var_C = torch.ops.fmnist.finish(x, weight_C, bias_C, None, None, form, eps, relu)
+        y, mean_C, var_C = torch.ops.fmnist.norm_pool_relu(x, weight_C, bias_C, None, None, form, eps, relu)
         ctx.save_for_backward(x, weight_C, bias_C, mean_C, var_C)
         ctx.options = form, eps, relu
         ctx.mark_non_differentiable(mean_C, var_C)
@@ -89,7 +89,8 @@ class _Finish(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight_C, *others = ctx.saved_tensors
-        dx, dweight_C, dbias_C = torch.ops.fmnist.finish_backward(gradients[0], x, weight_C, *others, *ctx.options)
+        dx, dweight_C, dbias_C = torch.ops.fmnist.norm_pool_relu_backward(gradients[0], x, weight_C, *others,
+                                                                          *ctx.options)
         return dx, *((None, None) if weight_C is None else (dweight_C, dbias_C)), None, None, None
 
 
@@ -151,9 +152,9 @@ def _least(relu: bool) -> float:
 
 
 _OPERATORS = torch.library.Library("fmnist", "FRAGMENT")
-_OPERATORS.define("finish(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, int form, float eps, "
-                  "bool relu) -> (Tensor, Tensor, Tensor)")
-_OPERATORS.define("finish_backward(Tensor g, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
+_OPERATORS.define("norm_pool_relu(Tensor x, Tensor? weight, Tensor? bias, Tensor? mean, Tensor? var, int form, "
+                  "float eps, bool relu) -> (Tensor, Tensor, Tensor)")
+_OPERATORS.define("norm_pool_relu_backward(Tensor g, Tensor x, Tensor? weight, Tensor? bias, Tensor mean, Tensor var, "
                   "int form, float eps, bool relu) -> (Tensor, Tensor, Tensor)")
-_OPERATORS.impl("finish", _forward, "CPU")
-_OPERATORS.impl("finish_backward", _backward, "CPU")
+_OPERATORS.impl("norm_pool_relu", _forward, "CPU")
+_OPERATORS.impl("norm_pool_relu_backward", _backward, "CPU")
