@@ -391,6 +391,7 @@ def test_speed(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("capture", [False, True])
 def test_choice_of_replicas(capsys: pytest.CaptureFixture[str], capture: bool) -> None:
+    torch.backends.cudnn.allow_tf32 = True  # as a sweep has it
     cell = cell_of(FINAL.model, capture=capture)
     num = choose_num_replicas(cell, dataset(), torch.device("cuda"), 16)
     with capsys.disabled():

@@ -90,6 +90,27 @@ def test_convolutions(shape: tuple[int, ...], bias: bool, far: bool, monkeypatch
                  (wanted, *torch.autograd.grad(wanted, inputs, upstream)))
 
 
+@pytest.mark.skipif(DEVICE == "cpu", reason="only a GPU rounds to TF32, and has products in flight")
+@pytest.mark.parametrize("num_out", [16, 32, 64, 80])
+@pytest.mark.parametrize(("num_in", "kernel"), [(1, 3), (2, 3), (5, 3), (8, 3), (4, 5), (32, 5)])
+def test_convolutions_in_tf32(num_in: int, kernel: int, num_out: int) -> None:
+    """Every tile that a GPU multiplies in TF32, over blocks enough to fill it, several times over."""
+    from fmnist_core.kernels.conv import convolve
+
+    torch.backends.cudnn.allow_tf32 = True
+    x = torch.randn(90, 4 * num_in, 14, 14, device=DEVICE, requires_grad=True)
+    weight_RP, bias_RO = rows_of(4, num_out * num_in * kernel * kernel), rows_of(4, num_out)
+    weight = weight_RP.detach().double().view(-1, num_in, kernel, kernel).requires_grad_()
+    inputs = x.detach().double().requires_grad_(), weight, bias_RO.detach().double().requires_grad_()
+    wanted = F.conv2d(inputs[0], inputs[1], inputs[2].flatten(), padding=kernel // 2, groups=4)
+    upstream = torch.randn_like(wanted, dtype=torch.float32)
+    others = [wanted, *torch.autograd.grad(wanted, inputs, upstream.double())]
+    for _ in range(5):
+        y = convolve(x, weight_RP, bias_RO, (num_in, num_out), (kernel, kernel), (kernel // 2, kernel // 2))
+        for one, other in zip((y, *torch.autograd.grad(y, [x, weight_RP, bias_RO], upstream)), others, strict=True):
+            assert (one.flatten() - other.flatten()).abs().max() <= 3e-3 * other.abs().max()
+
+
 @here
 @pytest.mark.parametrize("padding", [(0, 1), (2, 0), (3, 1)])
 def test_kernels_and_padding_that_are_not_square(padding: tuple[int, int]) -> None:

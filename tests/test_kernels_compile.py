@@ -6,6 +6,7 @@ the arguments that it was really called with.
 
 import inspect
 import itertools
+import re
 from collections.abc import Callable
 from functools import partial
 from types import ModuleType, SimpleNamespace
@@ -77,3 +78,24 @@ def test_all_of_them(capability: int, far: bool, default: torch.dtype, compiled:
     assert all(kernel.asm["cubin"] for kernels in compiled.values() for kernel in kernels)
     for kernel in (*compiled[conv_kernels._convolve], *compiled[conv_kernels._correlate]):
         assert "mma" in kernel.asm["ptx"]  # products by the tensor cores
+        assert _buffers_overwritten_too_soon(kernel.asm["ttgir"]) == []
+
+
+def _buffers_overwritten_too_soon(ttgir: str) -> list[str]:
+    """Of a loop whose products run on while the next is begun: operands with a buffer too few.
+
+    The block being multiplied, the one before, which may still be read, and the one being loaded: three.
+    """
+    if "isAsync = true" not in ttgir:
+        return []
+    return [shape for num, shape in re.findall(r"local_alloc[^\n]*memdesc<(\d+)x([\dx]+x\w+)", ttgir) if int(num) < 3]
+
+
+def test_a_product_that_reads_what_is_overwritten_is_found() -> None:
+    """As the gradient of weights was compiled when it summed that of the biases from the same loads."""
+    loop = ("%g = ttg.local_alloc : () -> !ttg.memdesc<2x64x32xf32, #shared, #smem, mutable>\n"
+            "%p = ttg.local_alloc : () -> !ttg.memdesc<3x32x128xf32, #shared1, #smem, mutable>\n"
+            "%s = ttng.warp_group_dot %a, %b, %c {inputPrecision = 0 : i32, isAsync = true}\n")
+    assert _buffers_overwritten_too_soon(loop) == ["64x32xf32"]
+    assert _buffers_overwritten_too_soon(loop.replace("2x64", "3x64")) == []
+    assert _buffers_overwritten_too_soon(loop.replace("true", "false")) == []

@@ -68,8 +68,8 @@ def all_ways(cell: CellConfig, dataset: Dataset, min_block_s: float, *, compiler
     def captured() -> Callable[[], float]:
         try:
             return subject(ExecutionConfig(capture=True)).step_s
-        except ValueError as error:
-            raise NotHere(str(error)) from error
+        except (ValueError, RuntimeError) as error:  # refused by this project, or by the GPU
+            raise NotHere(str(error).strip().splitlines()[0]) from error
 
     return [
         Way("raw PyTorch", "forward, loss, backward, optimizer step, zeroed gradients",

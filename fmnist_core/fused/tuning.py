@@ -22,7 +22,8 @@ def tune(model: FusedSequential, images_NCHW: Tensor, *, precision: Precision, c
     Each shape is timed once in a process; `captured`: as a CUDA graph, in which launches cost next to nothing.
     """
     for conv, (shape, needs_gradient) in _inputs_of_convolutions(model, images_NCHW).items():
-        key = (repr(conv), shape, needs_gradient, images_NCHW.device, precision, captured)
+        key = (repr(conv), shape, needs_gradient, images_NCHW.dtype, images_NCHW.device, precision, captured,
+               torch.backends.cudnn.allow_tf32)
         if key not in _fastest:
             x = torch.rand(shape, device=images_NCHW.device, requires_grad=needs_gradient)
             seconds = {method: _seconds(conv, method, x, precision, captured) for method in methods_for(conv, x)}

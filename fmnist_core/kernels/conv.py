@@ -52,10 +52,11 @@ class _Convolution(torch.autograd.Function):
             taps = height * width
             padded = _padded(grad, height - 1 - ctx.padding[0], width - 1 - ctx.padding[1])
             grad_x = _launch(padded, weight_RP, None, num_out, num_in, ctx.kernel, (taps, num_in * taps, -1), taps - 1)
-        if any(ctx.needs_input_grad[1:3]):
-            grad_weight, grad_bias = (sums.to(weight_RP.dtype) for sums in _weight_gradient(
-                x, grad, num_in, num_out, ctx.kernel))
-        return grad_x, grad_weight, grad_bias if ctx.needs_input_grad[2] else None, None, None, None
+        if ctx.needs_input_grad[1]:
+            grad_weight = _weight_gradient(x, grad, num_in, num_out, ctx.kernel).to(weight_RP.dtype)
+        if ctx.needs_input_grad[2]:
+            grad_bias = grad.sum((0, 2, 3), dtype=torch.float32).to(weight_RP.dtype).view(-1, num_out)
+        return grad_x, grad_weight, grad_bias, None, None, None
 
 
 def _padded(x: Tensor, vertical: int, horizontal: int) -> Tensor:
@@ -81,9 +82,8 @@ def _launch(x: Tensor, weight_RP: Tensor, bias_RO: Tensor | None, num_in: int, n
     return y
 
 
-def _weight_gradient(x: Tensor, grad: Tensor, num_in: int, num_out: int,
-                     kernel: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Of the weights (R, O * C * k * k) and of the biases (R, O): sums of parts, always in the same order."""
+def _weight_gradient(x: Tensor, grad: Tensor, num_in: int, num_out: int, kernel: tuple[int, int]) -> Tensor:
+    """(R, O * C * k * k): sums of parts, always in the same order."""
     num, _, out_height, out_width = grad.shape
     num_replicas, depth = x.shape[1] // num_in, num_in * kernel[0] * kernel[1]
     tile_out, tile_depth = _tile(num_out, MAX_OUT), _tile(depth, MAX_TAPS)
@@ -94,12 +94,11 @@ def _weight_gradient(x: Tensor, grad: Tensor, num_in: int, num_out: int,
     splits = max(1, min(triton.cdiv(num_blocks, 4), PROGRAMS // (num_replicas * tiles_out * tiles_depth)))
     blocks = triton.cdiv(num_blocks, splits)
     weights = torch.empty(splits, num_replicas, num_out * depth, dtype=torch.float32, device=x.device)
-    biases = torch.empty(splits, num_replicas, num_out, dtype=torch.float32, device=x.device)
     _correlate[splits, num_replicas, tiles_out * tiles_depth](
-        x, grad, weights, biases, num_pixels, blocks, num_in, num_out, x.shape[2], x.shape[3], out_height, out_width,
+        x, grad, weights, num_pixels, blocks, num_in, num_out, x.shape[2], x.shape[3], out_height, out_width,
         tiles_depth, HEIGHT=kernel[0], WIDTH=kernel[1], TILE_OUT=tile_out, TILE_DEPTH=tile_depth,
         TILE_PIXELS=tile_pixels, PRECISION=_precision(x), FAR=_is_far(x, grad, weights), num_warps=4)
-    return weights.sum(0), biases.sum(0)
+    return weights.sum(0)
 
 
 def _tile(size: int, largest: int) -> int:
@@ -157,10 +156,14 @@ def _convolve(x, weight, bias, y, num_pixels, num_in, num_out, height, width, ou
 
 
 @triton.jit(do_not_specialize=[*SIZES, "blocks", "tiles_depth"])
-def _correlate(x, grad, weights, biases, num_pixels, blocks, num_in, num_out, height, width, out_height, out_width,
+def _correlate(x, grad, weights, num_pixels, blocks, num_in, num_out, height, width, out_height, out_width,
                tiles_depth, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, TILE_OUT: tl.constexpr,
                TILE_DEPTH: tl.constexpr, TILE_PIXELS: tl.constexpr, PRECISION: tl.constexpr, FAR: tl.constexpr):
-    """A tile (output channels, (channel, tap) pairs) of one replica's gradient, over `blocks` blocks of pixels."""
+    """A tile (output channels, (channel, tap) pairs) of one replica's gradient, over `blocks` blocks of pixels.
+
+    What is loaded is for the product alone. With a second use of `grads`, to sum the biases' gradient, Triton 3.6 and
+    3.8 gave it two buffers where the product of the block before, on a Hopper, may still be reading the older one.
+    """
     split, replica, num_replicas = tl.program_id(0), tl.program_id(1), tl.num_programs(1)
     out = tl.program_id(2) // tiles_depth * TILE_OUT + tl.arange(0, TILE_OUT)
     k = tl.program_id(2) % tiles_depth * TILE_DEPTH + tl.arange(0, TILE_DEPTH)
@@ -168,7 +171,6 @@ def _correlate(x, grad, weights, biases, num_pixels, blocks, num_in, num_out, he
     depth, map_size = num_in * HEIGHT * WIDTH, out_height * out_width
     offset = tl.where(k < depth, (channel * height + tap // WIDTH) * width + tap % WIDTH, 0)  # these are not stored
     sums = tl.zeros((TILE_OUT, TILE_DEPTH), dtype=tl.float32)
-    bias_sums = tl.zeros((TILE_OUT, TILE_PIXELS), dtype=tl.float32)  # added up at the end, across threads
     for block in range(blocks):
         pixel = (split * blocks + block) * TILE_PIXELS + tl.arange(0, TILE_PIXELS)
         real = tl.minimum(pixel, num_pixels - 1)
@@ -182,11 +184,8 @@ def _correlate(x, grad, weights, biases, num_pixels, blocks, num_in, num_out, he
         corner = first * num_in * height * width + place // out_width * width + place % out_width
         patches = tl.load(x + (corner[:, None] + offset[None, :]))
         sums = tl.dot(grads, patches, sums, input_precision=PRECISION)
-        bias_sums += grads.to(tl.float32)
     row = split * num_replicas + replica
     if FAR:
         row = row.to(tl.int64)
     tl.store(weights + (row * num_out * depth + out[:, None] * depth + k[None, :]), sums,
              mask=(out < num_out)[:, None] & (k < depth)[None, :])
-    if tl.program_id(2) % tiles_depth == 0:
-        tl.store(biases + (row * num_out + out), tl.sum(bias_sums, axis=1), mask=out < num_out)
