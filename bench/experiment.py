@@ -4,7 +4,7 @@
     question = "..."                  [grid]  "model.kernel_size" =       label, note, reported, and any of
     seeds = { cpu = 3, cuda = 16 }, or 3        [2, 3]: the product,      model, data, train, execution
     targets = [0.9]                             in the file's order
-    control = "label of a cell"; outcome = "test", "validation" or "gap"
+    control = "label of a cell"; outcome = "test", "validation", "gap", "early"
 """
 
 import itertools
@@ -35,7 +35,7 @@ ABOUT = ("label", "note", "reported")
 IN_CELL = (*ABOUT, "model", *SECTIONS)
 """Keys of a cell that is written out."""
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
-Outcome = Literal["test", "validation", "gap"]
+OutcomeName = Literal["test", "validation", "gap", "early"]
 
 
 class _Strict(Struct, frozen=True, forbid_unknown_fields=True):
@@ -75,29 +75,35 @@ class Launch(_Strict, frozen=True, kw_only=True):
 class Cell(_Strict, frozen=True, kw_only=True):
     config: CellConfig
     label: str = ""
-    """As the report names it, e.g. `Trial-2`; for a grid, its values."""
+    """As the report names it, e.g. `Trial-2`; for a grid, its values; `cell` where it is the only one."""
     note: str = ""
     reported: Reported = Reported()
     axes: dict[str, Any] = {}
     """The grid's values for this cell, by key."""
 
 
-class Experiment(_Strict, frozen=True, kw_only=True):
-    name: str
-    title: str
-    question: str
-    seeds: Seeds
-    launch: Launch
-    measure: bool
-    """Also measure the speed of each cell."""
-    targets: list[float] = []
-    """Validation accuracies, rising: RESULTS.md says how long training takes to each."""
+class _About(_Strict, frozen=True, kw_only=True):
+    """What an experiment says of itself, in its file and once it is read."""
+
+    title: str = ""
+    question: Annotated[str, Meta(min_length=1)]
     note: str = ""
     """What a reader must know to judge the answer."""
+    seeds: Seeds = Seeds()
+    launch: Launch = Launch()
+    measure: bool = True
+    """Also measure the speed of each cell."""
+    targets: list[Annotated[float, Meta(gt=0.0, lt=1.0)]] = []
+    """Validation accuracies, rising: RESULTS.md says how long training takes to each."""
     control: str = ""
     """Label of the cell that the answer compares each other cell with."""
-    outcome: Outcome = "test"
-    """What the answer compares, at the last epoch: an accuracy, or training less validation accuracy."""
+    outcome: OutcomeName = "test"
+    """What the answer compares: test or validation accuracy at the last epoch, training less validation accuracy then,
+    or the mean validation accuracy of the first epochs."""
+
+
+class Experiment(_About, frozen=True, kw_only=True):
+    name: str
     cells: list[Cell]
 
     def times(self, cell: Cell) -> bool:
@@ -105,16 +111,7 @@ class Experiment(_Strict, frozen=True, kw_only=True):
         return self.measure and not isinstance(cell.config.model, Baseline)
 
 
-class _File(_Strict, frozen=True, kw_only=True):
-    title: str = ""
-    question: Annotated[str, Meta(min_length=1)]
-    note: str = ""
-    seeds: Seeds = Seeds()
-    launch: Launch = Launch()
-    measure: bool = True
-    targets: list[Annotated[float, Meta(gt=0.0, lt=1.0)]] = []
-    control: str = ""
-    outcome: Outcome = "test"
+class _File(_About, frozen=True, kw_only=True):
     base: dict[str, Any] = {}
     grid: dict[str, Any] = {}
     cells: list[dict[str, Any]] = []
@@ -183,9 +180,9 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
     code_of = cache(source_of)  # of a network of one's own, once for all of its cells
     cells = [_cell(file.base, draft, overrides, code_of) for draft in drafts[:num_cells]]
     _refuse_duplicates(cells, changed)
-    return Experiment(name=name, title=file.title or name, question=file.question, note=file.note, seeds=file.seeds,
-                      launch=launch, measure=file.measure, targets=file.targets, outcome=file.outcome,
-                      control=_control(file, drafts), cells=cells)
+    about = {field: getattr(file, field) for field in _About.__struct_fields__}
+    about |= {"title": file.title or name, "launch": launch, "control": _control(file, drafts)}
+    return Experiment(**about, name=name, cells=cells)
 
 
 def select(chosen: Experiment, filters: Mapping[str, Sequence[Any]]) -> Experiment:
@@ -283,7 +280,7 @@ def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any], code_o
         check_model(config_)
     except ValueError as error:
         raise ValueError(f"cell '{draft.label}': {error}" if draft.label else str(error)) from error
-    return Cell(config=config_, label=draft.label, note=draft.note, reported=draft.reported, axes=draft.axes)
+    return Cell(config=config_, label=draft.label or "cell", note=draft.note, reported=draft.reported, axes=draft.axes)
 
 
 def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:

@@ -217,7 +217,8 @@ class _Reader(Generic[Line]):
                     self._offsets[path] = offset = offset + len(line)
         except SchemaError as error:
             number = path.read_bytes()[:offset].count(b"\n") + 1
-            raise StoreError(f"store {path}, line {number}: {error}") from error
+            mend = "; mend or delete this line, and all others count again" if "not a record" in str(error) else ""
+            raise StoreError(f"store {path}, line {number}: {error}{mend}") from error
         except OSError as error:
             raise StoreError(f"store {path} cannot be read: {error.strerror}") from error
 

@@ -69,12 +69,18 @@ def find(data_dir: str | None = None, *, download: bool = True) -> Path:
     if not asked_for and download and _download():
         return Path("data/FashionMNIST/raw")
     raise DataError(
-        f"Fashion-MNIST was not found in {', '.join(str(place) for place in places)}"
+        f"Fashion-MNIST was not found in {', '.join(str(place) + _what_is_missing(place) for place in places)}"
         + ("" if asked_for else ", and could not be downloaded")
         + ". Install the Debian package dataset-fashion-mnist, or put the four IDX files "
         f"({', '.join(SHA256)}; gzipped or not) into a folder and name it with --data-dir or FMNIST_DATA_DIR, "
         "or try without data: --dataset synthetic."
     )
+
+
+def _what_is_missing(place: Path) -> str:
+    """Of a folder that has some of the files."""
+    missing = [name for name in SHA256 if not _path(place, name)]
+    return f" (which has no {' and no '.join(missing)})" if len(missing) < len(SHA256) else ""
 
 
 def read(folder: Path, name: str) -> bytes:

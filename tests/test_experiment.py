@@ -193,7 +193,7 @@ def test_the_control_keeps_its_place_whatever_is_overridden():
 
 def test_a_cell_without_a_label_is_named_by_its_settings():
     cells = cells_of('base.model.name = "cnn"\ncells = [{ model.width = 4 }, { label = "wide", model.width = 8 }, {}]')
-    assert [cell.label for cell in cells] == ["width 4", "wide", ""]
+    assert [cell.label for cell in cells] == ["width 4", "wide", "cell"]
 
 
 def test_selecting_cells():
@@ -321,6 +321,7 @@ def test_a_missing_question_or_model():
         parse({}, name="mine")
     assert error_of("base.train.epochs = 1") == "missing key 'model'"
     assert error_of("base.model.depth = 1") == "missing key 'model.name'"
+    assert error_of('base.model.nam = "cnn"') == "missing key 'model.name'; is 'model.nam' meant for it?"
 
 
 @pytest.mark.parametrize(

@@ -69,6 +69,15 @@ def test_nothing_found_names_every_place_and_the_ways_out(fake_release):
         assert word in str(error.value)
 
 
+def test_a_folder_that_lacks_a_file_is_told_which(fake_release, monkeypatch):
+    monkeypatch.setenv("FMNIST_DATA_DIR", str(fake_release))
+    missing = list(SHA256)[2]
+    (fake_release / missing).unlink()
+    with pytest.raises(DataError) as error:
+        find()
+    assert f"was not found in {fake_release} (which has no {missing}). Install" in str(error.value)
+
+
 def test_a_changed_byte_is_not_the_release(fake_release):
     name = next(iter(SHA256))
     path = fake_release / name

@@ -1,6 +1,7 @@
 """Layers as data and the modules made of them."""
 
 import re
+import sys
 import warnings
 
 import pytest
@@ -203,6 +204,10 @@ def raising_factory(*, error: str) -> nn.Module:
     raise KeyError(f"{error}\nand more")
 
 
+def leaving_factory() -> nn.Module:
+    sys.exit(3)
+
+
 def other_factory(*sizes: int, **options: float) -> object:
     return options
 
@@ -224,13 +229,14 @@ def test_your_own_model():
     ("raising_factory", {"error": "no"}, "KeyError: 'no\\nand more'"),
     ("good_factory", {"width": -1}, "RuntimeError: Trying to create tensor with negative dimension -1: [-1, 784]"),
     ("other_factory", {"any": 1.0}, "it gave a dict, not an nn.Module"),
+    ("leaving_factory", {}, "SystemExit: 3"),
 ])
 def test_what_is_wrong_with_your_own_model_is_said_in_one_line(factory, options, reason):
     name = f"tests.test_models:{factory}"
     with pytest.raises(OwnNetworkError) as error:
         build(CustomModel(factory=name, options=options), SHAPE)
     told = f"model.name = '{name}' cannot be built: {reason}"
-    if "Error: " in reason:  # of the factory's own: where in it
+    if "Error: " in reason or "Exit: " in reason:  # of the factory's own: where in it
         assert re.fullmatch(re.escape(told) + r" \(test_models\.py, line \d+\)", str(error.value))
     else:
         assert str(error.value) == told

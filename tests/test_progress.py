@@ -18,7 +18,7 @@ from bench.sweep import progress
 from bench.sweep import results as sweep_results
 from bench.sweep.plan import tasks
 from bench.sweep.results import Line
-from fmnist_core.config import CellConfig, KernelDepthCNN, TrainConfig, to_dict
+from fmnist_core.config import CellConfig, KernelDepthCNN, TrainConfig, quality_key, to_dict
 from fmnist_core.evaluation import History
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -226,6 +226,31 @@ def test_the_first_epoch_has_no_accuracy_yet(capsys, monkeypatch):
         now.seconds += 60
         bar.training(now)
     assert capsys.readouterr().out == "long: epoch 0.25 of 8\n"
+
+
+def test_records_of_another_number_of_processes_are_not_counted_and_told(planned, capsys):
+    experiments, plan = planned
+    config = plan[0].cell.config
+    shared = replace(trained(plan[0], 0.9), labels=Labels(num_processes=2),
+                     quality_key=quality_key(config, 0, num_processes=2))
+    progress.show_plan(experiments, plan, {shared.quality_key: shared})
+    told = "\nNot counted: 1 record by 2 processes to a cell: accuracy belongs to that number.\n"
+    assert told in capsys.readouterr().out
+    progress.show_plan(experiments, plan, {plan[0].key: trained(plan[0], 0.9)})
+    assert "Not counted" not in capsys.readouterr().out
+
+
+def test_a_training_goes_on_when_nobody_reads_how_far_it_is(monkeypatch):
+    """As where Ctrl-C ends what a sweep's output is piped into: the checkpoint is still to be saved."""
+    def broken(line, file):
+        raise BrokenPipeError
+
+    now = Now(monkeypatch)
+    monkeypatch.setattr(progress.tqdm, "write", broken)
+    with progress.Progress(4, 0, quiet=False) as bar:
+        bar.start("long")
+        now.seconds += 60
+        bar.training(now)
 
 
 def test_lines_say_the_time_left_at_the_pace_of_this_call(planned, capsys, monkeypatch):

@@ -124,8 +124,9 @@ def test_only_files_of_records_are_read(tmp_path):
 def test_an_unreadable_line_is_named(tmp_path, line, message):
     (tmp_path / "quick.jsonl").write_bytes(encode(trained()) + encode(trained(OTHER_KEY)) + line)
     for read in (Store(tmp_path).latest, Store(tmp_path).heads):
-        with pytest.raises(StoreError, match=rf"quick\.jsonl, line 3: .*{message}"):
+        with pytest.raises(StoreError, match=rf"quick\.jsonl, line 3: .*{message}") as error:
             read()
+        assert ("; mend or delete this line" in str(error.value)) == ("not a record" in str(error.value))
 
 
 BAD_NAMES = ["../x", "a/b", "/etc/x", "", ".", "..", ".hidden", "-x", "a\nb", "a\n", "a\0b", "\ud800", "é", "a" * 101]

@@ -101,6 +101,27 @@ def test_a_group_without_room_is_trained_seed_by_seed(notice_comes, planned, tmp
     assert list((tmp_path / "store" / "attempts").iterdir()) == []
 
 
+@pytest.mark.usefixtures("handlers", "planned")
+def test_a_notice_while_the_number_of_seeds_is_chosen_is_no_death(tmp_path, monkeypatch):
+    """Which takes its time: networks are compiled, captured and timed."""
+    def notice_comes(group, data_dir):
+        assert len(group) == 3
+        assert len(list((tmp_path / "store" / "attempts").iterdir())) == 3
+        raise launch.Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr(together, "num_replicas", notice_comes)
+    path = tmp_path / "mine.toml"
+    path.write_text(TOML)
+    with launch.Notice() as notice:
+        asked = options.parser(None).parse_args([str(path), "--store", str(tmp_path / "store")])
+        sweep = run.Sweep(asked, launch.World(), notice)
+        sweep.check()
+        sweep.gpu = True  # but for this, seeds are not fused
+        with pytest.raises(launch.Stopped):
+            sweep.run()
+    assert list((tmp_path / "store" / "attempts").iterdir()) == []
+
+
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("with_another", [False, True])
 @pytest.mark.usefixtures("handlers", "planned")

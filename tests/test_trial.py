@@ -79,8 +79,8 @@ def test_a_record_cannot_name_another_device_than_trains(gpu, found, told, expec
 
 
 @pytest.mark.parametrize(("how", "seed", "status", "reason"), [
-    ("raise", 0, "error", r"RuntimeError: a fault of its own \(_misbehave, line \d+\)"),
-    ("raise", None, "error", r"RuntimeError: a fault of its own \(_misbehave, line \d+\)"),
+    ("raise", 0, "error", r"RuntimeError: a fault of its own \(misbehaving\.py, line \d+, in _misbehave\)"),
+    ("raise", None, "error", r"RuntimeError: a fault of its own \(misbehaving\.py, line \d+, in _misbehave\)"),
     ("oom", 0, "oom", r"MemoryError: no room \(train.global_batch_size = 48\)"),
     ("oom", None, "oom", r"MemoryError: no room \(train.global_batch_size = 48\)"),
     ("cuda-oom", 0, "oom", r"OutOfMemoryError: CUDA out of memory. Tried .* MiB \(train.global_batch_size = 48\)"),

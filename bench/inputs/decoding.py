@@ -1,5 +1,6 @@
 """Strict decoding, with errors that name the dotted key, its value, what is allowed, and the nearest valid key."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -40,7 +41,10 @@ def _explain(error: msgspec.ValidationError, content: Any, kind: Any, where: str
             return f"unknown key '{field}' of a cell: {OF_EXPERIMENTS[field]}"
         return f"unknown key '{_join(where, key, field)}'{of_model}" + nearest_or_all(_join(where, key, field), known)
     if message.startswith("Object missing required field"):
-        return f"missing key '{_join(where, key, message.split('`')[1])}'"
+        field, there = message.split("`")[1], _value_at(content, key) if key else content
+        near = difflib.get_close_matches(field, there, n=1) if isinstance(there, Mapping) else []
+        hint = f"; is '{_join(where, key, near[0])}' meant for it?" if near else ""
+        return f"missing key '{_join(where, key, field)}'{hint}"
     if not path:
         return f"{where} = {content!r}: {message[0].lower()}{message[1:]}" if where else message
     value, allowed = _value_at(content, key), ""

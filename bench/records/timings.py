@@ -9,9 +9,14 @@ from bench.record import SpeedRecord
 LATENCY_BATCH = 1
 
 
+def was_disturbed(speed: SpeedRecord) -> bool:
+    """Whether other work ran meanwhile, here or in other processes, or its clocks disagree: no measurement of speed."""
+    return speed.labels.machine_shared or bool(speed.warnings)
+
+
 def over_limit(speed: SpeedRecord) -> float:
     """Median step over the least time that the machine's ceilings allow; nan where that is not known."""
-    return stats.summarize(speed.step_s).median / speed.floor_s if speed.floor_s and speed.step_s else math.nan
+    return stats.median(speed.step_s) / speed.floor_s if speed.floor_s and speed.step_s else math.nan
 
 
 def latency_s(speed: SpeedRecord) -> Sequence[float]:

@@ -29,7 +29,7 @@ class Task(NamedTuple):
     @property
     def name(self) -> str:
         what = "speed" if self.seed is None else f"seed {self.seed}"
-        return f"{self.experiment}: {self.cell.label or 'cell'}, {what}"
+        return f"{self.experiment}: {self.cell.label}, {what}"
 
     @property
     def folder(self) -> str:

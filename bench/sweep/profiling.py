@@ -77,7 +77,7 @@ def show(task: Task, store: Path, *, data_dir: str | None, num_threads: int) -> 
 
 
 def _title(task: Task) -> str:
-    return f"{task.experiment}: {task.cell.label or 'cell'}"
+    return f"{task.experiment}: {task.cell.label}"
 
 
 def _marked(*arguments: Any) -> None:

@@ -1,5 +1,6 @@
 """What a running sweep shows: its plan, its progress with time left, and what was learnt. No torch."""
 
+import contextlib
 import os
 import shlex
 import sys
@@ -16,7 +17,7 @@ from bench.record import Record, TrainRecord
 from bench.records.cells import IDENTITY
 from bench.records.lines import key_of
 from bench.sweep.plan import Task
-from fmnist_core.config import DATASETS, CellConfig, CustomModel, canonical_json, input_shape
+from fmnist_core.config import DATASETS, CellConfig, CustomModel, canonical_json, input_shape, quality_key
 from fmnist_core.models import layers
 from fmnist_core.models.networks import layers_of
 
@@ -56,7 +57,8 @@ class Progress:
             state += f", test {training.history.test_accuracy[-1]:.2%}"
         self._bar.set_postfix_str(state)
         if not self._is_terminal and time.monotonic() - self._told >= TELL_EVERY_S:
-            self._say(f"{self._name}: {state}")
+            with contextlib.suppress(BrokenPipeError):  # nobody reads any more: no reason for a training to fail
+                self._say(f"{self._name}: {state}")
 
     def finish(self, name: str, record: Record, num_done: int, weights: Path | None = None) -> None:
         """`num_done`: tasks done, this one and those of others too. `weights`: folder of those kept."""
@@ -121,7 +123,7 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
             mine = [task for task in planned if _is_of(task, cell.config)]
             trained, timed = ([_state(t, latest) for t in mine if (t.seed is None) == speed] for speed in (False, True))
             rows.append({
-                "cell": cell.label or "-",
+                "cell": cell.label,
                 **_costs(cell.config),
                 "trained": f"{trained.count('done')}/{len(trained)}" + (" failed" if "failed" in trained else ""),
                 "timed": ", ".join(timed) or "not asked for",
@@ -135,6 +137,9 @@ def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest
           f"{num_missing:,} without a record. Images and teraflops are of one seed.{_estimate(planned, latest)}")
     for factory, number in _of_other_code(planned, latest).items():
         print(f"Not counted: {count(number, 'record')} of other code of {factory} than is here now.")
+    for shared_by, number in _of_other_launches(planned, latest).items():
+        by = f"{shared_by} processes" if shared_by > 1 else "one process"
+        print(f"Not counted: {count(number, 'record')} by {by} to a cell: accuracy belongs to that number.")
 
 
 def _of_other_code(planned: Iterable[Task], latest: Mapping[str, Record]) -> Counter[str]:
@@ -144,6 +149,13 @@ def _of_other_code(planned: Iterable[Task], latest: Mapping[str, Record]) -> Cou
     made_of = [record.cell.get("model", {}) for record in latest.values()] if code else []
     return Counter(model["factory"] for model in made_of
                    if model.get("factory") in code and model.get("source") != code[model["factory"]])
+
+
+def _of_other_launches(planned: Iterable[Task], latest: Mapping[str, Record]) -> Counter[int]:
+    """Records of trainings that are asked for, but by so many processes that shared them."""
+    sizes = {record.labels.num_processes for record in latest.values() if isinstance(record, TrainRecord)}
+    return Counter(size for task in planned if task.seed is not None and task.key not in latest for size in sizes
+                   if quality_key(task.cell.config, task.seed, num_processes=size) in latest)
 
 
 def _costs(config: CellConfig) -> dict[str, float | None]:
@@ -185,7 +197,7 @@ def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], lat
         lines = []
         for cell in _cells(experiment, planned):
             records = [latest[t.key] for t in planned if _is_of(t, cell.config) and t.key in latest]
-            lines.append(results.Line.of(cell.label or "-", records))
+            lines.append(results.Line.of(cell.label, records))
         for paragraph in (experiment.title, *results.paragraphs(lines)):
             print(f"\n{paragraph}")
     files = [name for name in asked if name.endswith(".toml")]

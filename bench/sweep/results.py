@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from tabulate import tabulate
 
-from bench.formatting import NOISY, NOTHING, SHARED, plural
+from bench.formatting import NOISY, NOTHING, SHARED, percent, plural
 from bench.record import Record, SpeedRecord, TrainRecord
+from bench.records.timings import was_disturbed
 from bench.stats import summarize, throughput
 
 MAX_WIDTH = 160
@@ -38,12 +39,12 @@ class Line(NamedTuple):
         good = [record for record in records if record.status == "ok"]
         trained = [record for record in good if isinstance(record, TrainRecord)]
         timed = [record for record in good if isinstance(record, SpeedRecord)]
-        accuracy = summarize([100 * record.epochs.test_accuracy[-1] for record in trained]) if trained else None
+        accuracy = summarize([record.epochs.test_accuracy[-1] for record in trained]) if trained else None
         rate = throughput(timed[0].images_per_step, timed[0].step_s) if timed else None
-        disturbed = bool(timed) and (timed[0].labels.machine_shared or bool(timed[0].warnings))
+        disturbed = bool(timed) and was_disturbed(timed[0])
         return cls(
-            cell=cell, accuracy=round(accuracy.mean, 2) if accuracy else None,
-            sd=accuracy.sd if accuracy and accuracy.n > 1 else None, num_seeds=len(trained),
+            cell=cell, accuracy=float(percent(accuracy.mean)) if accuracy else None,
+            sd=100 * accuracy.sd if accuracy and accuracy.n > 1 else None, num_seeds=len(trained),
             images_per_s=round(rate.images_per_s) if rate else None,
             mark=(NOISY if rate and rate.noisy else "") + (SHARED if disturbed else ""),
             parameters=good[0].num_parameters if good else 0,

@@ -1,6 +1,7 @@
 """One task to one record, whatever happens: a failure is a result with a reason."""
 
 import gc
+import textwrap
 import time
 import traceback
 import warnings
@@ -40,6 +41,8 @@ NUM_EXAMPLES = 20
 """Of the first test images, what they were taken for."""
 CHECKPOINT_EVERY_S = 60.0
 """Wall time between two checkpoints of a training."""
+MAX_REASON = 400
+"""Characters of an exception that a record keeps."""
 AGREE_EVERY = 10
 """Steps between two agreements of the processes that share a cell."""
 
@@ -295,4 +298,5 @@ def explain(error: Exception, task: Task) -> tuple[Status, str]:
     if isinstance(error, OwnNetworkError):
         return "error", str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return "error", f"{text.splitlines()[0]} ({frame.name}, line {frame.lineno})"
+    where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
+    return "error", f"{textwrap.shorten(text, MAX_REASON)} ({where})"

@@ -90,14 +90,14 @@ def refusing(name: str, doing: str = "") -> Iterator[None]:
         yield
     except OwnNetworkError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
             raise
         text = next(iter(str(error).splitlines()), "") + _place(error)
         raise _error(name, f"{doing}{type(error).__name__}{': ' if text else ''}{text}") from error
 
 
-def _place(error: Exception) -> str:
+def _place(error: BaseException) -> str:
     """Where in the user's code: the last line that is neither ours nor Python's nor torch's. A SyntaxError says it."""
     if isinstance(error, SyntaxError):
         return ""
