@@ -1,9 +1,7 @@
 """Records to one page in which a reader filters, sorts and plots them, without a network. No torch.
 
-    python -m bench.explorer --store DIR --output FILE
-
-The page holds its data, its script and the charting library (Vega-Lite). Its own policy forbids it every request, and
-every script but those two. The same records give the same bytes.
+`python -m bench.report --html` writes it. The page holds its data, its script and the charting library (Vega-Lite).
+Its own policy forbids it every request, and every script but those two. The same records give the same bytes.
 """
 
 import base64
@@ -11,17 +9,13 @@ import hashlib
 import json
 import math
 import string
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import experiment as experiments_
 from bench import frame
-from bench.command import leave
 from bench.experiment import Experiment
 from bench.inputs.dotted import as_text, as_written, flatten
-from bench.inputs.strict_parser import StrictParser, folder
 from bench.pages.explorer_columns import FILTERS, Line, columns, failures, rounded
 from bench.record import Epochs, Record
 from bench.records.machines import machine_names
@@ -32,7 +26,7 @@ from bench.store import read
 from fmnist_core.config import to_dict
 
 FOLDER = Path(__file__).resolve().parent / "pages" / "explorer_page"
-DEFAULT_OUTPUT = "explorer.html"
+NAME = "explorer.html"
 MAX_STEPS = 1_000
 """Step times embedded of one timing; of more, every second, third ... is taken, and the page says so."""
 MAX_EPOCHS = 200
@@ -46,14 +40,12 @@ CURVES = {
 """Fields of `Epochs`, in the order of the page's legend."""
 
 
-def write(folder: str | Path, output: str | Path, experiments: Sequence[Experiment] | None = None) -> None:
-    """The page of a folder of records; by default with the cells of all the project's experiments.
+def write(folder: str | Path, output: str | Path, experiments: Sequence[Experiment]) -> None:
+    """The page of a folder of records, with the cells of these experiments.
 
-    Raises ValueError for a store or an experiment that cannot be read and where the charting library is missing,
-    OSError where the page cannot be written.
+    Raises ValueError for a store that cannot be read and where the charting library is missing, OSError where the page
+    cannot be written.
     """
-    if experiments is None:
-        experiments = [experiments_.load(name) for name in experiments_.names()]
     Path(output).write_bytes(render(read(folder), experiments, load_every(folder)).encode())
 
 
@@ -83,24 +75,6 @@ def content(records: Sequence[Record], experiments: Sequence[Experiment],
         "cells": [_details(row, command(row, selected.get(id(row.cell)))) for row in rows],
         "num_records": len(results.records), "num_left_out": len(records) - len(results.records),
     }
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit codes: 0; 2 a store or experiment that cannot be read, nowhere to write, or no charting library."""
-    parser = StrictParser("python -m bench.explorer", __doc__)
-    parser.add_argument("--store", type=folder, default=str(experiments_.FOLDER / "results"), metavar="DIR",
-                        help="folder of the records; default: the published ones")
-    parser.add_argument("--output", default=DEFAULT_OUTPUT, metavar="FILE", help=f"the page; default: {DEFAULT_OUTPUT}")
-    options = parser.parse_args(arguments)
-    try:
-        if Path(options.output).suffix != Path(DEFAULT_OUTPUT).suffix:
-            raise ValueError(f"--output {options.output}: expected a file that ends in {Path(DEFAULT_OUTPUT).suffix}")
-        write(options.store, options.output)
-    except (ValueError, OSError) as error:
-        print(f"explorer: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.output}: written; open it in a browser")
-    return 0
 
 
 def _details(row: Row, reproduce: str) -> dict[str, Any]:
@@ -163,7 +137,3 @@ def _json_in_script(data: Mapping[str, Any]) -> str:
 def _digest(code: str) -> str:
     """As a Content-Security-Policy names a script."""
     return base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
-
-
-if __name__ == "__main__":
-    leave(main)

@@ -30,6 +30,11 @@ def escape(text: object) -> str:
     return _SPECIAL.sub(lambda match: "\\" + match[0], line)
 
 
+def named(label: str) -> str:
+    """The label of a cell within a sentence, set apart from its words."""
+    return f"*{escape(label)}*"
+
+
 def code(text: str) -> str:
     """A name of the project's own as a code span; what would end the span or the cell is left out."""
     return "`" + " ".join(text.replace("`", "").replace("|", "").split()) + "`"
@@ -91,7 +96,7 @@ def estimate(values: Sequence[float], low_end: float = 0.0) -> str:
 
 def mean_with_interval(values: Sequence[float], low_end: float = 0.0) -> str:
     """As `estimate`, without the sd: for sentences."""
-    return f"{percent(stats.summarize(values).mean)}{_interval(values, low_end)}" if values else NOTHING
+    return f"{percent(stats.mean(values))}{_interval(values, low_end)}" if values else NOTHING
 
 
 def _interval(values: Sequence[float], low_end: float) -> str:

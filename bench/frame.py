@@ -64,7 +64,7 @@ COLUMNS = {
     "train_images_per_s_low": "lower end of its 95 % interval",
     "train_images_per_s_high": "upper end of its 95 % interval",
     "train_noisy": "whether IQR / median of the steps is above 10 %",
-    "machine_shared": "whether other work ran beside the timing",
+    "machine_shared": "whether other work ran beside the timing, or it has a warning",
     "step_s": "median training step, seconds",
     "first_step_s": "the first training step, seconds",
     "inference_images_per_s": "highest inference throughput over the batch sizes above one image",
@@ -122,22 +122,23 @@ def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
     if conditions := row.trained_in:
         entry |= {"train_machine": str(conditions.machine), "train_fused_seeds": conditions.fused_seeds}
         if seconds := row.values(outcomes.train_s):
-            entry |= {"train_s": stats.summarize(seconds).median, "train_s_shared": conditions.disturbed}
+            entry |= {"train_s": stats.median(seconds), "train_s_shared": conditions.disturbed}
     speed = row.timed(machine) if machine else None
     return entry | (_times(speed) if speed else {})
 
 
 def _times(speed: SpeedRecord) -> dict[str, Any]:
-    rate, median = stats.throughput(speed.images_per_step, speed.step_s), stats.summarize(speed.step_s).median
+    rate, median = stats.throughput(speed.images_per_step, speed.step_s), stats.median(speed.step_s)
     rates = [(rate.images_per_s, size) for size, rate in timings.inference(speed).items()]
     best, batch_size = max(rates, default=(math.nan, math.nan))
     latency = timings.latency_s(speed)
     return {
         "train_images_per_s": rate.images_per_s, "train_images_per_s_low": rate.low,
         "train_images_per_s_high": rate.high, "train_noisy": rate.noisy,
-        "machine_shared": speed.labels.machine_shared, "step_s": median, "first_step_s": speed.first_step_s or math.nan,
+        "machine_shared": timings.was_disturbed(speed), "step_s": median,
+        "first_step_s": speed.first_step_s or math.nan,
         "inference_images_per_s": best, "inference_batch_size": batch_size,
-        "latency_s": stats.summarize(latency).median if latency else math.nan,
+        "latency_s": stats.median(latency) if latency else math.nan,
         "peak_memory_bytes": speed.peak_memory_bytes or math.nan,
         "reserved_memory_bytes": speed.reserved_memory_bytes or math.nan,
         "times_limit": timings.over_limit(speed),

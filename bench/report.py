@@ -4,7 +4,8 @@
     python -m bench.report --check            writes nothing; exit code 1, and which file is stale, if any differs
     python -m bench.report --store runs       writes runs/RESULTS.md and runs/docs/figures/ from your own records
     python -m bench.report --store runs my_experiment.toml     with your experiment's question, labels and order
-    python -m bench.report --html             writes explorer.html instead: a page to filter, sort and plot the records
+    python -m bench.report --html             writes explorer.html instead: a page to filter, sort and plot the records;
+                                              with --store and experiments of your own, too
 
 Without --store the records are the published ones, in experiments/results.
 The same records give the same bytes: nothing in the files tells when or where they were written.
@@ -18,9 +19,11 @@ from pathlib import Path
 
 from bench import command, explorer
 from bench import experiment as experiments_
+from bench.experiment import Experiment
 from bench.inputs.strict_parser import StrictParser, folder
 from bench.pages import figures, readme
 from bench.pages.document import Document, render
+from bench.records.rows import collect
 from bench.records.side_records import load_every
 from bench.store import read_all
 
@@ -61,14 +64,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit codes: 0; 1 stale with --check; 2 a store or experiment that cannot be read, or nowhere to write."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.html:
-        if options.check or options.experiments:
-            parser.error(f"argument --html: {'--check' if options.check else options.experiments[0]} has no effect on "
-                         "the page; allowed with it: --store and --output")
-        return explorer.main(["--store", options.store, "--output", options.output or explorer.DEFAULT_OUTPUT])
+    if options.html and options.check:
+        parser.error("argument --html: --check has no effect on the page")
     try:
         output = _output(options)
         loaded = experiments_.load_all([*experiments_.names(), *options.experiments])
+        if options.html:
+            explorer.write(options.store, output, _recorded(options, loaded))
+            print(f"{output}: written; open it in a browser")
+            return 0
         document = render(read_all(options.store), loaded, load_every(options.store),
                           own="" if _is_published(options.store) else _again(options))
         if not options.check:
@@ -100,17 +104,26 @@ def _parser() -> StrictParser:
     parser.add_argument("--check", action="store_true",
                         help="write nothing; exit 1 if a file is not what the records give")
     parser.add_argument("--html", action="store_true",
-                        help=f"write the explorer's page instead, a .html file; default: {explorer.DEFAULT_OUTPUT}")
+                        help="write the explorer's page instead, a .html file; default: explorer.html in those places")
     return parser
+
+
+def _recorded(options: argparse.Namespace, loaded: Sequence[Experiment]) -> list[Experiment]:
+    """All of the published results; of another store those that it has records of: the others' cells are all empty."""
+    if _is_published(options.store):
+        return list(loaded)
+    results = collect(read_all(options.store), loaded)
+    return [one for one in loaded if any(row.has_records for row in results.rows[one.name])]
 
 
 def _output(options: argparse.Namespace) -> Path:
     """Other records never take the place of the published results, nor their figures that of the project's."""
-    default = RESULTS if _is_published(options.store) else Path(options.store) / RESULTS.name
+    name = explorer.NAME if options.html else RESULTS.name
+    default = RESULTS.with_name(name) if _is_published(options.store) else Path(options.store) / name
     output = Path(options.output or default)
-    if output.suffix != RESULTS.suffix:
-        raise ValueError(f"--output {output}: expected a file that ends in {RESULTS.suffix}")
-    if not _is_published(options.store) and output.resolve().parent == ROOT:
+    if output.suffix != default.suffix:
+        raise ValueError(f"--output {output}: expected a file that ends in {default.suffix}")
+    if not options.html and not _is_published(options.store) and output.resolve().parent == ROOT:
         raise ValueError(f"--output {output}: the results of the published records and their figures stand in that "
                          f"folder; allowed: any other, as in the default {default}")
     return output

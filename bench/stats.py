@@ -26,7 +26,7 @@ from bench.sample_size import resolvable_ratio as resolvable_ratio
 from bench.sample_size import seeds_needed as seeds_needed
 from bench.samples import Samples, checked, fraction, half_width, sd_of, t_test
 
-Verdict = Literal["greater", "less", "equivalent", "not resolved"]
+Direction = Literal["greater", "less", "equivalent", "not resolved"]
 
 NOISY = 0.10
 """IQR / median above which a measurement is marked as noisy."""
@@ -88,6 +88,19 @@ def summarize(samples: Samples) -> Summary:
                    minimum=float(values.min()), maximum=float(values.max()), p99=p99)
 
 
+def mean(samples: Samples) -> float:
+    return float(checked("samples", samples).mean())
+
+
+def median(samples: Samples) -> float:
+    return float(np.quantile(checked("samples", samples), 0.5))
+
+
+def sd(samples: Samples) -> float:
+    """`Summary.sd`."""
+    return float(sd_of(checked("samples", samples)))
+
+
 def is_noisy(samples: Samples) -> bool:
     """`summarize(samples).noisy`, without numpy's quantiles, which take long for a few samples: records are many."""
     values: list[float] = checked("samples", samples).tolist()
@@ -101,8 +114,8 @@ def mean_interval(samples: Samples, confidence: float = 0.95) -> Interval:
     """Student's t interval for the mean, exact for normal samples: accuracy over seeds. (nan, nan) for one sample."""
     values = checked("samples", samples)
     fraction("confidence", confidence)
-    mean, half = float(values.mean()), half_width(sd_of(values) / len(values) ** 0.5, len(values) - 1, confidence)
-    return Interval(mean - half, mean + half)
+    half = half_width(sd_of(values) / len(values) ** 0.5, len(values) - 1, confidence)
+    return Interval(mean(values) - half, mean(values) + half)
 
 
 def prediction_interval(samples: Samples, confidence: float = 0.95) -> Interval:
@@ -110,9 +123,9 @@ def prediction_interval(samples: Samples, confidence: float = 0.95) -> Interval:
 
     (nan, nan) for one sample.
     """
-    mean, (low, high) = summarize(samples).mean, mean_interval(samples, confidence)
+    middle, (low, high) = mean(samples), mean_interval(samples, confidence)
     widening = (len(samples) + 1) ** 0.5
-    return Interval(mean - (mean - low) * widening, mean + (high - mean) * widening)
+    return Interval(middle - (middle - low) * widening, middle + (high - middle) * widening)
 
 
 def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
@@ -158,7 +171,8 @@ def paired_ratio(a: Samples, b: Samples, confidence: float = 0.95) -> Ratio:
     return Ratio(ratio, low, high, len(logs), t_test(mean, standard_error, len(logs) - 1))
 
 
-def verdict(result: Comparison | Ratio, minimum_effect: float, alpha: float = 0.05, p: float | None = None) -> Verdict:
+def verdict(result: Comparison | Ratio, minimum_effect: float, alpha: float = 0.05,
+            p: float | None = None) -> Direction:
     """Two gates: the effect is significant (p < alpha), and the estimate is at least `minimum_effect`.
 
     `minimum_effect` is a difference in the unit of a Comparison, or a relative change of a Ratio: 0.02 asks for a ratio

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import explorer
+from bench import explorer, report
 from bench.records import unlisted
 from fmnist_core.config import CellConfig, CustomModel
 from tests.explorer_records import GPU, GRID, HOSTILE, other, small_store, speed, train
@@ -150,6 +150,6 @@ def test_no_record_can_end_its_script(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_library_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
                                                  capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "vl_convert", None)
-    assert explorer.main(["--store", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 2
+    assert report.main(["--html", "--store", str(tmp_path), "--output", str(tmp_path / "page.html")]) == 2
     assert "fmnist-bench[explorer]" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

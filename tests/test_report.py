@@ -8,7 +8,7 @@ import sys
 import msgspec
 import pytest
 
-from bench import experiment, frame, report
+from bench import experiment, explorer, frame, report
 from bench.formatting import escape, significant
 from bench.pages import pictures, readme
 from bench.pages.tables import settings_table, shared_settings
@@ -159,7 +159,7 @@ def test_seeds_of_different_arithmetic_are_rows_of_their_own():
     assert rows_of(text, "kernel_size 2 (float32 with TF32)")[0][4] == "50.00"
     assert ("are compared within each kind only.** float32: kernel_size 2, kernel_size 3; float32 with TF32: "
             "kernel_size 2.") in text
-    assert "Left out, because their arithmetic differs from the others': 1 row." in text
+    assert "Not compared, because their arithmetic (float32 with TF32) differs from the others': 1 row: " in text
     assert [row.label for row in comparable(collect(records, [MADE]).rows["made"])] == ["kernel_size 2 (float32)",
                                                                                        "kernel_size 3"]
 
@@ -325,7 +325,7 @@ def test_a_timing_at_another_commit_is_marked_and_left_out_of_the_answer():
                     timed(made, made.cells[2], [0.001] * 10, environment=later)], made)
     rates = [row[3] for k in (2, 3, 4) for row in rows_of(text, f"kernel_size {k}") if len(row) == SPEED_COLUMNS]
     assert rates == ["10,000 [10,000, 10,000]", "5,000 [5,000, 5,000]", "100,000 [100,000, 100,000]§"]
-    assert "fastest in training is kernel_size 2 with 10,000 images/s" in text
+    assert "fastest in training is *kernel_size 2* with 10,000 images/s" in text
 
 
 def test_rows_that_differ_in_what_was_observed_are_not_compared_silently():
@@ -340,7 +340,7 @@ def test_a_memory_format_that_suits_both_is_compared_with_either():
     either = msgspec.structs.replace(LABELS, weight_memory_format="any")
     text = text_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=either)])
     assert "weights channels_last;" in text
-    assert "slowest kernel_size 3 with" in text
+    assert "slowest *kernel_size 3* with" in text
     contiguous = msgspec.structs.replace(LABELS, weight_memory_format="contiguous")
     text = text_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=contiguous)])
     assert "**weights differ: channels_last, contiguous; such rows are not comparable**" in text
@@ -379,7 +379,8 @@ def test_answer_names_best_and_worst_with_the_test():
     line = answer_of([*seeds_of(K2, (0.899, 0.900, 0.901)), *seeds_of(K3, (0.919, 0.920, 0.921))])
     # t = 0.02 / sqrt(2 x 0.001^2 / 3) = 24.49, 4 degrees of freedom: p = 1.6e-5
     assert "Test accuracy differs between the cells (Welch's test of 2 cells, p < 0.001, n = 3 a cell)" in line
-    assert "highest kernel_size 3 with 92.00 [91.75, 92.25] %, lowest kernel_size 2 with 90.00 [89.75, 90.25] %" in line
+    assert ("highest *kernel_size 3* with 92.00 [91.75, 92.25] %, lowest *kernel_size 2* with 90.00 [89.75, 90.25] %"
+            in line)
     assert "The highest is above every other" in line
 
 
@@ -401,8 +402,8 @@ def test_answer_tests_no_cell_of_seeds_that_did_not_learn_and_names_the_best_of_
     line = text_of([trained(made, cell, seed, test=value) for cell, values in zip(made.cells, accuracies, strict=True)
                     for seed, value in enumerate(values)], made)
     assert "The highest is above every other of two seeds or more." in line
-    assert "- Not learnt, and so not compared: kernel_size 4 (2 of 3 seeds)." in line
-    assert "One seed, no test: 1 cell, the highest of them kernel_size 5 with 93.00 %." in line
+    assert "- Not learnt, and so not compared: *kernel_size 4* (2 of 3 seeds)." in line
+    assert "One seed, no test: 1 cell, the highest of them *kernel_size 5* with 93.00 %." in line
 
 
 def test_answer_counts_an_svms_hits_as_its_author_does():
@@ -412,8 +413,8 @@ def test_answer_counts_an_svms_hits_as_its_author_does():
         trained(agarap, softmax, seed, test=0.93 + 0.0001 * seed),
         trained(agarap, svm, seed, test=0.92 + 0.0001 * seed, extra={"sign_argmax_accuracy": 0.907 + 0.0001 * seed}))]
     text = text_of(records, agarap)
-    assert "Counted as right by the sign of the logits alone: CNN-SVM 90.71 [90.69, 90.73] %." in text
-    assert "(95 % prediction interval, last epoch): 1 of 2 (CNN-SVM); ours is higher for 1 and lower for 0." in text
+    assert "Counted as right by the sign of the logits alone: *CNN-SVM* 90.71 [90.69, 90.73] %." in text
+    assert "(95 % prediction interval, last epoch): 1 of 2 (*CNN-SVM*); ours is higher for 1 and lower for 0." in text
 
 
 def test_answer_counts_reported_figures_that_one_run_would_give():
@@ -427,16 +428,16 @@ def test_answer_counts_reported_figures_that_one_run_would_give():
     text = text_of(records, made)
     # Student's t of 2 degrees of freedom, 4.303, times 0.001 and the root of 4 / 3: 0.901 +- 0.005
     inside = "accuracy one run of ours may give (95 % prediction interval, last epoch)"
-    assert f"Cells whose reported validation {inside}: 1 of 3 (2); ours is higher for 1 and lower for 1." in text
+    assert f"Cells whose reported validation {inside}: 1 of 3 (*2*); ours is higher for 1 and lower for 1." in text
     assert f"Cells whose reported test {inside}: 0 of 3; ours is higher for 3 and lower for 0." in text
     few = [record for record in records if record.seed < 2 or record.cell == records[0].cell]
-    assert (f"Cells whose reported validation {inside}: 1 of 1; ours is higher for 0 and lower for 0; too few seeds or "
-            "too wide a spread to say for 2.") in text_of(few, made)
+    assert (f"Cells whose reported validation {inside}: 1 of 3 (*2*); ours is higher for 0 and lower for 0; too few "
+            "seeds or too wide a spread to say for 2.") in text_of(few, made)
     other = [trained(made, made.cells[0], seed, validation=0.95, environment=GPU,
                      labels=Labels(precision="float32", cudnn_tf32=True)) for seed in range(3, 5)]
     inside = inside.replace("epoch", "epoch, each cell by its arithmetic of most seeds")
     once = text_of([*records, *other], made)
-    assert f"Cells whose reported validation {inside}: 1 of 3 (2); ours" in once, "a cell counts once"
+    assert f"Cells whose reported validation {inside}: 1 of 3 (*2*); ours" in once, "a cell counts once"
 
 
 def test_answer_of_single_seeds_and_of_none():
@@ -448,8 +449,8 @@ def test_answer_where_one_seed_is_all_that_is_asked_for():
     made = experiment_of(ONE_FACTOR.replace("[grid]", "[seeds]\ncpu = 1\n[grid]"))
     records = [trained(made, cell, 0, test=accuracy) for cell, accuracy in zip(made.cells, (0.8, 0.9), strict=True)]
     twice = [*records, trained(made, made.cells[1], 1, test=0.92)]  # more than was asked for: the mean
-    assert "The highest test accuracy is 91.00 % (kernel_size 3). One seed a cell" in text_of(twice, made)
-    assert "The highest test accuracy is 90.00 % (kernel_size 3). One seed a cell is asked for: no test." in text_of(
+    assert "The highest test accuracy is 91.00 % (*kernel_size 3*). One seed a cell" in text_of(twice, made)
+    assert "The highest test accuracy is 90.00 % (*kernel_size 3*). One seed a cell is asked for: no test." in text_of(
         records, made)
 
 
@@ -487,7 +488,7 @@ def test_trend_is_told_for_a_grid_of_numbers():
 def test_where_nothing_learnt_no_trend_is_looked_for():
     text = text_of([trained(MADE, cell, seed, test=0.1 + 0.001 * seed) for cell in (K2, K3) for seed in range(2)], MADE)
     assert "**Answer.** Not resolved: fewer than two cells with two seeds learnt." in text
-    assert "- Not learnt, and so not compared: kernel_size 2 (2 of 2 seeds), kernel_size 3 (2 of 2 seeds)." in text
+    assert "- Not learnt, and so not compared: *kernel_size 2* (2 of 2 seeds), *kernel_size 3* (2 of 2 seeds)." in text
     assert "trend" not in text.split("**Settings**")[0]
 
 
@@ -498,18 +499,19 @@ def test_each_cell_is_compared_with_the_control():
     text = text_of([trained(made, cell, seed, test=value) for cell, own in zip(made.cells, values.values(), strict=True)
                     for seed, value in enumerate(own)], made)
     # variance (1e-6 + 1e-6 + 1.083e-6) / 3, df 6: half width 2.4469 x sqrt(1.0278e-6 x 2 / 3) = 0.00203
-    assert ("Against kernel_size 3 (t-tests by the spread of all, Holm): kernel_size 2 -1.00 points [-1.20, -0.80], "
-            "p < 0.001; kernel_size 4 +0.03 points [-0.17, +0.24], p = 0.701.") in text
+    assert ("Against *kernel_size 3* (t-tests by the spread of all, Holm): *kernel_size 2* -1.00 points [-1.20, -0.80]"
+            ", "
+            "p < 0.001; *kernel_size 4* +0.03 points [-0.17, +0.24], p = 0.701.") in text
     assert "Not told apart" not in text.split("**Answer.**")[1].split("**Accuracy")[0]  # not asked for
     assert "Against" not in text_of(seeds_of(K2, (0.9, 0.91)), MADE)
     dead = [trained(made, cell, seed, test=(0.1 if cell is made.cells[1] else 0.8) + 0.001 * seed)
             for cell in made.cells for seed in range(3)]
     text = text_of(dead, made)
-    assert "Nothing is compared with kernel_size 3: it has not two seeds of this arithmetic that all learnt." in text
+    assert "Nothing is compared with *kernel_size 3*: it has not two seeds of this arithmetic that all learnt." in text
     assert "Against" not in text
     dead_other = [trained(made, cell, seed, test=0.1 if cell is made.cells[0] else 0.8 + 0.001 * seed)
                   for cell in made.cells for seed in range(3)]
-    assert "Against kernel_size 3 (t-tests by the spread of all, Holm): kernel_size 4 +0.00 points" in text_of(
+    assert "Against *kernel_size 3* (t-tests by the spread of all, Holm): *kernel_size 4* +0.00 points" in text_of(
         dead_other, made)
 
 
@@ -530,7 +532,8 @@ def test_an_experiment_says_what_its_answer_compares():
                                  for seed in range(3)], made)
     # sd 0.1 points; 4.30265 / sqrt(3) = 2.48414
     assert ("Training less validation accuracy differs between the cells (Welch's test of 2 cells, p < 0.001, n = 3 a "
-            "cell): highest kernel_size 2 with 5.10 [4.85, 5.35] points, lowest kernel_size 3 with 1.10 [0.85, 1.35] "
+            "cell): highest *kernel_size 2* with 5.10 [4.85, 5.35] points, lowest *kernel_size 3* with 1.10 [0.85, "
+            "1.35] "
             "points.") in text(by_gap)
     assert "The highest is above every other." in text(by_gap)
     assert "Validation accuracy differs between the cells" in text(by_validation)
@@ -558,8 +561,9 @@ def test_the_arithmetic_that_is_compared_is_that_of_most_cells():
                 for cell in made.cells[2:] for seed in range(8)]
     text = text_of(records, made)
     assert "permutation over 3 cells" in text
-    assert "highest kernel_size 4 (float32) with" in text
-    assert "arithmetic differs from the others': 2 rows, so that kernel_size 5 cannot be compared." in text
+    assert "highest *kernel_size 4 (float32)* with" in text
+    assert ("Not compared, because their arithmetic (float32 with TF32) differs from the others': 2 rows: "
+            "*kernel_size 4 (float32 with TF32)*; *kernel_size 5*.") in text
     apart = [trained(made, cell, seed, test=0.8 + 0.05 * i + 0.001 * seed)
              for i, cell in enumerate(made.cells[:3]) for seed in range(6)]
     assert "The highest is above every other that is compared." in text_of([*apart, *records[6:]], made)
@@ -571,10 +575,10 @@ def test_trainings_done_once_more_are_told():
     again = [trained(MADE, K2, 0, test=0.8975, started_at="2026-01-02T00:00:00Z"),
              trained(MADE, K3, 0, test=0.9, started_at="2026-01-02T00:00:00Z")]
     assert "Done once more" not in text_of([first, other], MADE)
-    same = "Done once more later, and counted as they came out then: 1 training, with the same test accuracy."
+    same = "Repeated later, so that the later result counts: 1 training, with the same test accuracy."
     assert same in text_of([first, other, again[1]], MADE)
     text = text_of([*again, first, other], MADE)
-    assert "came out then: 2 trainings, of which 1 with another test accuracy, by up to 0.25 points" in text
+    assert "later result counts: 2 trainings, 1 of them with another test accuracy, by up to 0.25 points" in text
     assert "2 trainings and 0 timings belong" in text
 
 
@@ -599,7 +603,8 @@ def test_settings_that_change_together_have_no_trend_of_their_own():
 
 def test_speed_answer_compares_only_what_had_the_machine_alone():
     line = answer_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10)])
-    assert "fastest in training is kernel_size 2 with 10,000 images/s, slowest kernel_size 3 with 5,000 images" in line
+    assert ("fastest in training is *kernel_size 2* with 10,000 images/s, slowest *kernel_size 3* with 5,000 images"
+            in line)
     assert "a factor of 2.00; the machine was not calibrated" in line
     shared = msgspec.structs.replace(LABELS, machine_shared=True)
     assert "fastest" not in answer_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=shared)])
@@ -611,14 +616,15 @@ def test_speed_answer_compares_what_was_timed_at_one_commit():
     k2, k3, k4 = made.cells
     line = answer_of([timed(made, k2, [0.03] * 10), timed(made, k3, [0.02] * 10, environment=later),
                       timed(made, k4, environment=later)], made)
-    assert "fastest in training is kernel_size 4 with 10,000 images/s, slowest kernel_size 3 with 5,000" in line
-    assert ". Left out, timed at another commit: kernel_size 2." in line
+    assert "fastest in training is *kernel_size 4* with 10,000 images/s, slowest *kernel_size 3* with 5,000" in line
+    assert ". Left out, timed at another commit: *kernel_size 2*." in line
 
 
 @pytest.mark.parametrize(("spread", "expected"), [
-    (0.02, "fastest in training is kernel_size 2 with 10,000 images/s, slowest kernel_size 3 with 5,000 images/s, a "
-            "factor of 2.00 [1.95, 2.05] between runs."),
-    (2.0, "training speeds are not resolved: highest kernel_size 2 with 10,000 images/s, lowest kernel_size 3 with"),
+    (0.02, "fastest in training is *kernel_size 2* with 10,000 images/s, slowest *kernel_size 3* with 5,000 images/s"
+            ", a factor of 2.00 [1.95, 2.05] between runs."),
+    (2.0, "training speeds are not resolved: highest *kernel_size 2* with 10,000 images/s, lowest *kernel_size 3* "
+           "with"),
 ])
 def test_speed_answer_is_judged_by_the_noise_between_runs(spread, expected):
     pairs = Pairs(a_s=[0.01 * (1 + spread * (i % 2)) for i in range(20)], b_s=[0.01] * 20)
@@ -710,7 +716,11 @@ def test_the_readme_beside_the_published_results_has_them_in_short(full_store, t
     assert "README.md: stale" in capsys.readouterr().err
     assert report.main(arguments) == 0
     text = page.read_text()
-    assert text.startswith(f"# Mine\n\n{readme.BEGIN}\n\n| the report's claim | verdict here |")
+    assert text.startswith(f"# Mine\n\n{readme.BEGIN}\n\nOf 9 claims: ")
+    assert (" A run of the final network ends at 88.0 % on validation and 88.0 % on test on average "
+            "(ReLU after fc1, n = 3); the report's one run at 91.6 % and 90.4 or 90.8 %. Trial-2, which the report "
+            "selects as the best of Table 1.2, takes place ") in text
+    assert "\n\n| the report's claim | verdict here |" in text
     assert text.endswith(f"{readme.END}\n\nmore\n")
     assert "old" not in text
     # of three seeds, made so that seed s of the first cell has 0.88 + 0.0005 s
@@ -718,7 +728,7 @@ def test_the_readme_beside_the_published_results_has_them_in_short(full_store, t
     assert "| here, all 60,000 images | - | " in text
     assert "| section 1.8 | all 60,000 images | test | 90.8 | " in (tmp_path / "RESULTS.md").read_text()
     assert "Kaiming" not in text  # a reading of its own, not the network as printed
-    assert "| Dropout between the two Linear layers reduces over-fitting | **contradicted** |" in text
+    assert "| Dropout between the two Linear layers reduces over-fitting | **contradicted** (2 of 2 parts) |" in text
     assert "| Batch normalization speeds up learning | **waiting** |" in text
     assert report.main([*arguments, "--check"]) == 0
 
@@ -742,7 +752,7 @@ def test_records_of_ones_own_never_take_the_place_of_the_published_results(full_
 @pytest.mark.parametrize(("arguments", "expected"), [
     (["--output", "mine.toml"], "--output mine.toml: expected a file that ends in .md"),
     (["--html", "--output", "mine.toml"], "--output mine.toml: expected a file that ends in .html"),
-    (["--html", "mine.toml"], "mine.toml has no effect on the page"), (["--html", "--check"], "--check has no effect"),
+    (["--html", "--check"], "--check has no effect"),
 ])
 def test_no_file_of_another_kind_is_written_over(arguments, expected, full_store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -780,6 +790,22 @@ def test_a_document_of_ones_own_shows_what_has_records_and_ones_own_experiments(
     assert "Table 1.1" not in text
     assert "## The report's claims" not in text
     assert "1 training and 0 timings belong to experiments" in text
+
+
+def test_the_page_of_ones_own_lies_in_the_store_and_knows_ones_own_experiments(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(explorer, "_library", lambda: "library")
+    own = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2]").replace('"cnn"', '"cnn"\nwidth = 5'), name="mine")
+    (tmp_path / "mine.toml").write_text(
+        'question = "?"\nbase.model = { name = "cnn", width = 5 }\n'
+        '[[cells]]\nlabel = "of my own"\nmodel.kernel_size = 2')
+    store = tmp_path / "store"
+    store.mkdir()
+    (store / "mine.jsonl").write_bytes(encode(trained(own, own.cells[0])))
+    assert report.main(["--store", str(store), "--html", str(tmp_path / "mine.toml")]) == 0
+    assert f"{store / 'explorer.html'}: written" in capsys.readouterr().out
+    page = (store / "explorer.html").read_text()
+    assert '"of my own"' in page
+    assert "Trial-2" not in page  # of an experiment that the store has nothing of
 
 
 def test_an_experiment_named_twice_is_there_once(tmp_path):
@@ -827,9 +853,10 @@ def test_the_reports_figures_stand_beside_ours_with_the_order_of_the_trials():
     text = text_of(records, of).split("## The report's figures")[1]
     rows = {row[1]: row for row in rows_of(text, "Table 1.2")}
     # 0.901 +- 4.303 x 0.001 x the root of 4 / 3; of seven trials in the report Trial-1 comes fifth
-    assert rows["Trial-1"][2:] == ["validation", "89.3", "90.10 ± 0.10 [89.85, 90.35]", "89.60 to 90.60", "3", "5", "2"]
-    assert rows["Trial-2"][-2:] == ["1", "1"]
-    assert rows["Trial-3"][3:] == ["90.3", "waiting", "-", "0", "3", "-"]
+    assert rows["Trial-1"][2:] == ["validation", "89.3", "90.10 ± 0.10 [89.85, 90.35]", "89.60 to 90.60", "3", "5", "2",
+                                   "0.3000 ± 0.0000"]
+    assert rows["Trial-2"][-3:-1] == ["1", "1"]
+    assert rows["Trial-3"][3:] == ["90.3", "waiting", "-", "0", "3", "-", "-"]
 
 
 def test_without_the_data_set_the_pictures_of_it_stay_as_they_are(written, full_store, tmp_path, capsys, monkeypatch):
@@ -913,7 +940,7 @@ def test_empty_store_gives_a_page_of_waiting_rows(tmp_path):
 
 FORBIDDEN = """
 import sys
-from bench import experiment, frame, report
+from bench import explorer, experiment, frame, report
 from bench.formatting import escape
 report.main(["--store", sys.argv[1], "--output", sys.argv[1] + "/RESULTS.md"])
 sys.exit(sys.argv[2] in sys.modules)

@@ -13,20 +13,15 @@ from bench import stats
 from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
 from bench.judging.evidence import (
     ALPHA,
-    HALF_A_DIGIT,
     MINIMUM_EFFECT,
     WAITING,
     Finding,
     Verdict,
-    can_judge,
-    holds,
     one_way_p,
     pooled_sd,
     seeds_for,
     seeds_for_mean,
     seeds_for_one_way,
-    seeds_to_predict,
-    seeds_to_reach,
 )
 from bench.records.outcomes import Outcome, test_last, validation_loss_rise
 from bench.records.rows import Row
@@ -37,6 +32,19 @@ NEGLIGIBLE = 0.003
 """A factor whose largest difference is surely below 0.3 points is said not to affect accuracy."""
 
 
+class Scale(NamedTuple):
+    """What values are differences of."""
+
+    unit: str
+    show: Callable[[float], str]
+    minimum_effect: float
+    """Smaller differences are called no effect."""
+
+
+ACCURACY = Scale(" points", points, MINIMUM_EFFECT)
+LOSS = Scale("", lambda difference: f"{difference:+.4f}", 0.001)
+
+
 class Contrast(NamedTuple):
     """The claim says that the values of `high` lie above those of `low`."""
 
@@ -45,7 +53,7 @@ class Contrast(NamedTuple):
     high: Sequence[float]
 
 
-def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT) -> Finding:
+def contrasts(pairs: Sequence[Contrast], scale: Scale = ACCURACY) -> Finding:
     """Welch's test for each pair, Holm over all: supported if every pair is as claimed, contradicted if any is not.
 
     A pair is against the claim when it is resolved the other way round, or surely differs by less than the minimum.
@@ -58,11 +66,11 @@ def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT)
         return Finding("waiting" if missing else "not resolved", "one seed a cell: no spread, no test", 2)
     results = [stats.compare(pair.low, pair.high) for pair in tested]
     adjusted = stats.holm([result.p for result in results])
-    verdicts = [stats.verdict(result, minimum_effect, p=p) for result, p in zip(results, adjusted, strict=True)]
+    verdicts = [stats.verdict(result, scale.minimum_effect, p=p) for result, p in zip(results, adjusted, strict=True)]
     as_claimed, against = verdicts.count("greater"), verdicts.count("less") + verdicts.count("equivalent")
     verdict: Verdict = ("contradicted" if against else "waiting" if missing else
                         "supported" if as_claimed == len(pairs) else "not resolved")
-    texts = _contrast_texts(tested, results, adjusted, verdicts)
+    texts = _contrast_texts(tested, results, adjusted, verdicts, scale)
     evidence, lead = "; ".join(texts[:MOST_TOLD]), "; ".join(texts if len(pairs) <= FEW else texts[:1])
     if len(pairs) > 1:
         counts = (f"{as_claimed} of {len(pairs)} comparisons resolved as claimed, {against} reversed or equal, "
@@ -71,51 +79,8 @@ def contrasts(pairs: Sequence[Contrast], minimum_effect: float = MINIMUM_EFFECT)
         evidence += f"; {counts}"
         lead += "" if len(pairs) <= FEW else f"; {counts}"
     open_ = [result for result, one in zip(results, verdicts, strict=True) if one == "not resolved"]
-    seeds = _seeds(open_, tested, minimum_effect) if verdict == "not resolved" else None
+    seeds = _seeds(open_, tested, scale.minimum_effect) if verdict == "not resolved" else None
     return Finding(verdict, evidence, seeds, lead)
-
-
-def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, best: Outcome | None = None) -> Finding:
-    """Whether a figure that the report gives for one run is one that a run gives: 95 % prediction interval over seeds.
-
-    `best`: told beside it, and no result: by how many runs it is reached at an epoch of choice.
-
-    Supported if, in some row, the interval holds it and a run of ours reached it from either side; contradicted if
-    no interval holds it. One that only an interval reaches, and no run, is open: the more readings, the more of those.
-    """
-    measured = [(row.label, values) for row in rows if (values := row.values(outcome))]
-    if not measured:
-        return WAITING
-    several = [(name, values, *stats.prediction_interval(values)) for name, values in measured if len(values) > 1]
-    inside = [one for one in several if holds(*one[2:], figure)]
-    outside = [one for one in several if one not in inside]
-    told = lambda intervals: "; ".join(f"{percent(low)} to {percent(high)} ({escape(name)})"
-                                       for name, values, low, high in intervals)
-    alone = "; ".join(escape(name) for name, values in measured if len(values) == 1)
-    reached = lambda own: sum(value >= figure - HALF_A_DIGIT for value in own)
-    runs = ", ".join(f"{reached(own)} of {plural(len(own), 'run')} ({escape(name)})" for name, own in measured)
-    highest = max(value for _, own in measured for value in own)
-    lead = f"at least as high: {runs}; the highest {percent(highest)} %"
-    if best is not None:
-        chosen = [value for row in rows for value in row.values(best)]
-        lead += f"; at the best epoch of each: {reached(chosen)} of {plural(len(chosen), 'run')}"
-    evidence = "; ".join([lead,
-                          *([f"one run's intervals that hold it: {told(inside)}"] if inside else []),
-                          *([f"one run's intervals that do not: {told(outside)}"] if outside else []),
-                          *([f"one seed, no interval: {alone}"] if alone else [])])
-    usable = [one for one in several if can_judge(len(one[1]), *one[2:])]
-    may_give = [own for _, own, low, high in usable if holds(low, high, figure)]
-    if any(min(own) < figure + HALF_A_DIGIT and figure - HALF_A_DIGIT <= max(own) for own in may_give):
-        return Finding("supported", evidence, lead=lead)
-    if any(not row.trained and not row.failed for row in rows):
-        return Finding("waiting", evidence, lead=lead)
-    if may_give:
-        return Finding("not resolved", f"{evidence}; none of these runs reached it", min(
-            len(own) + seeds_to_reach(own, figure) for own in may_give), lead)
-    if len(usable) == len(measured):
-        return Finding("contradicted", evidence, lead=lead)
-    sds = [stats.summarize(values).sd for _, values, *_ in several]
-    return Finding("not resolved", evidence, seeds_to_predict(max(sds, default=math.nan)), lead)
 
 
 def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
@@ -124,7 +89,7 @@ def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
     if not measured:
         return WAITING
     intervals = [stats.mean_interval(values) for _, values in measured]
-    evidence = "; ".join(f"{mean_with_interval(values)} %, {points(stats.summarize(values).mean - figure)} points "
+    evidence = "; ".join(f"{mean_with_interval(values)} %, {points(stats.mean(values) - figure)} points "
                          f"({escape(label)}, n = {len(values)})" for label, values in measured)
     if any(not row.trained and not row.failed for row in rows):
         return Finding("waiting", evidence)
@@ -161,13 +126,13 @@ def rises(rows: Sequence[tuple[float, Row]], outcome: Outcome, unit: str) -> Fin
     waiting = sum(not row.trained and not row.failed for _, row in rows)
     if not by_number:
         return WAITING
-    means = ", ".join(f"{percent(stats.summarize(values).mean)} at {at:g}" for at, values in by_number.items())
+    means = ", ".join(f"{percent(stats.mean(values))} at {at:g}" for at, values in by_number.items())
     pairs = [(at, value) for at, values in by_number.items() for value in values]
     if len(by_number) < 3 or len(pairs) == len(by_number):
         return Finding("waiting" if waiting else "not resolved", f"{means} {unit}: too few seeds for a test", 2)
     slope, p = stats.trend([at for at, _ in pairs], [value for _, value in pairs])
     evidence = f"{means} {unit}, n = {len(pairs)}, {p_value(p)}{f', {waiting} waiting' if waiting else ''}"
-    first, last = (stats.summarize(by_number[at]).mean for at in (min(by_number), max(by_number)))
+    first, last = (stats.mean(by_number[at]) for at in (min(by_number), max(by_number)))
     if p < ALPHA and slope < 0:
         return Finding("contradicted", evidence)
     if waiting:
@@ -236,7 +201,7 @@ def _untested(rows: Sequence[Row]) -> Finding:
 def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float, level: float) -> Finding:
     """`p`: adjusted; `level`: that of the test without adjustment, for the seeds that it would take."""
     tested = [row for row in rows if len(row.values(test_last)) > 1]
-    ordered = sorted(tested, key=lambda row: stats.summarize(row.values(test_last)).mean)
+    ordered = sorted(tested, key=lambda row: stats.mean(row.values(test_last)))
     lowest, highest = ordered[0], ordered[-1]
     extremes = stats.compare(lowest.values(test_last), highest.values(test_last))
     waiting = sum(not row.trained and not row.failed for row in rows)
@@ -254,12 +219,13 @@ def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float, le
 
 
 def _contrast_texts(tested: Sequence[Contrast], results: Sequence[stats.Comparison], adjusted: Sequence[float],
-                    verdicts: Sequence[stats.Verdict]) -> list[str]:
+                    verdicts: Sequence[stats.Direction], scale: Scale) -> list[str]:
     """What decides first."""
+    show = scale.show
     deciding = ["less", "equivalent", "greater", "not resolved"]
     ordered = sorted(range(len(tested)), key=lambda i: (deciding.index(verdicts[i]), -abs(results[i].difference)))
-    return [f"{escape(tested[i].name)}: {points(results[i].difference)} points [{points(results[i].low)}, "
-            f"{points(results[i].high)}], {p_value(adjusted[i])}, n = {len(tested[i].high)} and "
+    return [f"{escape(tested[i].name)}: {show(results[i].difference)}{scale.unit} [{show(results[i].low)}, "
+            f"{show(results[i].high)}], {p_value(adjusted[i])}, n = {len(tested[i].high)} and "
             f"{len(tested[i].low)}" for i in ordered]
 
 

@@ -40,16 +40,6 @@ class Finding(NamedTuple):
 WAITING = Finding("waiting", "no records yet")
 
 
-def can_judge(num_seeds: int, low: float, high: float) -> bool:
-    """Whether a prediction interval is narrow enough to agree or disagree with a figure."""
-    return num_seeds > 2 and high - low <= 2 * WIDEST_PREDICTION
-
-
-def holds(low: float, high: float, figure: float) -> bool:
-    """Whether an interval reaches what the report may have rounded to `figure`."""
-    return low < figure + HALF_A_DIGIT and figure - HALF_A_DIGIT < high
-
-
 def one_way_p(groups: Sequence[Sequence[float]]) -> float:
     """Whether groups of two values or more differ: `stats.one_way`, of the first seeds where they are very many.
 
@@ -63,13 +53,13 @@ def one_way_p(groups: Sequence[Sequence[float]]) -> float:
 
 def pooled_sd(groups: Sequence[Sequence[float]]) -> float:
     """The spread of one seed: root of the groups' mean variance. nan where no group has two seeds."""
-    variances = [sd**2 for group in groups if not math.isnan(sd := stats.summarize(group).sd)]
+    variances = [sd**2 for group in groups if not math.isnan(sd := stats.sd(group))]
     return math.sqrt(sum(variances) / len(variances)) if variances else math.nan
 
 
 def seeds_for_one_way(groups: Sequence[Sequence[float]], alpha: float) -> float:
     """Per group, for `one_way_p` to find differences as they look now four times in five."""
-    means, sd = [stats.summarize(group).mean for group in groups], pooled_sd(groups)
+    means, sd = [stats.mean(group) for group in groups], pooled_sd(groups)
     if len(means) == 2:
         return seeds_for(sd, abs(means[1] - means[0]), alpha, MINIMUM_EFFECT)
     return stats.one_way_seeds_needed(means, sd, alpha=alpha)
@@ -82,7 +72,10 @@ def seeds_for(sd: float, difference: float, alpha: float, minimum_effect: float)
 
 
 def seeds_for_mean(sd: float, distance: float, alpha: float) -> float:
-    """For a mean's interval to leave out what lies `distance` away."""
+    """For a mean's interval to leave out what lies `distance` away.
+
+    `pairs_needed` plans for a mean of logarithms of ratios; the exponential hands it a plain distance.
+    """
     return _within_reach(sd, abs(distance), 0.0, lambda: stats.pairs_needed(
         sd, math.expm1(abs(distance)), power=0.8, alpha=alpha))
 

@@ -161,7 +161,7 @@ def medians(record: SpeedRecord) -> dict[Metric, float]:
         "train_step": record.step_s, "batch": record.batch_s, "evaluate": record.evaluate_s,
         "inference": by_size.get(max(by_size, default=0), []), "latency": timings.latency_s(record),
     }
-    return {metric: stats.summarize(values).median for metric, values in samples.items() if values}
+    return {metric: stats.median(values) for metric, values in samples.items() if values}
 
 
 def _grouped(
@@ -276,7 +276,7 @@ def _undisturbed(records: Sequence[TrainRecord], allowed: Collection[str]) -> li
 def _epoch(name: str, a: Sequence[TrainRecord], b: Sequence[TrainRecord], calibration: Calibration | None,
            minimum: float) -> Question:
     """Seeds of one sweep share the state of the machine, and so count as one timing, by the median of their medians."""
-    a_s, b_s = (stats.summarize([stats.summarize(record.epochs.train_s).median for record in records]).median
+    a_s, b_s = (stats.median([stats.summarize(record.epochs.train_s).median for record in records])
                 for records in (a, b))
     noise = calibration and (calibration.metrics.get("epoch") or calibration.metrics.get("train_step"))
     result = record_ratio(a_s, b_s, noise) if noise else None

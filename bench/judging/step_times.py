@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 
 from bench import stats
-from bench.formatting import escape, plural
+from bench.formatting import escape
 from bench.judging.evidence import ALPHA, Finding
 from bench.record import SpeedRecord
 from bench.records.identity import Numerics
 from bench.records.machines import Machine, machines
 from bench.records.rows import Results, Row, memory_formats
 from bench.records.side_records import Calibration, Pairs, Turns, record_ratio
+from bench.records.timings import was_disturbed
 from fmnist_core.config import to_dict
 
 MINIMUM_SLOWDOWN = 0.05
@@ -22,7 +23,7 @@ def noise_of_machines(results: Results) -> dict[Machine, Pairs]:
             if isinstance(side, Calibration)}
 
 
-STEP_WORDS: dict[stats.Verdict, str] = {
+STEP_WORDS: dict[stats.Direction, str] = {
     "less": "faster", "equivalent": "within 5 %", "greater": "slower", "not resolved": "not resolved"}
 """In the order in which they are told: what decides comes first, and first what decides against the claim."""
 
@@ -46,11 +47,11 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
     for name, side, before_s, after_s in in_turns:
         change = stats.paired_ratio(after_s, before_s, 1 - alpha)
         verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
-        texts.append(f"{escape(name)} on {_where(Machine.at(side.environment))}, in turns: {change.ratio:.3f} "
+        texts.append(f"{escape(name)} on {escape(Machine.at(side.environment).title)}, in turns: {change.ratio:.3f} "
                      f"[{change.low:.3f}, {change.high:.3f}] times the step time, {STEP_WORDS[verdicts[-1]]}")
     for name, machine, a, b in timed:
-        before, after = (stats.summarize(one.step_s).median for one in (a, b))
-        about = f"{escape(name)} on {_where(machine)}: {after / before:.3f}"
+        before, after = (stats.median(one.step_s) for one in (a, b))
+        about = f"{escape(name)} on {escape(machine.title)}: {after / before:.3f}"
         if machine in noise:
             change = record_ratio(after, before, noise[machine], alpha)
             verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
@@ -70,13 +71,8 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
     return Finding("supported" if len(slower) == len(pairs) else "not resolved", shown, lead=texts[0])
 
 
-def _where(machine: Machine) -> str:
-    threads = f", {plural(machine.num_threads, 'thread')}" if machine.num_threads else ""
-    return escape(machine.hardware) + threads
-
-
 def _alone(speed: SpeedRecord | None) -> SpeedRecord | None:
-    return None if speed is None or speed.labels.machine_shared else speed
+    return None if speed is None or was_disturbed(speed) else speed
 
 
 def _alike(a: SpeedRecord, b: SpeedRecord) -> bool:

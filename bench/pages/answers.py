@@ -2,28 +2,23 @@
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from bench import stats
-from bench.experiment import Outcome
-from bench.formatting import count, escape, mean_with_interval, p_value, percent, plural, points
-from bench.judging.evidence import (
-    ALPHA,
-    HALF_A_DIGIT,
-    MAX_PERMUTED,
-    MINIMUM_EFFECT,
-    can_judge,
-    holds,
-    one_way_p,
-    pooled_sd,
-)
+from bench.experiment import OutcomeName
+from bench.formatting import count, escape, mean_with_interval, named, p_value, percent, plural, points
+from bench.judging.evidence import ALPHA, MAX_PERMUTED, MINIMUM_EFFECT, one_way_p, pooled_sd
+from bench.judging.one_run import Standing, standing
 from bench.records import outcomes
 from bench.records.rows import Row, comparable, one_per_cell
 
+MOST_NAMED, FEW = 6, 2
+"""Cells that are named of those level with the highest, and of those of other arithmetic; of more, the number."""
+
 
 class Measure(NamedTuple):
-    """What cells are compared by, at the last epoch: no choice of epoch was made by it."""
+    """What cells are compared by: no choice of an epoch was made by it."""
 
     name: str
     of: outcomes.Outcome
@@ -34,10 +29,12 @@ class Measure(NamedTuple):
         return f"{mean_with_interval(values, self.low_end)} {self.unit}"
 
 
-MEASURES: Mapping[Outcome, Measure] = {
+MEASURES: Mapping[OutcomeName, Measure] = {
     "test": Measure("test accuracy", outcomes.test_last, "%", 0.0),
     "validation": Measure("validation accuracy", outcomes.validation_last, "%", 0.0),
-    "gap": Measure("training less validation accuracy", outcomes.gap_last, "points", -1.0)}
+    "gap": Measure("training less validation accuracy", outcomes.gap_last, "points", -1.0),
+    "early": Measure(f"mean validation accuracy of the first {outcomes.EARLY_EPOCHS} epochs", outcomes.early_validation,
+                     "%", 0.0)}
 Tested = Sequence[tuple[Row, Sequence[float]]]
 """Cells with their values."""
 
@@ -49,11 +46,10 @@ def answer(rows: Sequence[Row]) -> list[str]:
     cells = one_per_cell(rows)
     waiting = sum(not row.trained and not row.failed for row in cells)
     rest = [f"Waiting: {waiting} of {plural(len(cells), 'cell')}."] if waiting else []
-    compared = {id(row.cell) for row, _ in with_values}
-    absent = {id(row.cell): row.cell.label for row in rows if row.trained and id(row.cell) not in compared}
-    if left_out := len(rows) - len(comparable(rows)):
-        so = f", so that {', '.join(map(escape, absent.values()))} cannot be compared" if absent else ""
-        rest.append(f"Left out, because their arithmetic differs from the others': {plural(left_out, 'row')}{so}.")
+    kept = comparable(rows)
+    compared = {id(row.cell) for row in kept}
+    absent = any(row.trained and id(row.cell) not in compared for row in rows)
+    rest += _not_compared([row for row in rows if row not in kept], compared)
     if not with_values and any(row.speeds for row in rows) and not any(row.failed for row in rows):
         return ["No answer: timed, not trained."]
     if not with_values:
@@ -61,12 +57,12 @@ def answer(rows: Sequence[Row]) -> list[str]:
     if len(rows) == 1:
         row, values = with_values[0]
         seeds = plural(len(values), "seed")
-        return [f"{_upper(measure.name)}, {escape(row.label)}: {measure.text(values)} ({seeds}).",
+        return [f"{_upper(measure.name)}, {named(row.label)}: {measure.text(values)} ({seeds}).",
                 *reproduced(rows)]
     tested = [(row, values) for row, values in with_values if len(values) > 1]
     if len(tested) < 2:
-        best, values = max(with_values, key=lambda pair: stats.summarize(pair[1]).mean)
-        highest = f"{percent(stats.summarize(values).mean)} {measure.unit} ({escape(best.label)})"
+        best, values = max(with_values, key=lambda pair: stats.mean(pair[1]))
+        highest = f"{percent(stats.mean(values))} {measure.unit} ({named(best.label)})"
         if all(row.seeds_wanted == 1 for row in rows):
             return [f"The highest {measure.name} is {highest}. One seed a cell is asked for: no test.", *rest]
         return [f"Not resolved: a test needs two seeds in at least two cells of equal arithmetic. So far the highest "
@@ -81,6 +77,18 @@ def answer(rows: Sequence[Row]) -> list[str]:
             *_trends(learnt, measure), *rest, *_by_sign(rows), *reproduced(rows)]
 
 
+def _not_compared(rows: Sequence[Row], compared: Collection[int]) -> list[str]:
+    """Of another arithmetic: cells that have no other row are named, as is what there is little of."""
+    if not rows:
+        return []
+    kinds = " and ".join(sorted({str(row.numerics) for row in rows}))
+    alone = [row for row in rows if id(row.cell) not in compared]
+    told = "; ".join(named(row.label) for row in (rows if len(rows) <= FEW else alone))
+    which = f": {told}" if len(rows) <= FEW else f", among them all seeds of {told}" if alone else ""
+    return [f"Not compared, because their arithmetic ({kinds}) differs from the others': {plural(len(rows), 'row')}"
+            f"{which}."]
+
+
 def _upper(text: str) -> str:
     return text[:1].upper() + text[1:]
 
@@ -89,12 +97,12 @@ def _of_one_seed(cells: Tested, measure: Measure) -> list[str]:
     if not cells:
         return []
     best, values = max(cells, key=lambda pair: pair[1][0])
-    return [f"One seed, no test: {plural(len(cells), 'cell')}, the highest of them {escape(best.label)} with "
+    return [f"One seed, no test: {plural(len(cells), 'cell')}, the highest of them {named(best.label)} with "
             f"{measure.text(values)}."]
 
 
 def _by_sign(rows: Sequence[Row]) -> list[str]:
-    counted = [f"{escape(row.label)} {mean_with_interval(values)} %" for row in comparable(rows)
+    counted = [f"{named(row.label)} {mean_with_interval(values)} %" for row in comparable(rows)
                if (values := row.values(outcomes.test_by_sign))]
     return [f"Counted as right by the sign of the logits alone: {', '.join(counted)}."] if counted else []
 
@@ -115,43 +123,42 @@ def reproduced(rows: Sequence[Row]) -> list[str]:
 
 
 def _reproduced(name: str, where: str, cells: Sequence[tuple[str, float | None, Sequence[float]]]) -> list[str]:
-    reports = [(label, reported, len(values), *stats.prediction_interval(values)) for label, reported, values in cells
-               if reported is not None and len(values) > 1]
-    judged = [(label, reported, low, high) for label, reported, num, low, high in reports if can_judge(num, low, high)]
-    unclear = len(reports) - len(judged)
-    rest = f"; too few seeds or too wide a spread to say for {unclear}" if unclear else ""
-    if not judged:
+    told: dict[Standing, list[str]] = {"may give it": [], "higher": [], "lower": [], "unclear": []}
+    for label, reported, values in cells:
+        if reported is not None and len(values) > 1:
+            told[standing(values, reported)].append(named(label))
+    num, inside = sum(map(len, told.values())), told["may give it"]
+    if len(told["unclear"]) == num:
         return []
-    inside = [escape(label) for label, reported, low, high in judged if holds(low, high, reported)]
-    above = sum(low >= reported + HALF_A_DIGIT for _, reported, low, _ in judged)
-    total = len(judged)
-    named = f" ({'; '.join(inside)})" if 0 < len(inside) < total else ""
+    which = f" ({'; '.join(inside)})" if 0 < len(inside) < num else ""
+    unclear = f"; too few seeds or too wide a spread to say for {len(told['unclear'])}" if told["unclear"] else ""
     return [f"Cells whose reported {name} accuracy one run of ours may give (95 % prediction interval, {where}): "
-            f"{len(inside)} of {total}{named}; ours is higher for {above} and lower for "
-            f"{total - len(inside) - above}{rest}."]
+            f"{len(inside)} of {num}{which}; ours is higher for {len(told['higher'])} and lower for "
+            f"{len(told['lower'])}{unclear}."]
 
 
 def _differences(learnt: Tested, measure: Measure, above_all: str) -> list[str]:
     """Of two cells or more with two seeds or more."""
     groups = [values for _, values in learnt]
     p = one_way_p(groups)
-    ordered = sorted(learnt, key=lambda pair: -stats.summarize(pair[1]).mean)
+    ordered = sorted(learnt, key=lambda pair: -stats.mean(pair[1]))
     (best_row, best), (worst_row, worst) = ordered[0], ordered[-1]
-    extremes = (f"highest {escape(best_row.label)} with {measure.text(best)}, "
-                f"lowest {escape(worst_row.label)} with {measure.text(worst)}")
+    extremes = (f"highest {named(best_row.label)} with {measure.text(best)}, "
+                f"lowest {named(worst_row.label)} with {measure.text(worst)}")
     name = "Welch's test of" if len(groups) == 2 else "Kruskal and Wallis's test by permutation over"
     test = f"{name} {len(groups)} cells, {p_value(p)}, n = {_n_text(groups)}"
     if p >= ALPHA:
         return [f"Not resolved: {measure.name} does not differ beyond the seeds' spread ({test}); {extremes}.",
                 *_power(groups)]
-    if stats.summarize(best).mean - stats.summarize(worst).mean < MINIMUM_EFFECT:
+    if stats.mean(best) - stats.mean(worst) < MINIMUM_EFFECT:
         return [f"The cells differ ({test}), but by less than 0.1 points, which is called no effect; {extremes}."]
     differs = f"{_upper(measure.name)} differs between the cells ({test}): {extremes}."
     control = best_row.experiment.control
     if control and any(row.cell.label == control for row, _ in learnt):
         return [differs]  # each other against that one is what is asked for
     level = _level_with_best(ordered)
-    names = "; ".join(escape(row.label) for row in level[:6]) + ("; ..." if len(level) > 6 else "")
+    rest = f"; and {len(level) - MOST_NAMED} more" if len(level) > MOST_NAMED else ""
+    names = "; ".join(named(row.label) for row in level[:MOST_NAMED]) + rest
     told = f"Not told apart from the highest: {names}." if level else f"The highest is above {above_all}."
     if len(level) == len(learnt) - 1 > 1:
         told = "Yet no single cell is resolved to lie below the highest."
@@ -160,7 +167,7 @@ def _differences(learnt: Tested, measure: Measure, above_all: str) -> list[str]:
 
 def _lost(tested: Tested) -> list[str]:
     """The cells with seeds that did not learn: their spread is another's, and they are compared with none."""
-    cells = [f"{escape(row.label)} ({count(num)} of {count(len(values))} seeds)" for row, values in tested
+    cells = [f"{named(row.label)} ({count(num)} of {count(len(values))} seeds)" for row, values in tested
              if (num := sum(value <= outcomes.LEARNT for value in row.values(outcomes.test_last)))]
     return [f"Not learnt, and so not compared: {', '.join(cells)}."] if cells else []
 
@@ -180,12 +187,12 @@ def _against_control(learnt: Tested) -> list[str]:
     control = next((values for row, values in learnt if row.cell.label == name), None)
     others = [(row, values) for row, values in learnt if row.cell.label != name]
     if control is None:
-        return [f"Nothing is compared with {escape(name)}: it has not two seeds of this arithmetic that all learnt."]
+        return [f"Nothing is compared with {named(name)}: it has not two seeds of this arithmetic that all learnt."]
     compared = stats.compare_with(control, [values for _, values in others])
     adjusted = stats.holm([one.p for one in compared])
-    told = "; ".join(f"{escape(row.label)} {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
+    told = "; ".join(f"{named(row.label)} {points(one.difference)} points [{points(one.low)}, {points(one.high)}], "
                      f"{p_value(p)}" for (row, _), one, p in zip(others, compared, adjusted, strict=True))
-    return [f"Against {escape(name)} (t-tests by the spread of all, Holm): {told}."]
+    return [f"Against {named(name)} (t-tests by the spread of all, Holm): {told}."]
 
 
 def _trends(learnt: Tested, measure: Measure) -> list[str]:
@@ -229,7 +236,7 @@ def _course(means: Mapping[float, float], rising: bool) -> str:
 
 def _means(pairs: Sequence[tuple[float, float]]) -> dict[float, float]:
     """The mean of y at each x, in order."""
-    return {at: stats.summarize([y for x, y in pairs if x == at]).mean for at in sorted({x for x, _ in pairs})}
+    return {at: stats.mean([y for x, y in pairs if x == at]) for at in sorted({x for x, _ in pairs})}
 
 
 def _grid_axes(rows: Sequence[Row]) -> list[str]:

@@ -127,5 +127,5 @@ def _expected(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
     values = row.values(outcomes.test_last)
     low, high = stats.prediction_interval(values)
     one_run = f" [{percent(max(low, 0.0))}, {percent(min(high, 1.0))}]" if len(values) >= FEWEST_SPREAD else ""
-    return [f"{percent(stats.summarize(values).mean)}{one_run}", str(len(values)),
+    return [f"{percent(stats.mean(values))}{one_run}", str(len(values)),
             training_time(replace(row, trained=timed), names)]

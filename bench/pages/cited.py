@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from bench import stats
 from bench.formatting import FEWEST_SPREAD, NOTHING, count, escape, estimate, folded, percent, plural, table
+from bench.judging.one_run import Standing, standing
 from bench.pages.tables import training_time
 from bench.records import outcomes
 from bench.records.machines import Machine
@@ -41,18 +41,20 @@ def render(results: Results, names: Mapping[Machine, str]) -> str:
 
 def _summary(results: Results) -> list[str]:
     """How the authors' accuracies compare with ours, of systems with seeds enough to say."""
-    found: dict[str, list[str]] = {"is one that a run of ours may give": [], "lies above ours": [], "lies below": []}
+    what: dict[Standing, str] = {
+        "may give it": "is one that a run of ours may give", "lower": "lies above ours", "higher": "lies below",
+        "unclear": "cannot be told from ours, whose spread over the seeds is too wide,"}
+    found: dict[Standing, list[str]] = {one: [] for one in what}
     for entry in (*CITED, *NON_NEURAL):
         row = row_of(results, entry.experiment, entry.name)
         by_sign = row is not None and row.cell.reported.by_sign
         values = row.values(outcomes.test_by_sign if by_sign else outcomes.test_last) if row else []
         if entry.authors_accuracy and len(values) >= FEWEST_SPREAD:
-            low, high = stats.prediction_interval(values)
-            where = 1 if entry.authors_accuracy > high else 2 if entry.authors_accuracy < low else 0
-            found[list(found)[where]].append(escape(entry.name))
-    told = [f"{what} for {len(systems)} ({'; '.join(systems)})" for what, systems in found.items() if systems]
+            found[standing(values, entry.authors_accuracy)].append(escape(entry.name))
+    told = [f"{what[one]} for {len(systems)} ({'; '.join(systems)})" for one, systems in found.items() if systems]
     return [f"**Answer.** Of {plural(sum(map(len, found.values())), 'system')} with three seeds or more, the authors' "
-            f"accuracy {'; '.join(told)}: by the 95 % prediction interval of one run's last epoch."] if told else []
+            f"accuracy {'; '.join(told)}: by the 95 % prediction interval of one run's last epoch. Most authors chose "
+            "theirs by the test set, some on the easier release: the columns say which."] if told else []
 
 
 def notes() -> str:

@@ -37,7 +37,7 @@ def mistakes(row: Row) -> str:
     made = common_mistakes(row)
     if not made:
         return "Waiting: no record lists mistakes yet."
-    body = [[str(index), _class(true), _class(predicted), f"{stats.summarize(values).mean:.4f}",
+    body = [[str(index), _class(true), _class(predicted), f"{stats.mean(values):.4f}",
              f"{len(values)} of {len(row.trained)}"] for (index, true, predicted), values in made.items()]
     return table(["test image", "true class", "predicted class", "probability (mean)", "listed by (seeds)"], body)
 
@@ -48,7 +48,7 @@ def common_mistakes(row: Row) -> dict[tuple[int, int, int], list[float]]:
     for record in row.trained:
         for index, true, predicted, probability in record.test.mistakes:
             made[index, true, predicted].append(probability)
-    order = lambda one: (-len(made[one]), -stats.summarize(made[one]).mean, one)
+    order = lambda one: (-len(made[one]), -stats.mean(made[one]), one)
     return {one: made[one] for one in sorted(made, key=order)[:MAX_MISTAKES]}
 
 

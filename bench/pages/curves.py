@@ -55,6 +55,7 @@ def final(results: Results) -> Figure | None:
     for (left, right), row in zip(panels, rows, strict=True):
         _panel(left, row.trained, LOSSES)
         _panel(right, row.trained, ACCURACIES)
+        _mark_reported(right, row)
         left.set(ylabel="loss", title=f"{row.label}, {seeds_of([row])}: loss")
         right.set(ylabel="accuracy (%)", title=f"{row.label}, {seeds_of([row])}: accuracy")
     for panel in panels[-1]:
@@ -95,9 +96,10 @@ def _trial(above: Axes, below: Axes, row: Row, *, is_first: bool) -> None:
     """Loss above accuracy; the values beside the first of a row alone."""
     _panel(above, row.trained, LOSSES)
     _panel(below, row.trained, ACCURACIES)
+    _mark_reported(below, row)
     above.set_title(f"{row.label}, {seeds_of([row])}")
     last = row.values(validation_last)
-    if last and 100 * (mean := stats.summarize(last).mean) < LOWEST_SHOWN:
+    if last and 100 * (mean := stats.mean(last)) < LOWEST_SHOWN:
         below.text(0.5, 0.5, f"validation:\n{100 * mean:.1f} %", transform=below.transAxes, ha="center", va="center",
                    bbox={"facecolor": "white", "edgecolor": "none"})
     epoch_axis(below)
@@ -107,6 +109,11 @@ def _trial(above: Axes, below: Axes, row: Row, *, is_first: bool) -> None:
     for panel in (above, below):
         panel.grid(visible=False, axis="x")
         panel.tick_params(which="both", left=False, bottom=False, labelleft=is_first, labelbottom=panel is below)
+
+
+def _mark_reported(accuracy: Axes, row: Row) -> None:
+    if (reported := row.cell.reported.validation_accuracy) is not None:
+        accuracy.axhline(100 * reported, color=COLOURS[-1], linewidth=1, linestyle=":", label="the report, validation")
 
 
 def _limits(loss: Axes, accuracy: Axes) -> None:

@@ -21,8 +21,7 @@ from bench.pages import (
     readme,
     reported,
 )
-from bench.pages.sections import figures as figures_of
-from bench.pages.sections import section, shows
+from bench.pages.sections import figure_links, section, shows
 from bench.pages.verdicts import by_experiment, parts_table, summary_table
 from bench.record import Record
 from bench.records import outcomes, unlisted
@@ -101,9 +100,10 @@ def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[
         _Chapter("The report's claims", "\n\n".join([
             overview.HOW_CLAIMS_ARE_JUDGED, summary_table(judged), "### The parts of the claims, and their tests",
             parts_table(judged)]), of_claims),
-        _Chapter("The report's figures", reported.render(results), (*reported.TABLES, "final")),
+        _Chapter("The report's figures", "\n\n".join([*figure_links("reported", drawn), reported.render(results)]),
+                 (*reported.TABLES, "final")),
         _Chapter("The systems that the report cites", cited.render(results, names), systems),
-        _Chapter("Accuracy against cost", "\n\n".join([pareto.HOW_TO_READ, *figures_of("cost", drawn)]),
+        _Chapter("Accuracy against cost", "\n\n".join([pareto.HOW_TO_READ, *figure_links("cost", drawn)]),
                  tuple(results.rows)),
         _Chapter("Beyond", "\n\n".join([
             f"Goals, and how far the recipes came. {BEYOND}", goals.render(results, names),
@@ -124,14 +124,14 @@ def _other_chapters(results: Results, drawn: Mapping[str, bytes | None],
                     names: Mapping[Machine, str]) -> list[_Chapter]:
     chapters = [
         _Chapter("Over-fitting and early stopping", "\n\n".join([
-            final_network.overfitting(results), *figures_of("overfitting", drawn)]),
+            final_network.overfitting(results), *figure_links("overfitting", drawn)]),
             final_network.OVERFITTING_EXPERIMENTS),
     ]
     beside = [side for side in results.sides
               if not (isinstance(side, Turns) and shows(side, results.rows.get(side.experiment, ())))]
     if results.sides or results.records:
         chapters.append(_Chapter("The machine beside the cells", "\n\n".join([
-            overview.beside(beside, names), *figures_of("machine", drawn)])))
+            overview.beside(beside, names), *figure_links("machine", drawn)])))
     return chapters
 
 
@@ -154,6 +154,6 @@ def _classes(rows: Sequence[Row]) -> str:
     known = [row for row in rows if any(record.test.confusion for record in row.trained)]
     if not known or data.dataset in ("fashion-mnist", "synthetic"):
         return ""
-    best = sorted(known, key=lambda row: -stats.summarize(row.values(outcomes.test_last)).mean)[:MAX_CELLS]
+    best = sorted(known, key=lambda row: -stats.mean(row.values(outcomes.test_last)))[:MAX_CELLS]
     return ("\n\n**Accuracy per class** (test set, last epoch, %; mean ± sd [95 % interval] over seeds)\n\n"
             + classes.per_class(best, class_names(data)))

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib.figure import Figure
 
-from bench.pages import classes, curves, grids, pareto, pictures, scaling_tables
+from bench.pages import classes, curves, grids, pareto, pictures, reported, scaling_tables
 from bench.records.rows import Results
 from fmnist_core.files import DataError
 
@@ -55,7 +55,7 @@ STYLE: Any = {
 class Drawing(NamedTuple):
     name: str
     section: str
-    """Name of the experiment, or `overfitting`, `cost` or `machine`, under which RESULTS.md shows it."""
+    """Name of the experiment, or `reported`, `overfitting`, `cost` or `machine`, under which RESULTS.md shows it."""
     draw: Callable[[Results], Figure | None]
     """None where no record has what it needs. Raises DataError where it needs the data set, which is not here."""
     alt: str
@@ -63,6 +63,8 @@ class Drawing(NamedTuple):
 
 
 DRAWINGS: Sequence[Drawing] = (
+    Drawing("reported", "reported", reported.figure,
+            "Accuracy of each trial and of the final network: the report's run, and the 95 % interval of a run here"),
     Drawing("kernel_depth_accuracy", "kernel_depth", grids.accuracy,
             "Test accuracy by kernel size and depth: heat map of the means, and lines with 95 % intervals over seeds"),
     Drawing("kernel_depth_cost", "kernel_depth", grids.cost,

@@ -46,7 +46,7 @@ def overfitting(results: Results) -> str:
         body.append([f"`{row.experiment.name}`", escape(row.label), str(len(row.trained)) if row.trained else "waiting",
                      _mean(row, outcomes.train_last), _mean(row, outcomes.validation_last),
                      estimate(row.values(outcomes.gap_last), -1.0), _rise(row),
-                     f"{stats.summarize(epochs).median:g} of {_num_epochs(row)}" if epochs else NOTHING,
+                     f"{stats.median(epochs):g} of {_num_epochs(row)}" if epochs else NOTHING,
                      _mean(row, outcomes.test_last), _mean(row, outcomes.test_selected), _gain(row)])
     return table(headers, body, text_columns=3) + "\n\n" + _stopping_answer(results)
 
@@ -56,10 +56,10 @@ def _stopping_answer(results: Results) -> str:
               if row.learnt}
     gains = [values for row in learnt.values() if len(values := row.values(outcomes.gain_by_stopping)) > 1]
     intervals = [stats.mean_interval(values, 1 - ALPHA / len(gains)) for values in gains]
-    means = [stats.summarize(values).mean for values in gains]
+    means = [stats.mean(values) for values in gains]
     if not intervals:
         return "**Answer.** No answer yet: no configuration has two seeds."
-    mean, (low, high) = stats.summarize(means).mean, stats.mean_interval(means)
+    mean, (low, high) = stats.mean(means), stats.mean_interval(means)
     better, worse = sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals)
     return (f"**Answer.** Of {plural(len(intervals), 'configuration')} that learnt, with two seeds or more, stopping "
             f"at the epoch with the best validation accuracy changes the test accuracy for the better in {better}, for "
@@ -77,7 +77,7 @@ def _hyperparameters(row: Row) -> str:
 
 def _mean(row: Row, outcome: outcomes.Outcome) -> str:
     values = row.values(outcome)
-    return percent(stats.summarize(values).mean) if values else NOTHING
+    return percent(stats.mean(values)) if values else NOTHING
 
 
 def _rise(row: Row) -> str:
@@ -92,7 +92,7 @@ def _gain(row: Row) -> str:
     values = row.values(outcomes.gain_by_stopping)
     if not values:
         return NOTHING
-    mean, (low, high) = points(stats.summarize(values).mean), stats.mean_interval(values)
+    mean, (low, high) = points(stats.mean(values)), stats.mean_interval(values)
     return f"{mean} [{points(low)}, {points(high)}]" if len(values) >= FEWEST_SPREAD else mean
 
 

@@ -5,7 +5,6 @@ test accuracy at the last epoch is the result.
 """
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
@@ -16,7 +15,7 @@ from bench.formatting import NOTHING, code, escape, estimate, percent, plural, s
 from bench.pages.tables import training_time
 from bench.pages.targets import first_epoch_surplus_s
 from bench.records import outcomes
-from bench.records.machines import Machine, is_undisturbed
+from bench.records.machines import Machine, is_undisturbed, most_frequent
 from bench.records.rows import Results, Row
 
 RESULT = "the recipe, all 60,000 images"
@@ -84,16 +83,16 @@ def _reached(row: Row, goal: Goal, names: Mapping[Machine, str]) -> list[str]:
     surplus = first_epoch_surplus_s(filter(is_undisturbed, row.trained))
     return [f"{code(goal.experiment)}, {escape(row.label)}", row.cell.config.data.test_views, estimate(values),
             str(len(values)), _verdict(values, seconds, goal), training_time(row, names),
-            significant(stats.summarize(surplus).median) if surplus else NOTHING]
+            significant(stats.median(surplus)) if surplus else NOTHING]
 
 
 def _verdict(values: Sequence[float], seconds: Sequence[float], goal: Goal) -> str:
-    if stats.summarize(values).mean < goal.accuracy:
+    if stats.mean(values) < goal.accuracy:
         return "no" if len(values) > 1 else "no, by one seed"
     if math.isfinite(goal.within_s):
         if not seconds:
             return "waiting for undisturbed times"
-        if stats.summarize(seconds).mean > goal.within_s:
+        if stats.mean(seconds) > goal.within_s:
             return "no, it takes longer"
     if len(values) < goal.num_seeds:
         return f"yes, by {plural(len(values), 'seed')} of {goal.num_seeds}" if len(values) > 1 else "yes, by one seed"
@@ -106,17 +105,16 @@ def choose(rows: Sequence[Row], goal: float) -> Row | None:
     Where that is true of none, of those whose mean is. On the machine that trained most of them undisturbed: only what
     had it to itself says how fast.
     """
-    machines = Counter(Machine.of(record) for row in rows for record in row.trained if is_undisturbed(record))
-    machine = max(machines, key=lambda one: (machines[one], one), default=None)
+    machine = most_frequent(Machine.of(record) for row in rows for record in row.trained if is_undisturbed(record))
     seconds = {row: _undisturbed_s(row, machine) for row in rows}
     good = [row for row in rows if seconds[row] and _is_reached(row, goal)]
     sure = [row for row in good if stats.mean_interval(row.values(outcomes.validation_last)).low >= goal]
-    return min(sure or good, key=lambda row: stats.summarize(seconds[row]).mean, default=None)
+    return min(sure or good, key=lambda row: stats.mean(seconds[row]), default=None)
 
 
 def _is_reached(row: Row, goal: float) -> bool:
     values = row.values(outcomes.validation_last)
-    return bool(values) and stats.summarize(values).mean >= goal
+    return bool(values) and stats.mean(values) >= goal
 
 
 def _undisturbed_s(row: Row, machine: Machine | None = None) -> list[float]:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import stats
-from bench.formatting import FEWEST_SPREAD, plural, significant
+from bench.formatting import FEWEST_SPREAD, significant
 from bench.pages.drawing import (
     COLOURS,
     LINES,
@@ -187,7 +187,7 @@ def kernel_sizes(results: Results) -> Figure | None:
 
 def main_machine(results: Results, rows: Sequence[Row]) -> Machine | None:
     """The machine that timed most of these rows with nothing else to do."""
-    is_alone = lambda speed: speed is not None and not speed.labels.machine_shared
+    is_alone = lambda speed: speed is not None and not timings.was_disturbed(speed)
     alone = lambda machine: sum(is_alone(row.timed(machine)) for row in rows)
     best = max(machines(results.records), key=alone, default=None)
     return best if best is not None and alone(best) else None
@@ -208,7 +208,7 @@ def _timed(results: Results) -> tuple[Machine | None, dict[At, SpeedRecord]]:
     if machine is None:
         return None, {}
     speeds = {at: grid[at].timed(machine) for at in sorted(grid, key=lambda at: at[::-1])}
-    return machine, {at: speed for at, speed in speeds.items() if speed and not speed.labels.machine_shared}
+    return machine, {at: speed for at, speed in speeds.items() if speed and not timings.was_disturbed(speed)}
 
 
 def _share(grid: Grid, timed: Speeds) -> str:
@@ -266,7 +266,7 @@ def _percent_interval(values: Sequence[float] | None) -> Point | None:
     if not values:
         return None
     low, high = stats.mean_interval(values) if len(values) >= FEWEST_SPREAD else (float("nan"),) * 2
-    return 100 * stats.summarize(values).mean, 100 * low, 100 * high
+    return 100 * stats.mean(values), 100 * low, 100 * high
 
 
 def _rate(speed: SpeedRecord | None) -> Point | None:
@@ -277,7 +277,7 @@ def _rate(speed: SpeedRecord | None) -> Point | None:
 
 
 def _mean(values: Sequence[float] | None) -> float:
-    return stats.summarize(values).mean if values else float("nan")
+    return stats.mean(values) if values else float("nan")
 
 
 def _both_machines(grid: Grid, machine: Machine | None) -> str:
@@ -290,7 +290,4 @@ def _both_machines(grid: Grid, machine: Machine | None) -> str:
 
 
 def _machine_title(machine: Machine | None) -> str:
-    if machine is None:
-        return "no timings yet"
-    name = machine.hardware
-    return f"{name}, {plural(machine.num_threads, 'thread')}" if machine.device == "cpu" else name
+    return machine.title if machine else "no timings yet"

@@ -1,7 +1,6 @@
 """Accuracy against cost, over everything that the project trains. No torch."""
 
 import textwrap
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,11 +8,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import stats
-from bench.formatting import plural
 from bench.judging.accuracy import NEGLIGIBLE
 from bench.pages.drawing import SMALL, WIDTH, coverage, label_points, legend_below, number_axis, seeds_of, title_of
 from bench.records import outcomes
-from bench.records.machines import Machine, is_undisturbed
+from bench.records.machines import Machine, is_undisturbed, most_frequent
 from bench.records.rows import Results, Row
 from fmnist_core.config import Baseline, CitedModel, KernelDepthCNN, Network1, Network2, quality_key
 from fmnist_core.model_config import Config
@@ -33,9 +31,12 @@ HOW_TO_READ = (
     "prediction takes the mean of. Training times are of the machine and threads that trained most cells; k nearest "
     "neighbours, which only store the images, seeds trained as one module and trainings that other work disturbed have "
     "none. The dotted line joins what nothing cheaper beats, the hollow left out: it is read off the test set, and "
-    "chooses nothing. Named are those of it that beat the one named before by 0.3 points or more.")
+    "chooses nothing. Named are those of it that beat the one named before by 0.3 points or more, and the "
+    "report's final network.")
 LEAST = 0.70
 """Accuracies below are left out, so that the others can be told apart; the title says how many."""
+FINAL = "final: ReLU after fc1"
+"""The report's final network, which is named whatever lies around it."""
 FIRST_LOOK = "quick"
 """An experiment of one epoch, no measure of what its networks reach."""
 
@@ -67,7 +68,7 @@ def figure(results: Results) -> Figure | None:
     costs: list[tuple[str, str, Cost]] = [
         ("Size", "trainable parameters", lambda point: point.num_parameters),
         ("Arithmetic", "multiply-adds per image", lambda point: point.multiply_adds),
-        (f"Time on {machine.hardware}, {plural(machine.num_threads, 'thread')}" if machine else "Time", "training (s)",
+        (f"Time on {machine.title}" if machine else "Time", "training (s)",
          lambda point: point.seconds)]
     named = []
     for panel, (title, name, cost) in zip(panels, costs, strict=True):
@@ -109,9 +110,8 @@ def _num_cells(results: Results) -> int:
 
 def _main_machine(rows: Sequence[Row]) -> Machine | None:
     """The one that trained most cells, seed by seed."""
-    counts = Counter(machine for row in rows
-                     for machine in {Machine.of(record) for record in row.trained if is_undisturbed(record)})
-    return max(counts, key=lambda machine: (counts[machine], machine), default=None)
+    return most_frequent(machine for row in rows
+                         for machine in {Machine.of(record) for record in row.trained if is_undisturbed(record)})
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -139,10 +139,10 @@ def _point(row: Row, machine: Machine | None, is_reports: bool) -> Point:
                if Machine.of(record) == machine and not stores_only and (total := outcomes.train_s(record)) is not None]
     accuracies = row.values(outcomes.test_last)
     return Point(kind="the report's" if is_reports else kind_of(config.model),
-                 name=f"{row.experiment.name}: {row.label}", accuracy=stats.summarize(accuracies).mean,
+                 name=f"{row.experiment.name}: {row.label}", accuracy=stats.mean(accuracies),
                  num_parameters=row.num_parameters,
                  multiply_adds=row.multiply_adds * NUM_VIEWS[config.data.test_views],
-                 seconds=stats.summarize(seconds).median if seconds else None,
+                 seconds=stats.median(seconds) if seconds else None,
                  may_be_luck=len(accuracies) < min(2, row.seeds_wanted))
 
 
@@ -186,4 +186,5 @@ def _panel(panel: Axes, costs: Sequence[tuple[Point, float]]) -> tuple[list[tupl
     best = _apart(best)
     lines = [textwrap.fill(f"{i} {names[at]}", 42) for i, at in enumerate(best, start=1)]
     panel.text(0, -0.26, "\n".join(lines), transform=panel.transAxes, va="top", fontsize=SMALL)
-    return [(*at, str(i)) for i, at in enumerate(best, start=1)], list(names)
+    final = [(cost, 100 * point.accuracy, "final") for point, cost in costs if point.name == FINAL]
+    return [*((*at, str(i)) for i, at in enumerate(best, start=1)), *final], list(names)

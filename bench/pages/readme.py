@@ -1,13 +1,15 @@
 """The results in short, between two marks in the README. No torch."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 from bench import stats
 from bench.claims import Judged, on_all_images, readings
 from bench.formatting import NOTHING, escape, estimate, percent, plural, table
+from bench.judging.trials import SELECTED, place_of_selected
 from bench.pages.reported import TEST_SOURCES, VALIDATION
 from bench.pages.side_tables import rate_text
-from bench.pages.verdicts import why
+from bench.pages.verdicts import verdict_text, why
 from bench.records import outcomes
 from bench.records.cells import training_of
 from bench.records.machines import Machine
@@ -15,25 +17,52 @@ from bench.records.rows import Results
 from bench.records.side_records import Peers
 from fmnist_core.config import to_dict
 
+MOST_TOLD = 2
+"""Parts of a claim whose numbers stand here; RESULTS.md has more."""
 BEGIN, END = "<!-- results: written by `python -m bench.report` -->", "<!-- end of the results -->"
 
 
 def render(results: Results, judged: Sequence[Judged]) -> str:
     """Verdicts on the claims, the final network's accuracies beside the report's, speeds beside other systems'."""
-    verdicts = [[escape(one.claim.statement), f"**{one.verdict}**", why(one)] for one in judged]
+    verdicts = [[escape(one.claim.statement), verdict_text(one), why(one, MOST_TOLD)] for one in judged]
     rows = [*readings(results), *on_all_images(results)]
-    accuracies = [["the report", percent(VALIDATION, 1), " and ".join(percent(one, 1) for _, one in TEST_SOURCES), "1",
+    accuracies = [["the report", percent(VALIDATION, 1), _test_figures(" and "), "1",
                    NOTHING]]
     accuracies += [[f"here, {escape(row.label)}", estimate(row.values(outcomes.validation_last)),
                     estimate(row.values(outcomes.test_last)), str(len(row.trained)), str(row.numerics)]
                    for row in rows if row.trained]
     return "\n\n".join([
+        *_in_short(results, judged),
         table(["the report's claim", "verdict here", "why"], verdicts, text_columns=3),
         "The final network in its readings: the report does not say whether a ReLU follows fc1, nor which images its "
         "90.8 % was trained on. Last epoch, mean ± sd over seeds [95 % interval], in per cent:",
         table(["", "validation", "test", "seeds", "arithmetic"], accuracies, text_columns=1),
         *_speeds(results),
     ])
+
+
+def _in_short(results: Results, judged: Sequence[Judged]) -> list[str]:
+    """The verdicts counted, a typical run of the final network, and how its trial fares among the others."""
+    verdicts = Counter(one.verdict for one in judged)
+    counted = ", ".join(f"{num} {verdict}" for verdict, num in verdicts.most_common())
+    sentences = [f"Of {plural(len(judged), 'claim')}: {counted}."]
+    row = max(readings(results), key=lambda row: len(row.trained), default=None)
+    if row is not None and row.trained:
+        validation, test = (percent(stats.mean(row.values(one)), 1)
+                            for one in (outcomes.validation_last, outcomes.test_last))
+        sentences.append(f"A run of the final network ends at {validation} % on validation and {test} % on test on "
+                         f"average ({escape(row.label)}, n = {len(row.trained)}); the report's one run at "
+                         f"{percent(VALIDATION, 1)} % and {_test_figures(' or ')} %.")
+    accuracy, loss = (place_of_selected(results, one, sign)
+                      for one, sign in ((outcomes.validation_last, 1), (outcomes.validation_loss_last, -1)))
+    if accuracy and loss:
+        sentences.append(f"{SELECTED}, which the report selects as the best of Table 1.2, takes {accuracy} by "
+                         f"validation accuracy, and {loss} by validation loss, the least first.")
+    return [" ".join(sentences)]
+
+
+def _test_figures(joined: str) -> str:
+    return joined.join(percent(figure, 1) for _, figure in TEST_SOURCES)
 
 
 def _speeds(results: Results) -> list[str]:
@@ -71,7 +100,7 @@ def _accuracy_range(side: Peers) -> str:
 
 def _accuracies(side: Peers) -> list[float]:
     """Of each system that ran: mean over its trainings."""
-    return [stats.summarize([accuracy for run in peer.runs for accuracy in run.test_accuracy]).mean
+    return [stats.mean([accuracy for run in peer.runs for accuracy in run.test_accuracy])
             for peer in side.systems if peer.runs]
 
 

@@ -10,6 +10,7 @@ from bench import experiment, stats
 from bench.formatting import NOTHING, escape, significant, table
 from bench.pages.drawing import COLOURS, LINES, MARKERS, WIDTH, number, number_axis, say_waiting
 from bench.pages.side_tables import images_per_s
+from bench.records.machines import Machine
 from bench.records.rows import Results
 from bench.records.side_records import AXES, Axis, Point, Scaling
 from bench.timing.scaling_model import (
@@ -89,18 +90,14 @@ def figure(results: Results) -> Figure | None:
             say_waiting(panel, "not measured")
         elif len(lines) > 1:
             panel.legend()
-    where = f"; {_machine(scalings[0])}" if len(scalings) == 1 else ""
+    where = f"; {Machine.at(scalings[0].environment).hardware}" if len(scalings) == 1 else ""
     drawing.suptitle(f"Means over rounds, and one sd either way{where}")
     return drawing
 
 
-def _machine(scaling: Scaling) -> str:
-    return scaling.environment.device if scaling.environment.num_devices else scaling.environment.cpu
-
-
 def _lines(scaling: Scaling, axis: Axis, *, named: bool) -> list[tuple[str, dict[int, Point]]]:
     """Label, with the machine where there are several, and points by their place on the axis."""
-    where = _machine(scaling)
+    where = Machine.at(scaling.environment).hardware
     lines = [(where, {point.value: point for point in _measured(scaling, axis)})]
     if axis == "processes, cells":
         prefix = f"{where}: " if named else ""
@@ -136,10 +133,10 @@ def _shared(scaling: Scaling) -> list[_Shared]:
     for point in _measured(scaling, "processes, ddp"):
         timed = [each for each in scaling.reductions if each.num_processes == point.num_processes]
         link = fit_link("measured", point.num_processes, [each.num_bytes for each in timed],
-                        [stats.summarize(each.seconds).median for each in timed])
+                        [stats.median(each.seconds) for each in timed])
         predicted = shared_step_s(cost, link, point.images_per_step, 4 * point.num_parameters, point.num_processes)
-        measured, alone = stats.summarize(point.step_s).median, _alone(scaling, point.images_per_step)
-        alone_s = stats.summarize(alone[0].step_s).median if alone else math.nan
+        measured, alone = stats.median(point.step_s), _alone(scaling, point.images_per_step)
+        alone_s = stats.median(alone[0].step_s) if alone else math.nan
         steps.append(_Shared(point, measured, predicted, alone_s))
     return steps
 
@@ -181,4 +178,4 @@ def _alone(scaling: Scaling, batch: int) -> list[Point]:
 
 def _cost(batches: Sequence[Point]) -> StepCost:
     return fit_step([point.images_per_step for point in batches],
-                    [stats.summarize(point.step_s).median for point in batches])
+                    [stats.median(point.step_s) for point in batches])

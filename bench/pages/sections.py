@@ -53,7 +53,7 @@ def section(
     for dataset, own in by_dataset.items():
         parts += _tables(own, dataset, names, noise)
         parts += [_turns_table(one, names) for one in _of_these(turns, own)]
-    return "\n\n".join(part for part in [*parts, *figures(experiment.name, drawn)] if part)
+    return "\n\n".join(part for part in [*parts, *figure_links(experiment.name, drawn)] if part)
 
 
 def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -106,7 +106,7 @@ def _waiting(experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine
     return folded(title, "\n\n".join([*tables, f"To run it: {command}"]))
 
 
-def figures(place: str, drawn: Collection[str]) -> list[str]:
+def figure_links(place: str, drawn: Collection[str]) -> list[str]:
     """The figures of a section as Markdown images; one without records yet is named as waiting."""
     return [f"![{drawing.alt}]({FOLDER}/{drawing.name}.svg)" if f"{drawing.name}.svg" in drawn else
             f"Figure waiting for records: {drawing.alt}." for drawing in DRAWINGS if drawing.section == place]

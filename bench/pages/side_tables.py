@@ -47,9 +47,9 @@ def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[s
     for metric in [metric for metric in METRICS if metric in calibration.metrics]:
         pairs = calibration.metrics[metric]
         rows.append([metric.replace("_", " "), str(len(pairs.a_s)),
-                     significant(1000 * stats.summarize([*pairs.a_s, *pairs.b_s]).median),
+                     significant(1000 * stats.median([*pairs.a_s, *pairs.b_s])),
                      ratio_text(stats.paired_ratio(pairs.a_s, pairs.b_s)),
-                     significant(100 * stats.summarize(paired_noise(pairs)).sd),
+                     significant(100 * stats.sd(paired_noise(pairs))),
                      *_resolved(pairs), significant(100 * resolvable_unpaired(pairs))])
     return headers, rows
 
@@ -57,7 +57,7 @@ def _calibration_table(calibration: Calibration) -> tuple[list[str], list[list[s
 def _turns_table(turns: Turns) -> tuple[list[str], list[list[str]]]:
     headers = ["cell", "blocks", "median step (ms)", "times the first's step"]
     first = turns.cells[0]
-    rows = [[one.label, str(len(one.step_s)), significant(1000 * stats.summarize(one.step_s).median),
+    rows = [[one.label, str(len(one.step_s)), significant(1000 * stats.median(one.step_s)),
              NOTHING if one is first else ratio_text(stats.paired_ratio(one.step_s, first.step_s))]
             for one in turns.cells]
     return headers, rows
@@ -101,7 +101,7 @@ def _peers_table(peers: Peers) -> tuple[list[str], list[list[str]]]:
                      rate_text(peer),
                      ratio_text(stats.paired_ratio(rates(peer), reference)) if reference else NOTHING,
                      f"{peer.num_parameters:,}", f"{peer.runs[0].num_steps:,}",
-                     f"{100 * stats.summarize(accuracies).mean:.2f}"])
+                     f"{100 * stats.mean(accuracies):.2f}"])
     return headers, rows
 
 
@@ -118,12 +118,12 @@ def rate_text(peer: Peer) -> str:
 def _mean(values: list[float]) -> str:
     """Geometric, with its interval, but of two none: of values above 0 that differ by factors."""
     logs = [math.log(value) for value in values]
-    mean, low, high = (significant(math.exp(log)) for log in (stats.summarize(logs).mean, *stats.mean_interval(logs)))
+    mean, low, high = (significant(math.exp(log)) for log in (stats.mean(logs), *stats.mean_interval(logs)))
     return mean if len(values) < FEWEST_SPREAD else f"{mean} [{low}, {high}]"
 
 
 def _difference(values: list[float]) -> str:
-    mean, (low, high) = stats.summarize(values).mean, stats.mean_interval(values)
+    mean, (low, high) = stats.mean(values), stats.mean_interval(values)
     return f"{mean:+.0f}" if len(values) < FEWEST_SPREAD else f"{mean:+.0f} [{low:+.0f}, {high:+.0f}]"
 
 

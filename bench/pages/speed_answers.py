@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from bench import stats
-from bench.formatting import NOISY, escape, ratio_text, significant
+from bench.formatting import NOISY, named, ratio_text, significant
 from bench.judging.evidence import ALPHA
 from bench.pages.tables import main_commit
 from bench.record import SpeedRecord
@@ -12,6 +12,7 @@ from bench.records.identity import Numerics
 from bench.records.machines import Machine
 from bench.records.rows import Row, memory_formats
 from bench.records.side_records import Pairs, Turns, record_ratio
+from bench.records.timings import was_disturbed
 from fmnist_core.config import ExecutionConfig
 
 
@@ -21,10 +22,10 @@ def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> 
     Of rows that had the machine alone, and were timed at the commit at which most were: another may have made the code
     faster or slower. `noise`: the machine's calibration, if it has one.
     """
-    timed = [(row, speed) for row in rows if (speed := row.timed(machine)) and not speed.labels.machine_shared]
+    timed = [(row, speed) for row in rows if (speed := row.timed(machine)) and not was_disturbed(speed)]
     commit = main_commit([speed for _, speed in timed])
     speeds = [(row, speed) for row, speed in timed if speed.environment.commit == commit]
-    left_out = [escape(row.label) for row, speed in timed if speed.environment.commit != commit]
+    left_out = [named(row.label) for row, speed in timed if speed.environment.commit != commit]
     others = f" Left out, timed at another commit: {', '.join(left_out)}." if left_out else ""
     if len(speeds) < 2:
         return ""
@@ -32,29 +33,29 @@ def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> 
         return "training is not compared: precision, execution or memory format differ where the settings do not."
     rated = [(stats.throughput(speed.images_per_step, speed.step_s), row) for row, speed in speeds]
     (fast, fast_row), (slow, slow_row) = (pick(rated, key=lambda pair: pair[0].images_per_s) for pick in (max, min))
-    named = [f"{escape(row.label)} with {significant(rate.images_per_s)}{NOISY if rate.noisy else ''} images/s"
+    ends = [f"{named(row.label)} with {significant(rate.images_per_s)}{NOISY if rate.noisy else ''} images/s"
              for rate, row in ((fast, fast_row), (slow, slow_row))]
     factor = significant(fast.images_per_s / slow.images_per_s)
     if noise is None:
-        return (f"fastest in training is {named[0]}, slowest {named[1]}, a factor of {factor}; the machine was not "
+        return (f"fastest in training is {ends[0]}, slowest {ends[1]}, a factor of {factor}; the machine was not "
                 f"calibrated, so that two runs of one cell may differ as much.{others}")
     num_pairs = math.comb(len(speeds), 2)
     ratio = record_ratio(1 / slow.images_per_s, 1 / fast.images_per_s, noise, ALPHA / num_pairs)
     interval = f"a factor of {factor} [{significant(ratio.low)}, {significant(ratio.high)}] between runs"
     if ratio.low <= 1:
-        return f"training speeds are not resolved: highest {named[0]}, lowest {named[1]}, {interval}.{others}"
-    return f"fastest in training is {named[0]}, slowest {named[1]}, {interval}.{others}"
+        return f"training speeds are not resolved: highest {ends[0]}, lowest {ends[1]}, {interval}.{others}"
+    return f"fastest in training is {ends[0]}, slowest {ends[1]}, {interval}.{others}"
 
 
 def turns_answer(turns: Turns) -> str:
     """Which cell has the shortest and which the longest training step, by blocks in turns."""
     seconds = {one.label: one.step_s for one in turns.cells}
-    by_median = sorted(seconds, key=lambda label: stats.summarize(seconds[label]).median)
-    if len(by_median) < 2:
+    ordered = sorted(seconds, key=lambda label: stats.mean([*map(math.log, seconds[label])]))
+    if len(ordered) < 2:
         return ""
-    fast, slow = by_median[0], by_median[-1]
-    ratio = stats.paired_ratio(seconds[slow], seconds[fast], 1 - ALPHA / math.comb(len(by_median), 2))
-    steps = f"shortest {escape(fast)}, longest {escape(slow)} with {ratio_text(ratio)} times its time"
+    fast, slow = ordered[0], ordered[-1]
+    ratio = stats.paired_ratio(seconds[slow], seconds[fast], 1 - ALPHA / math.comb(len(ordered), 2))
+    steps = f"shortest {named(fast)}, longest {named(slow)} with {ratio_text(ratio)} times its time"
     return f"{steps}." if ratio.low > 1 else f"training steps are not told apart: {steps}."
 
 

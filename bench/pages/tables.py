@@ -1,6 +1,5 @@
 """The tables of an experiment: what was learnt, how fast it runs, and which settings differ. No torch."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from bench.inputs.settings import known_keys
 from bench.record import SpeedRecord
 from bench.records import outcomes, timings
 from bench.records.identity import Numerics
-from bench.records.machines import Machine, by_conditions
+from bench.records.machines import Machine, by_conditions, most_frequent
 from bench.records.rows import Row, memory_formats
 from fmnist_core.model_config import Baseline
 
@@ -104,14 +103,13 @@ def speed_table(rows: Sequence[Row], machine: Machine) -> str:
 
 def main_commit(speeds: Sequence[SpeedRecord]) -> str:
     """The one at which most were timed: another may have made the code faster or slower."""
-    commits = Counter(speed.environment.commit for speed in speeds)
-    return max(commits, key=lambda one: (commits[one], one), default="")
+    return most_frequent(speed.environment.commit for speed in speeds) or ""
 
 
 def _speed_figures(speed: SpeedRecord, commit: str) -> list[str]:
     rate = stats.throughput(speed.images_per_step, speed.step_s)
     step = stats.summarize(speed.step_s)
-    mark = ((NOISY if rate.noisy else "") + (SHARED if speed.labels.machine_shared else "")
+    mark = ((NOISY if rate.noisy else "") + (SHARED if timings.was_disturbed(speed) else "")
             + (ELSEWHEN if speed.environment.commit != commit else ""))
     return [
         f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]{mark}",
@@ -179,7 +177,7 @@ def training_time(row: Row, names: Mapping[Machine, str]) -> str:
             together = f" for {fused} seeds" if fused > 1 else ""
             where = f" on {names[machine]}" if names else ""
             mark = SHARED if disturbed else ""
-            texts.append(f"{significant(stats.summarize(seconds).median)}{mark}{together}{where}")
+            texts.append(f"{significant(stats.median(seconds))}{mark}{together}{where}")
     return "; ".join(texts) or NOTHING
 
 

@@ -85,7 +85,7 @@ def first_epoch_surplus_s(records: Iterable[TrainRecord]) -> list[float]:
     There it compiles and captures; on a CPU it is noise.
     """
     seconds = [record.epochs.train_s for record in records if record.environment.device != "cpu"]
-    return [one[0] - stats.summarize(one[1:]).median for one in seconds if len(one) > 1]
+    return [one[0] - stats.median(one[1:]) for one in seconds if len(one) > 1]
 
 
 def _off(records: Sequence[TrainRecord]) -> list[float]:
@@ -94,4 +94,4 @@ def _off(records: Sequence[TrainRecord]) -> list[float]:
 
 
 def _median(values: Sequence[float]) -> str:
-    return significant(stats.summarize(values).median) if values else NOTHING
+    return significant(stats.median(values)) if values else NOTHING

@@ -8,24 +8,31 @@ from bench.claims import DECISIVE, Claim, Judged
 from bench.formatting import NOTHING, escape, plural, table
 from bench.judging.evidence import Finding
 
-MOST_TOLD, MOST_NAMED = 2, 6
+MOST_TOLD, MOST_NAMED = 4, 6
 """Parts whose evidence, and others whose names, stand beside a claim; the table of parts has all."""
 
 
 def summary_table(judged: Sequence[Judged]) -> str:
     """One row per claim: its verdict, and why."""
-    rows = [[str(one.claim.number), escape(one.claim.statement), escape(one.claim.reported), f"**{one.verdict}**",
+    rows = [[str(one.claim.number), escape(one.claim.statement), escape(one.claim.reported), verdict_text(one),
              why(one)] for one in judged]
     return table(["claim", "the report says", "its evidence", "verdict", "why"], rows, text_columns=5)
 
 
-def why(judged: Judged) -> str:
-    """The evidence of the parts that decide, how the others fared, and what networks say that the report has not."""
+def verdict_text(judged: Judged) -> str:
+    """e.g. contradicted (1 of 6 parts): how many of the report's own parts have the claim's verdict."""
+    verdicts = [finding.verdict for part, finding in judged.told if not part.beyond]
+    share = f" ({verdicts.count(judged.verdict)} of {len(verdicts)} parts)" if len(verdicts) > 1 else ""
+    return f"**{judged.verdict}**{share}"
+
+
+def why(judged: Judged, most: int = MOST_TOLD) -> str:
+    """The evidence of `most` parts that decide, how the others fared, and what other networks say than the report's."""
     own = [(part, finding) for part, finding in judged.told if not part.beyond]
     deciding = [(part, finding) for part, finding in own if finding.verdict == judged.verdict]
-    texts = [f"*{escape(part.statement)}*: {finding.in_short}." for part, finding in deciding[:MOST_TOLD]]
-    if len(deciding) > MOST_TOLD:
-        texts.append(f"And {plural(len(deciding) - MOST_TOLD, 'part')} more.")
+    texts = [f"*{escape(part.statement)}*: {finding.in_short}." for part, finding in deciding[:most]]
+    if more := deciding[most:]:
+        texts.append(f"And {plural(len(more), 'part')} more: {escape('; '.join(part.statement for part, _ in more))}.")
     for verdict in (*DECISIVE, "supported"):
         names = [part.statement for part, finding in own if finding.verdict == verdict != judged.verdict]
         texts += [f"{verdict.capitalize()}: {_named(names)}."] if names else []

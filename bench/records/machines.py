@@ -1,11 +1,12 @@
 """The machines that records come from, and under what conditions two times may be compared. No torch."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from bench import stats
 from bench.environment import speed_identity
+from bench.formatting import plural
 from bench.record import Environment, Record, TrainRecord
 from bench.records.side_records import SideRecord
 
@@ -36,6 +37,11 @@ class Machine(NamedTuple):
     def hardware(self) -> str:
         """What computes: accelerator or processor."""
         return self.cpu or "unknown CPU" if self.device == "cpu" else self.device
+
+    @property
+    def title(self) -> str:
+        """Of a figure or a comparison, e.g. `AMD EPYC (family 26, model 2), 2 threads`."""
+        return f"{self.hardware}, {plural(self.num_threads, 'thread')}" if self.num_threads else self.hardware
 
     def __str__(self) -> str:
         accelerator = "" if self.device == "cpu" else f"{self.device} (driver {self.driver or 'unknown'}), "
@@ -78,6 +84,15 @@ def was_disturbed(record: TrainRecord) -> bool:
 def is_undisturbed(record: TrainRecord) -> bool:
     """Whether its seconds say how long such a training takes: nothing beside it, and not a part of several seeds'."""
     return not was_disturbed(record) and record.labels.fused_seeds <= 1
+
+
+T = TypeVar("T", bound="Machine | str")
+
+
+def most_frequent(items: Iterable[T]) -> T | None:
+    """The last in order of those that occur most often; None of none."""
+    counts = Counter(items)
+    return max(counts, key=lambda item: (counts[item], item), default=None)
 
 
 def machines(records: Iterable[Record]) -> list[Machine]:

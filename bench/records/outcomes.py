@@ -25,6 +25,10 @@ def validation_best(record: TrainRecord) -> float | None:
     return max(record.epochs.validation_accuracy, default=None)
 
 
+def validation_loss_last(record: TrainRecord) -> float | None:
+    return _last(record.epochs.validation_loss)
+
+
 def test_last(record: TrainRecord) -> float | None:
     return _last(record.epochs.test_accuracy)
 

@@ -15,7 +15,7 @@ import msgspec
 from bench.experiment import Cell, Experiment
 from bench.inputs.settings import known_keys, value_of
 from bench.record import Record, SpeedRecord, TrainRecord
-from bench.records import outcomes
+from bench.records import outcomes, timings
 from bench.records.cells import training_of
 from bench.records.identity import Numerics, identity, newest, repeated
 from bench.records.machines import Conditions, Machine
@@ -45,7 +45,7 @@ class Row:
     def timed(self, machine: Machine) -> SpeedRecord | None:
         """The last successful measurement on a machine: one that had it to itself, and a captured one, if there is."""
         found = [one for one in self.speeds if one.status == "ok" and one.step_s and Machine.of(one) == machine]
-        alone = [one for one in found if not one.labels.machine_shared] or found
+        alone = [one for one in found if not timings.was_disturbed(one)] or found
         captured = [one for one in alone if one.labels.captured] or alone
         return captured[-1] if captured else None
 

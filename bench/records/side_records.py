@@ -273,4 +273,4 @@ def resolvable_unpaired(pairs: Pairs) -> float:
 def _unpaired_noise(pairs: Pairs) -> tuple[float, int]:
     """Standard deviation of log(a / b) of any two blocks of the calibration, and its degrees of freedom."""
     logs = [math.log(seconds) for seconds in [*pairs.a_s, *pairs.b_s]]
-    return math.sqrt(2) * stats.summarize(logs).sd, len(logs) - 1
+    return math.sqrt(2) * stats.sd(logs), len(logs) - 1

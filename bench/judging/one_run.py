@@ -1,0 +1,101 @@
+"""Figures that somebody gives for one run: whether a run of ours would give them. No torch."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from bench import stats
+from bench.formatting import FEWEST_SPREAD, escape, percent, plural
+from bench.judging.evidence import HALF_A_DIGIT, WAITING, WIDEST_PREDICTION, Finding, seeds_to_predict, seeds_to_reach
+from bench.records.outcomes import Outcome
+from bench.records.rows import Row
+
+Standing = Literal["may give it", "higher", "lower", "unclear"]
+"""Of runs of ours beside a figure of one run. Unclear: too few seeds, or an interval that holds nearly any figure."""
+
+
+def standing(values: Sequence[float], figure: float) -> Standing:
+    """By the 95 % prediction interval of one run, over the seeds' values: whether it holds the figure as printed."""
+    if len(values) < FEWEST_SPREAD:
+        return "unclear"
+    low, high = stats.prediction_interval(values)
+    if low >= figure + HALF_A_DIGIT:
+        return "higher"
+    if high <= figure - HALF_A_DIGIT:
+        return "lower"
+    return "may give it" if high - low <= 2 * WIDEST_PREDICTION else "unclear"
+
+
+def reaches(value: float, figure: float) -> bool:
+    """Whether a run is at least as high as a figure, as that is printed."""
+    return value >= figure - HALF_A_DIGIT
+
+
+def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, best: Outcome | None = None) -> Finding:
+    """Whether a figure that the report gives for one run is one that a run gives.
+
+    Supported if some row may give it and a run of that row reached it from either side; contradicted if every row's
+    runs are surely higher or lower. What an interval reaches, and no run, is open: with more readings there is more.
+
+    `best`: told beside it, and no result: by how many runs it is reached at an epoch of choice.
+    """
+    measured = [(row.label, values) for row in rows if (values := row.values(outcome))]
+    if not measured:
+        return WAITING
+    lead = _told(measured, figure)
+    if best is not None:
+        chosen = [value for row in rows for value in row.values(best)]
+        lead += (f"; at the best epoch of each {sum(reaches(value, figure) for value in chosen)} of "
+                 f"{plural(len(chosen), 'run')}")
+    evidence = f"{lead}; {_intervals(measured, figure)}"
+    standings = [standing(values, figure) for _, values in measured]
+    giving = [values for (_, values), one in zip(measured, standings, strict=True) if one == "may give it"]
+    if any(min(own) < figure + HALF_A_DIGIT and reaches(max(own), figure) for own in giving):
+        return Finding("supported", evidence, lead=lead)
+    if any(not row.trained and not row.failed for row in rows):
+        return Finding("waiting", evidence, lead=lead)
+    if giving:
+        return Finding("not resolved", f"{evidence}; none of these runs reached it", min(
+            len(own) + seeds_to_reach(own, figure) for own in giving), lead)
+    if "unclear" not in standings:
+        return Finding("contradicted", evidence, lead=lead)
+    sds = [stats.sd(values) for _, values in measured if len(values) > 1]
+    return Finding("not resolved", evidence, seeds_to_predict(max(sds, default=math.nan)), lead)
+
+
+def in_one_run(rows: Sequence[Row], figures: Sequence[tuple[Outcome, float]]) -> Finding:
+    """Whether a run of ours reaches several figures of one run together; seeds cannot contradict it."""
+    runs = [[outcome(record) for outcome, _ in figures] for row in rows for record in row.trained]
+    complete = [run for run in runs if None not in run]
+    if not complete:
+        return WAITING
+    num = sum(all(reaches(value, figure) for value, (_, figure) in zip(run, figures, strict=True) if value is not None)
+              for run in complete)
+    return Finding("supported" if num else "not resolved", f"{num:,} of {plural(len(complete), 'run')}",
+                   None if num else math.inf)
+
+
+def _told(measured: Sequence[tuple[str, Sequence[float]]], figure: float) -> str:
+    """e.g. 1 of 9 runs gives 91.6 % or more (1 of 5, split 1); means 89.71 (split 2) to 91.17 (split 1), ..."""
+    numbers = {name: sum(reaches(value, figure) for value in own) for name, own in measured}
+    where = ", ".join(f"{numbers[name]} of {len(own)}, {escape(name)}" for name, own in measured if numbers[name])
+    total, num = sum(len(own) for _, own in measured), sum(numbers.values())
+    means = sorted((stats.mean(own), escape(name)) for name, own in measured)
+    span = " to ".join(f"{percent(mean)} ({name})" for mean, name in dict.fromkeys([means[0], means[-1]]))
+    highest = max(value for _, own in measured for value in own)
+    return (f"{num} of {plural(total, 'run')} {'gives' if num == 1 else 'give'} {percent(figure, 1)} % or more"
+            f"{f' ({where})' if where and len(measured) > 1 else ''}; "
+            f"{'means' if len(measured) > 1 else 'the mean'} {span}, the highest run {percent(highest)} %")
+
+
+def _intervals(measured: Sequence[tuple[str, Sequence[float]]], figure: float) -> str:
+    titles: dict[Standing, str] = {
+        "may give it": "one run's intervals that hold it", "lower": "that lie below", "higher": "that lie above",
+        "unclear": "too few seeds or too wide to say"}
+    parts = []
+    for one, title in titles.items():
+        shown = [(f"{' to '.join(map(percent, stats.prediction_interval(own)))} ({escape(name)})"
+                  if len(own) >= FEWEST_SPREAD else escape(name))
+                 for name, own in measured if standing(own, figure) == one]
+        parts += [f"{title}: {', '.join(shown)}"] if shown else []
+    return "; ".join(parts)
