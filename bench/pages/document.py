@@ -114,9 +114,10 @@ def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[
 
 def _sections(results: Results, shown: Sequence[Experiment], judged: Sequence[Judged], names: Mapping[Machine, str],
               drawn: Mapping[str, bytes | None]) -> list[str]:
-    claims, noise = by_experiment(judged), noise_of_machines(results)
+    claims, noise, goals_of = by_experiment(judged), noise_of_machines(results), goals.by_experiment(results, names)
     return [section(one, results.rows[one.name], names, noise, drawn, claims.get(one.name, ()),
-                    [side for side in results.sides if isinstance(side, Turns) and side.experiment == one.name])
+                    [side for side in results.sides if isinstance(side, Turns) and side.experiment == one.name],
+                    goals_of.get(one.name, ()))
             + (f"\n\n{final_network.render(results)}" if one.name == "final" else "") for one in shown]
 
 

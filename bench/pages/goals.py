@@ -62,6 +62,19 @@ def render(results: Results, names: Mapping[Machine, str]) -> str:
     return table(headers, body, text_columns=3)
 
 
+def by_experiment(results: Results, names: Mapping[Machine, str]) -> dict[str, list[str]]:
+    """For each experiment the goals that it is to reach, and whether it does."""
+    found: dict[str, list[str]] = {}
+    for goal in GOALS:
+        row, reason = _result_of(results, goal)
+        told = f"**{reason}**"
+        if row:
+            recipe, _, accuracy, num_seeds, verdict, seconds, _ = _reached(row, goal, names)
+            told = f"**{verdict}**, {accuracy} % (n = {num_seeds}) by {recipe}; training time in seconds: {seconds}"
+        found.setdefault(goal.experiment, []).append(f"{goal}: {told}")
+    return found
+
+
 def _result_of(results: Results, goal: Goal) -> tuple[Row | None, str]:
     """The row that is the result for a goal; or None and why there is none."""
     rows = [row for row in results.rows.get(goal.experiment, ()) if row.trained

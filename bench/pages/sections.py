@@ -34,12 +34,12 @@ MOST_NAMED = 9
 
 def section(
     experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs],
-    drawn: Collection[str] = (), claims: Sequence[str] = (), turns: Sequence[Turns] = (),
+    drawn: Collection[str] = (), claims: Sequence[str] = (), turns: Sequence[Turns] = (), goals: Sequence[str] = (),
 ) -> str:
     """Question, answer, settings, tables, figures; folded up while no cell has a record.
 
     `names`: of the machines; `noise`: between runs, of those that were calibrated; `drawn`: the figures there are;
-    `claims`: the verdicts that rest on this experiment; `turns`: its cells timed in turns.
+    `claims`: the verdicts that rest on this experiment; `turns`: its cells timed in turns; `goals`: of its recipe.
     """
     note = f" {escape(experiment.note)}." if experiment.note else ""
     parts = [f"### {escape(experiment.title)}", f"`{experiment.name}`" + (
@@ -49,6 +49,8 @@ def section(
     by_dataset = _by_dataset(rows)
     parts += ["**Claims that rest on it**, each corrected for all of its comparisons:\n\n"
               + "\n".join(f"- {claim}" for claim in claims)] if claims else []
+    parts += ["**Goals**, the recipe chosen by validation accuracy:\n\n" + "\n".join(f"- {goal}" for goal in goals)
+              ] if goals else []
     parts += [_answer(own, names, noise, _of_these(turns, own)) for own in by_dataset.values()]
     for dataset, own in by_dataset.items():
         parts += _tables(own, dataset, names, noise)
