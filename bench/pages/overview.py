@@ -9,6 +9,7 @@ from bench.experiment import Experiment
 from bench.formatting import NOTHING, anchor, code, count, escape, percent, plural, points, table
 from bench.pages import scaling_tables
 from bench.pages.side_tables import headers_and_rows
+from bench.pages.tables import SHORT_COMMIT
 from bench.record import Record, SpeedRecord, TrainRecord
 from bench.records import outcomes
 from bench.records.identity import Numerics
@@ -18,9 +19,6 @@ from bench.records.side_records import Calibration, Ledger, Peers, Scaling, Side
 
 FEWEST_CELLS = 5
 """With seeds of two kinds of arithmetic, for a sentence on their difference."""
-
-SHORT_COMMIT = 8
-"""Digits."""
 
 HOW_TO_READ = """\
 - **Accuracies** are in per cent: mean ± standard deviation over seeds [95 % Student interval of the mean]. A cell with

@@ -17,6 +17,7 @@ from bench.pages.tables import (
     settings_table,
     shared_settings,
     speed_table,
+    timed_when,
 )
 from bench.pages.targets import targets_table
 from bench.record import SpeedRecord
@@ -134,9 +135,9 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str],
             timed = True
             warnings = _warnings(cells, machine, noise.get(machine))
             title, shown = f"Speed on {name}", f"{speed_table(cells, machine)}\n\n{warnings}"
-            alone = len(speeds) == 1 < len(cells)
-            parts.append(folded(f"{title}: one cell", f"({labels_text(speeds)})\n\n{shown}") if alone else
-                         f"**{title}** ({labels_text(speeds)})\n\n{shown}")
+            about, alone = f"({labels_text(speeds)}), {timed_when(speeds)}", len(speeds) == 1 < len(cells)
+            parts.append(folded(f"{title}: one cell", f"{about}\n\n{shown}") if alone else
+                         f"**{title}** {about}\n\n{shown}")
     to_time = [row for row in cells if row.experiment.times(row.cell)]
     if to_time and not timed:
         parts.append(f"**Speed**: waiting, none of {plural(len(to_time), 'cell')} is timed.")

@@ -32,6 +32,8 @@ from fmnist_core.model_config import Baseline
 
 MOST_LISTED = 6
 """Members of a setting that is a list; longer ones are cut."""
+SHORT_COMMIT = 8
+"""Digits."""
 MAIN_SETTINGS = ("model.name", "train.epochs", "train.global_batch_size", "train.optimizer", "train.learning_rate")
 
 
@@ -104,6 +106,14 @@ def speed_table(rows: Sequence[Row], machine: Machine) -> str:
 def main_commit(speeds: Sequence[SpeedRecord]) -> str:
     """The one at which most were timed: another may have made the code faster or slower."""
     return most_frequent(speed.environment.commit for speed in speeds) or ""
+
+
+def timed_when(speeds: Sequence[SpeedRecord]) -> str:
+    """e.g. timed on 2026-11-22 at commit 1a2b3c4d; those of other commits are marked in the table."""
+    days = sorted({speed.started_at[:10] for speed in speeds if speed.started_at})
+    on = f" on {escape(' to '.join(dict.fromkeys([days[0], days[-1]])))}" if days else ""
+    commit = main_commit(speeds)[:SHORT_COMMIT]
+    return f"timed{on}" + (f" at commit {code(commit)}" if commit else "")
 
 
 def _speed_figures(speed: SpeedRecord, commit: str) -> list[str]:
