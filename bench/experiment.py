@@ -34,6 +34,8 @@ MAX_NAMED = 20
 ABOUT = ("label", "note", "reported")
 IN_CELL = (*ABOUT, "model", *SECTIONS)
 """Keys of a cell that is written out."""
+ONLY_CELL = "cell"
+"""Label of a cell that has none, the only one of its experiment."""
 FOLDER = Path(__file__).resolve().parent.parent / "experiments"
 OutcomeName = Literal["test", "validation", "gap", "early"]
 
@@ -75,7 +77,7 @@ class Launch(_Strict, frozen=True, kw_only=True):
 class Cell(_Strict, frozen=True, kw_only=True):
     config: CellConfig
     label: str = ""
-    """As the report names it, e.g. `Trial-2`; for a grid, its values; `cell` where it is the only one."""
+    """As the report names it, e.g. `Trial-2`; for a grid, its values."""
     note: str = ""
     reported: Reported = Reported()
     axes: dict[str, Any] = {}
@@ -280,7 +282,8 @@ def _cell(base: dict[str, Any], draft: _Draft, overrides: dict[str, Any], code_o
         check_model(config_)
     except ValueError as error:
         raise ValueError(f"cell '{draft.label}': {error}" if draft.label else str(error)) from error
-    return Cell(config=config_, label=draft.label or "cell", note=draft.note, reported=draft.reported, axes=draft.axes)
+    return Cell(config=config_, label=draft.label or ONLY_CELL, note=draft.note, reported=draft.reported,
+                axes=draft.axes)
 
 
 def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:

@@ -260,7 +260,7 @@ def test_no_line_is_drawn_between_counts_of_processes(loaded):
 def test_several_machines_are_told_apart(loaded):
     other = msgspec.structs.replace(scaling(), environment=GPU)
     written = words(figures.draw(collect([], loaded, [scaling(), other]))["scaling.svg"])
-    assert {"Test CPU: a cell each", "Host CPU: a cell each"} <= set(written.splitlines())
+    assert {"Test CPU: a cell each", "Test GPU: a cell each"} <= set(written.splitlines())
 
 
 def test_a_panel_without_records_says_so(loaded):

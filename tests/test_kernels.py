@@ -44,7 +44,7 @@ def test_interpreted() -> None:
                           env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:]
     assert " passed" in done.stdout
-    assert " 1 skipped" in done.stdout  # this test alone
+    assert " 25 skipped" in done.stdout  # this test, and those of TF32
 
 
 @pytest.fixture(autouse=True)

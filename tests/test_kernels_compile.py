@@ -86,7 +86,7 @@ def _buffers_overwritten_too_soon(ttgir: str) -> list[str]:
 
     The block being multiplied, the one before, which may still be read, and the one being loaded: three.
     """
-    if "isAsync = true" not in ttgir:
+    if not re.search(r"pendings = [1-9]", ttgir):  # it waits for each product
         return []
     return [shape for num, shape in re.findall(r"local_alloc[^\n]*memdesc<(\d+)x([\dx]+x\w+)", ttgir) if int(num) < 3]
 
@@ -95,7 +95,8 @@ def test_a_product_that_reads_what_is_overwritten_is_found() -> None:
     """As the gradient of weights was compiled when it summed that of the biases from the same loads."""
     loop = ("%g = ttg.local_alloc : () -> !ttg.memdesc<2x64x32xf32, #shared, #smem, mutable>\n"
             "%p = ttg.local_alloc : () -> !ttg.memdesc<3x32x128xf32, #shared1, #smem, mutable>\n"
-            "%s = ttng.warp_group_dot %a, %b, %c {inputPrecision = 0 : i32, isAsync = true}\n")
+            "%s = ttng.warp_group_dot %a, %b, %c {inputPrecision = 0 : i32, isAsync = true}\n"
+            "%w:3 = ttng.warp_group_dot_wait %s, %a, %b {pendings = 1 : i32}\n")
     assert _buffers_overwritten_too_soon(loop) == ["64x32xf32"]
     assert _buffers_overwritten_too_soon(loop.replace("2x64", "3x64")) == []
-    assert _buffers_overwritten_too_soon(loop.replace("true", "false")) == []
+    assert _buffers_overwritten_too_soon(loop.replace("pendings = 1", "pendings = 0")) == []

@@ -4,7 +4,7 @@ import importlib
 
 import pytest
 
-COMMANDS = ["calibrate", "compare", "counters", "environment", "explorer", "ledger", "peers", "promises", "report",
+COMMANDS = ["calibrate", "compare", "counters", "environment", "ledger", "peers", "promises", "report",
             "run", "scaling"]
 
 
@@ -17,7 +17,7 @@ def refusal(module, arguments, capsys):
 
 
 @pytest.mark.parametrize(("module", "option", "nearest"), [
-    ("calibrate", "--round", "--rounds"), ("explorer", "--out=x", "--output"),
+    ("calibrate", "--round", "--rounds"), ("report", "--out=x", "--output"),
     ("ledger", "--no-compil", "--no-compile"), ("peers", "--epoch", "--epochs"), ("report", "--chek", "--check"),
     ("run", "--keep-weight", "--keep-weights"), ("scaling", "--datadir", "--data-dir"),
     ("counters", "--writ", "--write"), ("environment", "--hlp", "--help")])

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from bench.experiment import Cell
+from bench.experiment import ONLY_CELL, Cell
 from bench.sweep.plan import Task
 from fmnist_core.batches import check_batches
 from fmnist_core.config import CellConfig, canonical_json, check_validation_size, input_shape
@@ -49,7 +49,8 @@ def check(cells: Iterable[Cell], *, ddp: bool = False) -> None:
             with contextlib.suppress(MemoryError, RuntimeError):  # too large for the memory: its record will say so
                 _make(cell.config, ddp)
         except ValueError as error:
-            raise ValueError(f"cell '{cell.label}': {error}" if cell.label else str(error)) from error
+            where = f"cell '{cell.label}': " if cell.label != ONLY_CELL else ""
+            raise ValueError(f"{where}{error}") from error
 
 
 def _make(cell: CellConfig, ddp: bool) -> None:

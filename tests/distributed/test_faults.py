@@ -164,8 +164,9 @@ def test_a_rank_that_fails_ends_its_cell_and_not_the_sweep(write, tmp_path, surv
     assert status == "error"
     assert re.match(r"rank 1 of 2 died; rank 0 saw: (Connection closed by peer|Read error|Write error)", reason), reason
     assert reasons["nan"] == ("diverged", "the loss was nan at step 4 of 32")
-    assert re.fullmatch(r"rank 0 of 2: RuntimeError: a fault of its own \(_misbehave, line \d+\)", reasons["raise"][1])
-    assert re.fullmatch(r"RuntimeError: a fault of its own \(_misbehave, line \d+\)", reasons["raise alike"][1])
+    fault = r"RuntimeError: a fault of its own \(misbehaving\.py, line \d+, in _misbehave\)"
+    assert re.fullmatch(rf"rank 0 of 2: {fault}", reasons["raise"][1])
+    assert re.fullmatch(fault, reasons["raise alike"][1])
     assert found["fine"].status == "ok"
     assert found["fine"].epochs.test_accuracy[-1] > 0.9
     survived("ranks that raised, were killed or had no memory", 3)
