@@ -103,7 +103,7 @@ def test_the_fastest_is_chosen_by_validation_and_judged_on_test_by_its_twin(tmp_
     told = goals.by_experiment(results_of(*records, trained(FAST, on_all, test=0.915)), NAMES)["beyond_fast"]
     assert told == [f"Least time on a CPU: 92.0 %: **no, by one seed**, 91.50 % (n = 1) by `beyond_fast`, "
                     f"{on_all.label}; training time in seconds: 12.0 on M1",
-                    "Least time on a CPU: 93.0 %: **none reaches it on validation**"]
+                    "Least time on a CPU: 93.0 %: none reaches it on validation"]
     chosen_by_command(tmp_path, capsys, records, on_all.label)
 
 

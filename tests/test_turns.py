@@ -42,7 +42,7 @@ def test_the_command_stores_what_it_prints(tmp_path: Path, capsys: pytest.Captur
 
 @pytest.mark.parametrize(("other_s", "said"), [
     ([0.020, 0.041, 0.079], "Steps on M1, in turns: shortest *width 1*, longest *width 3* with 2.008 [1.9"),
-    ([0.010, 0.030, 0.020], "Steps on M1, in turns: training steps are not told apart: shortest *width 1*, longest"),
+    ([0.010, 0.030, 0.020], "Steps on M1, in turns: training steps are not told apart: shortest *width 3*, longest"),
 ])
 def test_the_section_of_the_experiment_shows_and_answers(other_s: list[float], said: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"

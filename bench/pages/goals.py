@@ -67,7 +67,7 @@ def by_experiment(results: Results, names: Mapping[Machine, str]) -> dict[str, l
     found: dict[str, list[str]] = {}
     for goal in GOALS:
         row, reason = _result_of(results, goal)
-        told = f"**{reason}**"
+        told = reason
         if row:
             recipe, _, accuracy, num_seeds, verdict, seconds, _ = _reached(row, goal, names)
             told = f"**{verdict}**, {accuracy} % (n = {num_seeds}) by {recipe}; training time in seconds: {seconds}"
