@@ -295,6 +295,6 @@ def _refuse_duplicates(cells: list[Cell], changed: Mapping[str, Any]) -> None:
                        for key, value in changed.items() if cell.axes.get(key) != seen[content].axes.get(key)]
             raise ValueError(f"cells '{seen[content].label}' and '{cell.label}' are the same cell{''.join(reasons)}")
         seen[content] = cell
-    for label, number in Counter(cell.label for cell in cells if cell.label).items():
+    for label, number in Counter(cell.label for cell in cells).items():
         if number > 1:
             raise ValueError(f"label = '{label}': {number} cells have it; expected one of its own for each")

@@ -195,11 +195,11 @@ class Sweep:
             attempts.enter_context(self._attempt(task))
             for other in siblings(task, self.left):
                 if not self._attempt(other).checkpoint.exists() and self.store.claim(other.key):
+                    attempts.enter_context(self._attempt(other))
                     if is_done(other, self.store.heads(), self.outdated) or self._is_given_up(other):
                         self.store.release(other.key)
                     else:
                         group.append(other)
-                        attempts.enter_context(self._attempt(other))
             num = together.num_replicas(group, data_dir=self.asked.data_dir) if len(group) > 1 else 1
         for other in group[num:]:
             self._attempt(other).stop()

@@ -142,7 +142,6 @@ def _model_to_evaluate(training: Training) -> nn.Module:
     if training.num_processes == 1:
         model: nn.Module = training.model
         return model
-    # The compiled one would be given the module inside for good: no more `no_sync` where batches are accumulated.
     model = training.network
     for buffer in model.buffers():
         torch.distributed.broadcast(buffer, 0)

@@ -50,7 +50,7 @@ class Steps:
         self.epoch, self.step_in_epoch = 0, 0
         self.captured = cell.execution.capture
         self.odd_epoch = torch.zeros((), dtype=torch.bool, device=self.device)
-        """For captured steps, which see a tensor change but no Python number."""
+        """Set before the steps of an epoch; a tensor, since captured steps see no Python number change."""
         self.progress: Tensor | None = None
         """The fraction of the run before the step that is being captured."""
 

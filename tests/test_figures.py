@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from bench import experiment
-from bench.pages import curves, drawing, figures, grids, pareto, scaling_tables
+from bench.pages import curves, drawing, figures, grids, pareto, reported, scaling_tables
 from bench.records.rows import collect
 from tests.made import GPU, LABELS, complete, scaling, timed, trained
 
@@ -288,3 +288,14 @@ def test_a_kernel_size_without_record_is_named(loaded):
 
 def test_a_legend_is_drawn_once_for_panels_that_share_it(drawn):
     assert words(drawn["kernel_depth_cost.svg"]).splitlines().count("kernel size 3") == 1
+
+
+def test_a_cell_far_below_the_axis_is_written_and_the_reports_mark_stays(loaded):
+    of = experiment.load("table_1_1")
+    cell = next(cell for cell in of.cells if cell.label == "Trial-7")
+    records = [trained(of, cell, seed, validation=0.1) for seed in range(3)]
+    [panel] = reported.figure(collect(records, loaded)).axes
+    marks = {line.get_label(): line.get_xdata().tolist() for line in panel.lines}
+    assert marks == {"mean over seeds here": [], "the report, one run": [87.9]}
+    assert [text.get_text() for text in panel.texts] == ["here 10.0"]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["Trial-7, n = 3"]

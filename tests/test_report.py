@@ -10,7 +10,7 @@ import pytest
 
 from bench import experiment, explorer, frame, report
 from bench.formatting import escape, significant
-from bench.pages import pictures, readme
+from bench.pages import pictures, readme, tables
 from bench.pages.tables import settings_table, shared_settings
 from bench.record import Inference, Labels, TrainRecord
 from bench.records.lines import encode
@@ -280,7 +280,7 @@ def test_speed_row_is_computed_from_raw_samples():
                        "0.250", "25,000 (batch 50)", "0.200", "3.00 (4.50)", "99 (2)"]
     assert [row for row in rows_of(text, "kernel_size 3") if len(row) == SPEED_COLUMNS] == []
     assert "- Not timed: kernel_size 3\n" in text
-    assert "(precision float32; weights channels_last; activations channels_last; execution eager)" in text
+    assert "(precision float32; weights channels_last; activations channels_last; execution eager), timed" in text
 
 
 def test_spread_of_a_step_and_every_inference_batch_by_hand():
@@ -978,3 +978,12 @@ def test_only_the_precision_that_mixes_none_is_called_float32():
     assert sorted(one.strip("| ").split(" | ")) == ["no", "no (float32)", "one"]
     text = shared_settings(rows)
     assert "`train.steps` = (0.1, 0.9) (0.2, 0.8) (0.3, 0.7) (0.4, 0.6) (0.5, 0.5) (0.6, 0.4) ... (7 in all)" in text
+
+
+def test_speeds_say_when_those_of_their_main_commit_were_timed():
+    at = lambda day, commit: msgspec.structs.replace(
+        timed(MADE, K2, environment=msgspec.structs.replace(CPU, commit=commit * 40)),
+        started_at=f"2026-11-{day}T08:00")
+    speeds = [at(22, "a"), at(23, "a"), at(26, "b")]
+    assert tables.timed_when(speeds) == "timed on 2026-11-22 to 2026-11-23 at commit `aaaaaaaa`"
+    assert tables.timed_when(speeds[:1]) == "timed on 2026-11-22 at commit `aaaaaaaa`"

@@ -93,6 +93,8 @@ def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
                          f"({escape(label)}, n = {len(values)})" for label, values in measured)
     if any(not row.trained and not row.failed for row in rows):
         return Finding("waiting", evidence)
+    if any(len(values) < 2 for _, values in measured):
+        return Finding("not resolved", evidence, 2)
     if all(high < figure for _, high in intervals):
         return Finding("contradicted", evidence)
     if all(low > figure for low, _ in intervals):

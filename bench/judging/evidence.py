@@ -13,6 +13,8 @@ Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
 ALPHA = 0.05
 HALF_A_DIGIT = 0.0005
 """The report prints tenths of a per cent: its 90.8 % is anything from 90.75 to 90.85."""
+HALF_A_CITED_DIGIT = 0.00005
+"""Other authors print hundredths."""
 MINIMUM_EFFECT = 0.001
 """Differences of accuracy below 0.1 points, 10 of the 10,000 test images, are never called an effect."""
 WIDEST_PREDICTION = 0.01

@@ -8,20 +8,20 @@ from bench import stats
 from bench.formatting import FEWEST_SPREAD, escape, percent, plural
 from bench.judging.evidence import HALF_A_DIGIT, WAITING, WIDEST_PREDICTION, Finding, seeds_to_predict, seeds_to_reach
 from bench.records.outcomes import Outcome
-from bench.records.rows import Row
+from bench.records.rows import Row, one_per_cell
 
 Standing = Literal["may give it", "higher", "lower", "unclear"]
 """Of runs of ours beside a figure of one run. Unclear: too few seeds, or an interval that holds nearly any figure."""
 
 
-def standing(values: Sequence[float], figure: float) -> Standing:
+def standing(values: Sequence[float], figure: float, half_a_digit: float = HALF_A_DIGIT) -> Standing:
     """By the 95 % prediction interval of one run, over the seeds' values: whether it holds the figure as printed."""
     if len(values) < FEWEST_SPREAD:
         return "unclear"
     low, high = stats.prediction_interval(values)
-    if low >= figure + HALF_A_DIGIT:
+    if low >= figure + half_a_digit:
         return "higher"
-    if high <= figure - HALF_A_DIGIT:
+    if high <= figure - half_a_digit:
         return "lower"
     return "may give it" if high - low <= 2 * WIDEST_PREDICTION else "unclear"
 
@@ -34,19 +34,21 @@ def reaches(value: float, figure: float) -> bool:
 def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, best: Outcome | None = None) -> Finding:
     """Whether a figure that the report gives for one run is one that a run gives.
 
-    Supported if some row may give it and a run of that row reached it from either side; contradicted if every row's
-    runs are surely higher or lower. What an interval reaches, and no run, is open: with more readings there is more.
+    Of each cell the arithmetic with most seeds is judged: few seeds would agree with more. Supported if some cell may
+    give it and has runs on both sides of it; contradicted if every cell's runs are surely higher or lower. What an
+    interval reaches, and no run, is open: with more readings there is more. All runs are counted beside.
 
     `best`: told beside it, and no result: by how many runs it is reached at an epoch of choice.
     """
-    measured = [(row.label, values) for row in rows if (values := row.values(outcome))]
-    if not measured:
+    every = [(row.label, values) for row in rows if (values := row.values(outcome))]
+    if not every:
         return WAITING
-    lead = _told(measured, figure)
+    lead = _told(every, figure)
     if best is not None:
         chosen = [value for row in rows for value in row.values(best)]
         lead += (f"; at the best epoch of each {sum(reaches(value, figure) for value in chosen)} of "
                  f"{plural(len(chosen), 'run')}")
+    measured = [(row.label, values) for row in one_per_cell(rows) if (values := row.values(outcome))]
     evidence = f"{lead}; {_intervals(measured, figure)}"
     standings = [standing(values, figure) for _, values in measured]
     giving = [values for (_, values), one in zip(measured, standings, strict=True) if one == "may give it"]
@@ -55,7 +57,7 @@ def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, best
     if any(not row.trained and not row.failed for row in rows):
         return Finding("waiting", evidence, lead=lead)
     if giving:
-        return Finding("not resolved", f"{evidence}; none of these runs reached it", min(
+        return Finding("not resolved", f"{evidence}; none of them has a run on its other side", min(
             len(own) + seeds_to_reach(own, figure) for own in giving), lead)
     if "unclear" not in standings:
         return Finding("contradicted", evidence, lead=lead)
@@ -63,16 +65,11 @@ def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, best
     return Finding("not resolved", evidence, seeds_to_predict(max(sds, default=math.nan)), lead)
 
 
-def in_one_run(rows: Sequence[Row], figures: Sequence[tuple[Outcome, float]]) -> Finding:
-    """Whether a run of ours reaches several figures of one run together; seeds cannot contradict it."""
+def in_one_run(rows: Sequence[Row], figures: Sequence[tuple[Outcome, float]]) -> int:
+    """How many runs reach several figures together."""
     runs = [[outcome(record) for outcome, _ in figures] for row in rows for record in row.trained]
-    complete = [run for run in runs if None not in run]
-    if not complete:
-        return WAITING
-    num = sum(all(reaches(value, figure) for value, (_, figure) in zip(run, figures, strict=True) if value is not None)
-              for run in complete)
-    return Finding("supported" if num else "not resolved", f"{num:,} of {plural(len(complete), 'run')}",
-                   None if num else math.inf)
+    return sum(all(value is not None and reaches(value, figure)
+                   for value, (_, figure) in zip(run, figures, strict=True)) for run in runs)
 
 
 def _told(measured: Sequence[tuple[str, Sequence[float]]], figure: float) -> str:

@@ -40,17 +40,15 @@ def selected_has_least_loss(results: Results) -> Finding:
 def selected_beats_network_1(results: Results) -> Finding:
     """The selected trial above each of Table 1.1 that learnt, in validation accuracy."""
     best = _selected(results)
-    others = [row for row in trials(results, "table_1_1") if row.learnt or not row.trained]
-    return contrasts([contrast(results, f"it less Network 1's {row.cell.label}", row, best, outcomes.validation_last)
-                      for row in others] if best else [])
+    return contrasts([contrast(results, f"{SELECTED} less Network 1's {row.cell.label}", row, best,
+                               outcomes.validation_last) for row in _of_network_1(results)] if best else [])
 
 
 def gap_is_wider_in_network_1(results: Results) -> Finding:
     """Each trial of Table 1.1 that learnt over-fits more than the selected one, by the gap to training accuracy."""
     best = _selected(results)
-    others = [row for row in trials(results, "table_1_1") if row.learnt or not row.trained]
     return contrasts([contrast(results, f"{row.cell.label} less final", best, row, outcomes.gap_last)
-                      for row in others] if best else [])
+                      for row in _of_network_1(results)] if best else [])
 
 
 def in_reported_order(experiment: str) -> Judge:
@@ -72,6 +70,11 @@ def place_of_selected(results: Results, outcome: Outcome, sign: int = 1) -> str:
     if SELECTED not in means:
         return ""
     return f"place {1 + sum(mean > means[SELECTED] for mean in means.values())} of {len(means)}"
+
+
+def _of_network_1(results: Results) -> list[Row]:
+    """The trials of Table 1.1 that learnt, or may yet."""
+    return [row for row in trials(results, "table_1_1") if row.learnt or not (row.trained or row.failed)]
 
 
 def _selected(results: Results) -> Row | None:

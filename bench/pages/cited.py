@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from bench.formatting import FEWEST_SPREAD, NOTHING, count, escape, estimate, folded, percent, plural, table
+from bench.judging.evidence import HALF_A_CITED_DIGIT
 from bench.judging.one_run import Standing, standing
 from bench.pages.tables import training_time
 from bench.records import outcomes
@@ -45,16 +46,20 @@ def _summary(results: Results) -> list[str]:
         "may give it": "is one that a run of ours may give", "lower": "lies above ours", "higher": "lies below",
         "unclear": "cannot be told from ours, whose spread over the seeds is too wide,"}
     found: dict[Standing, list[str]] = {one: [] for one in what}
+    by_test = old = 0
     for entry in (*CITED, *NON_NEURAL):
         row = row_of(results, entry.experiment, entry.name)
         by_sign = row is not None and row.cell.reported.by_sign
         values = row.values(outcomes.test_by_sign if by_sign else outcomes.test_last) if row else []
         if entry.authors_accuracy and len(values) >= FEWEST_SPREAD:
-            found[standing(values, entry.authors_accuracy)].append(escape(entry.name))
+            found[standing(values, entry.authors_accuracy, HALF_A_CITED_DIGIT)].append(escape(entry.name))
+            by_test += "test" in entry.selection
+            old += entry.release == "old"
     told = [f"{what[one]} for {len(systems)} ({'; '.join(systems)})" for one, systems in found.items() if systems]
     return [f"**Answer.** Of {plural(sum(map(len, found.values())), 'system')} with three seeds or more, the authors' "
-            f"accuracy {'; '.join(told)}: by the 95 % prediction interval of one run's last epoch. Most authors chose "
-            "theirs by the test set, some on the easier release: the columns say which."] if told else []
+            f"accuracy {'; '.join(told)}: by the 95 % prediction interval of one run's last epoch. Of these "
+            f"authors' accuracies {by_test} were chosen by the test set, {old} are of the older, easier release."
+            ] if told else []
 
 
 def notes() -> str:

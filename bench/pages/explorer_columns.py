@@ -106,7 +106,7 @@ def rounded(value: float, digits: int = 5) -> float | None:
 
 def _head(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
     yield _text("experiment", "experiment", [line.row.experiment.name for line in lines], shown=True)
-    yield _text("cell", "cell", [line.row.label or "cell" for line in lines], shown=True)
+    yield _text("cell", "cell", [line.row.label for line in lines], shown=True)
 
 
 def _about(lines: Sequence[Line]) -> Iterator[dict[str, Any]]:
@@ -127,7 +127,8 @@ def _circumstances(lines: Sequence[Line], entries: Sequence[Mapping[str, Any]]) 
     yield _text("device", "device timed", [_device(line.machine) for line in lines],
                 meaning="that the times come from, the training time excepted")
     yield _text("timing", "timing", [_timing(entry) for entry in entries], meaning=(
-        f"† IQR / median of the steps above {stats.NOISY:.0%}; ‡ other work ran beside: no measurement of speed"))
+        f"† IQR / median of the steps above {stats.NOISY:.0%}; ‡ other work ran beside, or it has a warning: no "
+        "measurement of speed"))
     yield _text("dataset", "data set", [line.row.cell.config.data.dataset for line in lines])
 
 

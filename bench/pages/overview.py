@@ -33,9 +33,9 @@ HOW_TO_READ = """\
 - **training images**: accuracy on the first 10,000 training images, in evaluation mode.
 - **Throughput** is images per step by the median step [95 % interval of the median, distribution-free]. The interval
   is that of one run: it does not say how the next one, on a warmer or busier machine, would fare.
-- **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, or the seconds of
-  a training's epochs vary by more than 10 % (IQR / median): no measurement of speed. **§**: timed at another commit
-  than most of this table; the code may have become faster or slower in between.
+- **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, its clocks
+  disagree, or the seconds of a training's epochs vary by more than 10 % (IQR / median): no measurement of speed. **§**:
+  timed at another commit than most of this table; the code may have become faster or slower in between.
 - **step**: forward, loss, backward, optimizer step, zeroed gradients; **batch**: gathering and augmenting the images,
   beside it. **step / least possible**: the median step over the least time that the machine's own ceilings, measured
   beside, allow. **first step**: with compilation and allocation. **memory**: most bytes of tensors alive at once, and
@@ -51,8 +51,9 @@ HOW_TO_READ = """\
   arithmetic or memory format differ from what their settings ask for are marked and not compared.
 - **p** values are two-sided. Where many are compared, Holm's correction is in them; the intervals beside them are of
   one comparison, without it; those of speeds are widened for the number of comparisons in answers and claims, not in
-  tables. A section's answer corrects for its own cells alone; the claims, for all comparisons of
-  theirs, and so may leave open what a section calls different. Differences below 0.1 points are never called effects.
+  tables. A section's answer corrects for its own cells alone; the claims, for all comparisons of theirs, and so may
+  leave open what a section calls different. Differences below 0.1 points, and of losses below 0.001, are never called
+  effects.
 - **Not told apart from the highest**: by Tukey's test of all pairs, since the highest was picked. **What a part of a
   recipe brings**, and **against** a control: t-tests, Holm. By the one spread of all cells; a cell whose own is unlike
   that by its own; each by its own where Bartlett's test finds them to differ (Games and Howell's test, Welch's).
@@ -62,13 +63,14 @@ HOW_TO_READ = """\
 
 HOW_CLAIMS_ARE_JUDGED = """\
 Each verdict is computed from the records by the test that is named, never typed. A claim is contradicted if any of its
-parts is, and supported only if all are; networks that the report does not have decide nothing. `not resolved`: the
+parts is, and supported only if all are; what is told beside, of networks that the report does not have or of more than
+it claims, decides nothing. `not resolved`: the
 seeds at hand allow neither; `waiting`: records are missing. Seeds to resolve it: per cell, for a power of 80 %, if the
 differences are as large as they look now; for a figure of one run, the runs of which one will have reached it in 19 of
 20 cases; out of reach: beyond 10,000, or a difference below 0.1 points. Cells are compared by seeds of equal
 arithmetic: one that has many on a GPU and few on a CPU may count with the few. A figure of the report is one run's,
-and `supported` if a run of ours reached it, too, as it is printed: 91.6 % is 91.55 or more. It may be a rare one: how
-many of all runs do, and where their means lie, stands beside it. The final network's runs are of two readings, since
+and `supported` if a run of ours gave it, too, as it is printed: 91.6 % is 91.55 or more. It may be a rare one: how many
+of all runs do, and where their means lie, stands beside it. The final network's runs are of two readings, since
 the report does not say whether a ReLU follows fc1, and of three draws of the validation images."""
 
 SIDES: dict[type[SideRecord], tuple[str, str]] = {

@@ -57,7 +57,7 @@ def _in_short(results: Results, judged: Sequence[Judged]) -> list[str]:
                       for one, sign in ((outcomes.validation_last, 1), (outcomes.validation_loss_last, -1)))
     if accuracy and loss:
         sentences.append(f"{SELECTED}, which the report selects as the best of Table 1.2, takes {accuracy} by "
-                         f"validation accuracy, and {loss} by validation loss, the least first.")
+                         f"validation accuracy, and {loss} by validation loss, the least first: by means, untested.")
     return [" ".join(sentences)]
 
 

@@ -83,7 +83,8 @@ def _panel(axes: Axes, reported: Sequence[Reported]) -> None:
             axes.annotate(f"here {mean:.1f}", (LOWEST_SHOWN, place), xytext=(4, 0), textcoords="offset points",
                           va="center", fontsize=SMALL, color=COLOURS[0])
     shown = [(mean, place) for mean, place in zip(means, places, strict=True) if mean >= LOWEST_SHOWN]
-    axes.plot(*zip(*shown, strict=True), "o", color=COLOURS[0], markersize=4, label="mean over seeds here")
+    axes.plot([mean for mean, _ in shown], [place for _, place in shown], "o", color=COLOURS[0], markersize=4,
+              label="mean over seeds here")
     axes.plot([100 * one.figure for one in reported], places, "D", color=COLOURS[1], markersize=5,
               label="the report, one run")
     axes.set_yticks(places, [f"{_name(one)}, n = {len(one.values)}" for one in reported])

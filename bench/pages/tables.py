@@ -110,10 +110,11 @@ def main_commit(speeds: Sequence[SpeedRecord]) -> str:
 
 def timed_when(speeds: Sequence[SpeedRecord]) -> str:
     """e.g. timed on 2026-11-22 at commit 1a2b3c4d; those of other commits are marked in the table."""
-    days = sorted({speed.started_at[:10] for speed in speeds if speed.started_at})
+    main = main_commit(speeds)
+    days = sorted({speed.started_at[:10] for speed in speeds
+                   if speed.started_at and speed.environment.commit == main})
     on = f" on {escape(' to '.join(dict.fromkeys([days[0], days[-1]])))}" if days else ""
-    commit = main_commit(speeds)[:SHORT_COMMIT]
-    return f"timed{on}" + (f" at commit {code(commit)}" if commit else "")
+    return f"timed{on}" + (f" at commit {code(main[:SHORT_COMMIT])}" if main else "")
 
 
 def _speed_figures(speed: SpeedRecord, commit: str) -> list[str]:

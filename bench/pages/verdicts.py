@@ -21,14 +21,14 @@ def summary_table(judged: Sequence[Judged]) -> str:
 
 def verdict_text(judged: Judged) -> str:
     """e.g. contradicted (1 of 6 parts): how many of the report's own parts have the claim's verdict."""
-    verdicts = [finding.verdict for part, finding in judged.told if not part.beyond]
+    verdicts = [finding.verdict for part, finding in judged.told if part.decides]
     share = f" ({verdicts.count(judged.verdict)} of {len(verdicts)} parts)" if len(verdicts) > 1 else ""
     return f"**{judged.verdict}**{share}"
 
 
 def why(judged: Judged, most: int = MOST_TOLD) -> str:
-    """The evidence of `most` parts that decide, how the others fared, and what other networks say than the report's."""
-    own = [(part, finding) for part, finding in judged.told if not part.beyond]
+    """The evidence of `most` parts that decide, how the others fared, and what is told beside them."""
+    own = [(part, finding) for part, finding in judged.told if part.decides]
     deciding = [(part, finding) for part, finding in own if finding.verdict == judged.verdict]
     texts = [f"*{escape(part.statement)}*: {finding.in_short}." for part, finding in deciding[:most]]
     if more := deciding[most:]:
@@ -36,8 +36,8 @@ def why(judged: Judged, most: int = MOST_TOLD) -> str:
     for verdict in (*DECISIVE, "supported"):
         names = [part.statement for part, finding in own if finding.verdict == verdict != judged.verdict]
         texts += [f"{verdict.capitalize()}: {_named(names)}."] if names else []
-        names = [part.statement for part, finding in judged.told if part.beyond and finding.verdict == verdict]
-        texts += [f"Beyond the report's networks {verdict}: {_named(names)}."] if names else []
+        names = [part.statement for part, finding in judged.told if not part.decides and finding.verdict == verdict]
+        texts += [f"Told beside, {verdict}: {_named(names)}."] if names else []
     return "<br>".join(texts)
 
 

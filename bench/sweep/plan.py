@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Optional
 
 from msgspec.structs import replace
 
-from bench.experiment import Cell, Experiment
+from bench.experiment import ONLY_CELL, Cell, Experiment
 from bench.record import Record
 from bench.records.lines import Head
 from fmnist_core.config import Baseline, CellConfig, quality_key, speed_key
@@ -115,7 +115,7 @@ def _task(experiment: Experiment, cell: Cell, seed: int | None, key_of: Callable
         config = with_half_batch(chain[-1].config)
         if config is None:
             break
-        label = f"{cell.label}, " if cell.label else ""
+        label = f"{cell.label}, " if cell.label != ONLY_CELL else ""
         chain.append(Cell(config=config, label=f"{label}global_batch_size {config.train.global_batch_size}",
                           note=cell.note, axes=cell.axes))
     task: Task | None = None

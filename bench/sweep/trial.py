@@ -1,7 +1,6 @@
 """One task to one record, whatever happens: a failure is a result with a reason."""
 
 import gc
-import textwrap
 import time
 import traceback
 import warnings
@@ -298,5 +297,5 @@ def explain(error: Exception, task: Task) -> tuple[Status, str]:
     if isinstance(error, OwnNetworkError):
         return "error", str(error)
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    where = f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}"
-    return "error", f"{textwrap.shorten(text, MAX_REASON)} ({where})"
+    what, where = " ".join(text.split())[:MAX_REASON], f"{Path(frame.filename).name}, line {frame.lineno}"
+    return "error", f"{what} ({where}, in {frame.name})"

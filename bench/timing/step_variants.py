@@ -69,7 +69,7 @@ def all_ways(cell: CellConfig, dataset: Dataset, min_block_s: float, *, compiler
         try:
             return subject(ExecutionConfig(capture=True)).step_s
         except (ValueError, RuntimeError) as error:  # refused by this project, or by the GPU
-            raise NotHere(str(error).strip().splitlines()[0]) from error
+            raise NotHere(next(iter(str(error).strip().splitlines()), type(error).__name__)) from error
 
     return [
         Way("raw PyTorch", "forward, loss, backward, optimizer step, zeroed gradients",

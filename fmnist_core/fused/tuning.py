@@ -25,7 +25,7 @@ def tune(model: FusedSequential, images_NCHW: Tensor, *, precision: Precision, c
         key = (repr(conv), shape, needs_gradient, images_NCHW.dtype, images_NCHW.device, precision, captured,
                torch.backends.cudnn.allow_tf32)
         if key not in _fastest:
-            x = torch.rand(shape, device=images_NCHW.device, requires_grad=needs_gradient)
+            x = torch.rand(shape, dtype=images_NCHW.dtype, device=images_NCHW.device, requires_grad=needs_gradient)
             seconds = {method: _seconds(conv, method, x, precision, captured) for method in methods_for(conv, x)}
             _fastest[key] = min(seconds, key=lambda method: seconds[method])
         conv.method = _fastest[key]
