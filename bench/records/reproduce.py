@@ -51,7 +51,7 @@ def selections(experiment: Experiment) -> dict[int, dict[str, Any]]:
     found = {}
     for cell in experiment.cells:
         by_settings = alike and all(_has(cell, key, value) for key, value in cell.axes.items())
-        if labels[cell.label] == 1 and not (by_settings and len(cell.axes) <= MAX_KEYS):
+        if cell.label and labels[cell.label] == 1 and not (by_settings and len(cell.axes) <= MAX_KEYS):
             found[id(cell)] = {"label": cell.label}
         elif by_settings:
             found[id(cell)] = dict(cell.axes)
