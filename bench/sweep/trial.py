@@ -286,16 +286,15 @@ def dataset_of(task: Task, data_dir: str | None) -> data.Dataset:
 
 
 def explain(error: Exception, task: Task) -> tuple[Status, str]:
-    text = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, Diverged):
         return "diverged", str(error)
     if isinstance(error, TimeoutExceeded):
         return "timeout", str(error)
+    text = f"{type(error).__name__}: {error}".strip()
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower() \
             or "can't allocate memory" in text.lower():
         return "oom", f"{text.splitlines()[0]} (train.global_batch_size = {task.cell.config.train.global_batch_size})"
     if isinstance(error, OwnNetworkError):
         return "error", str(error)
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    what, where = " ".join(text.split())[:MAX_REASON], f"{Path(frame.filename).name}, line {frame.lineno}"
-    return "error", f"{what} ({where}, in {frame.name})"
+    frame, what = traceback.extract_tb(error.__traceback__)[-1], " ".join(text.split())[:MAX_REASON]
+    return "error", f"{what} ({Path(frame.filename).name}, line {frame.lineno}, in {frame.name})"
