@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from bench import stats
-from bench.formatting import plural
+from bench.formatting import percent, plural
 from bench.judging import accuracy
 from bench.judging.accuracy import Contrast, above, contrasts, counts_rise, factors_matter, over_fits, rises
 from bench.judging.evidence import Finding, Verdict
-from bench.judging.one_run import figure_of_one_run, in_one_run
+from bench.judging.one_run import figure_of_one_run, num_reaching
 from bench.judging.step_times import steps_slow_down
 from bench.judging.trials import (
     Judge,
@@ -106,10 +106,11 @@ def _runs(results: Results, *, all_images: bool = False) -> list[Row]:
 
 
 def _validation_is_reached(results: Results) -> Finding:
-    found = figure_of_one_run(_runs(results), outcomes.validation_last, 0.916, outcomes.validation_best)
-    both = in_one_run(_runs(results), [(outcomes.validation_last, 0.916), (outcomes.test_last, 0.904)])
-    told = f"; with 90.4 % on test in the same run: {both}"
-    return found._replace(lead=found.lead + told, evidence=found.evidence + told) if found.lead else found
+    runs, validation, test = _runs(results), 0.916, 0.904
+    at_best = num_reaching(runs, (outcomes.validation_best, validation))
+    with_test = num_reaching(runs, (outcomes.validation_last, validation), (outcomes.test_last, test))
+    return figure_of_one_run(runs, outcomes.validation_last, validation, f"; at the best epoch of each {at_best}; with "
+                             f"{percent(test, 1)} % on test in the same run {with_test}")
 
 
 def _by_kernel(results: Results, experiment: str) -> list[dict[int, Row]]:

@@ -21,8 +21,7 @@ from bench.record import Epochs, Record
 from bench.records.machines import machine_names
 from bench.records.reproduce import command, selections
 from bench.records.rows import Row, collect
-from bench.records.side_records import SideRecord, load_every
-from bench.store import read
+from bench.records.side_records import SideRecord
 from fmnist_core.config import to_dict
 
 FOLDER = Path(__file__).resolve().parent / "pages" / "explorer_page"
@@ -38,15 +37,6 @@ CURVES = {
     "loss": ("train_subset_loss", "validation_loss", "test_loss"),
 }
 """Fields of `Epochs`, in the order of the page's legend."""
-
-
-def write(folder: str | Path, output: str | Path, experiments: Sequence[Experiment]) -> None:
-    """The page of a folder of records, with the cells of these experiments.
-
-    Raises ValueError for a store that cannot be read and where the charting library is missing, OSError where the page
-    cannot be written.
-    """
-    Path(output).write_bytes(render(read(folder), experiments, load_every(folder)).encode())
 
 
 def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: Sequence[SideRecord] = ()) -> str:

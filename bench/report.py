@@ -23,9 +23,10 @@ from bench.experiment import Experiment
 from bench.inputs.strict_parser import StrictParser, folder
 from bench.pages import figures, readme
 from bench.pages.document import Document, render
+from bench.record import Record
 from bench.records.rows import collect
 from bench.records.side_records import load_every
-from bench.store import read_all
+from bench.store import read, read_all
 
 ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED, RESULTS = experiments_.FOLDER / "results", ROOT / "RESULTS.md"
@@ -70,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output = _output(options)
         loaded = experiments_.load_all([*experiments_.names(), *options.experiments])
         if options.html:
-            explorer.write(options.store, output, _recorded(options, loaded))
+            records = read(options.store)
+            shown = loaded if _is_published(options.store) else _recorded(records, loaded)
+            output.write_bytes(explorer.render(records, shown, load_every(options.store)).encode())
             print(f"{output}: written; open it in a browser")
             return 0
         document = render(read_all(options.store), loaded, load_every(options.store),
@@ -108,11 +111,9 @@ def _parser() -> StrictParser:
     return parser
 
 
-def _recorded(options: argparse.Namespace, loaded: Sequence[Experiment]) -> list[Experiment]:
-    """All of the published results; of another store those that it has records of: the others' cells are all empty."""
-    if _is_published(options.store):
-        return list(loaded)
-    results = collect(read_all(options.store), loaded)
+def _recorded(records: Sequence[Record], loaded: Sequence[Experiment]) -> list[Experiment]:
+    """The experiments that have records: the others' cells are all empty."""
+    results = collect(records, loaded)
     return [one for one in loaded if any(row.has_records for row in results.rows[one.name])]
 
 

@@ -18,7 +18,7 @@ from typing import IO, Generic, TypeVar
 
 from bench.record import Record
 from bench.records.identity import newest
-from bench.records.lines import Head, SchemaError, decode, decode_head, encode, key_of
+from bench.records.lines import Head, NotARecord, SchemaError, decode, decode_head, encode, key_of
 
 _FILE_NAME = re.compile(r"\w[\w .+-]{0,99}", re.ASCII)
 """Experiments that may name a file: no separator, nothing hidden, and short enough for every file system."""
@@ -217,7 +217,7 @@ class _Reader(Generic[Line]):
                     self._offsets[path] = offset = offset + len(line)
         except SchemaError as error:
             number = path.read_bytes()[:offset].count(b"\n") + 1
-            mend = "; mend or delete this line, and all others count again" if "not a record" in str(error) else ""
+            mend = "; mend or delete this line, and all others count again" if isinstance(error, NotARecord) else ""
             raise StoreError(f"store {path}, line {number}: {error}{mend}") from error
         except OSError as error:
             raise StoreError(f"store {path} cannot be read: {error.strerror}") from error

@@ -321,7 +321,7 @@ def test_a_missing_question_or_model():
         parse({}, name="mine")
     assert error_of("base.train.epochs = 1") == "missing key 'model'"
     assert error_of("base.model.depth = 1") == "missing key 'model.name'"
-    assert error_of('base.model.nam = "cnn"') == "missing key 'model.name'; is 'model.nam' meant for it?"
+    assert error_of('base.model.nam = "cnn"') == "unknown key 'model.nam'; did you mean 'model.name'?"
 
 
 @pytest.mark.parametrize(

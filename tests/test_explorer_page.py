@@ -10,6 +10,7 @@ import pytest
 
 from bench import explorer
 from bench.records.lines import encode
+from bench.store import read
 from tests import chromium
 from tests.explorer_records import GRID, HOSTILE, large_store
 
@@ -21,7 +22,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("vl_convert")
     folder = tmp_path_factory.mktemp("explorer")
     (folder / "all.jsonl").write_bytes(b"".join(map(encode, large_store())))
-    explorer.write(folder, folder / "page.html", [GRID])
+    (folder / "page.html").write_bytes(explorer.render(read(folder), [GRID]).encode())
     return folder / "page.html"
 
 

@@ -39,6 +39,18 @@ def handlers():
         signal.signal(number, handler)
 
 
+@contextlib.contextmanager
+def sweep_of(folder, gpu):
+    """Of the experiment in TOML; `gpu`: but for this, seeds are not fused."""
+    (folder / "mine.toml").write_text(TOML)
+    asked = options.parser(None).parse_args([str(folder / "mine.toml"), "--store", str(folder / "store")])
+    with launch.Notice() as notice:
+        sweep = run.Sweep(asked, launch.World(), notice)
+        sweep.check()
+        sweep.gpu = gpu
+        yield sweep
+
+
 @pytest.fixture
 def planned(monkeypatch):
     monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: small_dataset())
@@ -82,13 +94,7 @@ def test_a_group_without_room_is_trained_seed_by_seed(notice_comes, planned, tmp
     monkeypatch.setattr(together, "_train", no_room)
     monkeypatch.setattr(together, "num_replicas", lambda group, data_dir: len(group))
     monkeypatch.setattr(trial, "run", stop_at_seed_1)
-    path = tmp_path / "mine.toml"
-    path.write_text(TOML)
-    with launch.Notice() as notice:
-        asked = options.parser(None).parse_args([str(path), "--store", str(tmp_path / "store")])
-        sweep = run.Sweep(asked, launch.World(), notice)
-        sweep.check()
-        sweep.gpu = True  # but for this, seeds are not fused
+    with sweep_of(tmp_path, gpu=True) as sweep:
         if notice_comes:
             with pytest.raises(launch.Stopped):
                 sweep.run()
@@ -110,15 +116,8 @@ def test_a_notice_while_the_number_of_seeds_is_chosen_is_no_death(tmp_path, monk
         raise launch.Stopped(signal.SIGTERM)
 
     monkeypatch.setattr(together, "num_replicas", notice_comes)
-    path = tmp_path / "mine.toml"
-    path.write_text(TOML)
-    with launch.Notice() as notice:
-        asked = options.parser(None).parse_args([str(path), "--store", str(tmp_path / "store")])
-        sweep = run.Sweep(asked, launch.World(), notice)
-        sweep.check()
-        sweep.gpu = True  # but for this, seeds are not fused
-        with pytest.raises(launch.Stopped):
-            sweep.run()
+    with sweep_of(tmp_path, gpu=True) as sweep, pytest.raises(launch.Stopped):
+        sweep.run()
     assert list((tmp_path / "store" / "attempts").iterdir()) == []
 
 
@@ -128,22 +127,18 @@ def test_a_notice_while_the_number_of_seeds_is_chosen_is_no_death(tmp_path, monk
 def test_a_sweep_knows_of_another_on_its_machine_and_store(with_another, fused, tmp_path, monkeypatch):
     monkeypatch.setattr(together, "num_replicas", lambda group, data_dir: len(group))
     monkeypatch.setattr(trial, "kept_waiting", lambda before, after: False)
-    path, store = tmp_path / "mine.toml", tmp_path / "store"
-    path.write_text(TOML)
+    store = tmp_path / "store"
     store.mkdir()
     code = (f"import sys; from bench import environment; from bench.store import Store\n"
             f"with Store({str(store)!r}).machine(environment.collect().host, alone=False):\n"
             f"    print('holds', flush=True); sys.stdin.read()")
-    with launch.Notice() as notice, contextlib.ExitStack() as others:
+    with contextlib.ExitStack() as others:
         if with_another:
             pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             other = others.enter_context(subprocess.Popen([sys.executable, "-c", code], **pipes))
             others.callback(other.kill)
             assert other.stdout.readline() == "holds\n"
-        sweep = run.Sweep(options.parser(None).parse_args([str(path), "--store", str(store)]), launch.World(), notice)
-        sweep.check()
-        sweep.gpu = fused  # but for this, seeds are not fused
-        sweep.run()
+        others.enter_context(sweep_of(tmp_path, gpu=fused)).run()
     labels = [record.labels for record in Store(store).latest().values()]
     assert [(each.machine_shared, each.fused_seeds) for each in labels] == [(with_another, 3 if fused else 1)] * 3
 

@@ -1,6 +1,5 @@
 """Strict decoding, with errors that name the dotted key, its value, what is allowed, and the nearest valid key."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, get_args
 
@@ -8,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, ModelConfig, TrainConfig
-from fmnist_core.nearest import nearest, nearest_or_all
+from fmnist_core.nearest import nearest, nearest_key, nearest_or_all
 
 SECTIONS: dict[str, type[Struct]] = {"data": DataConfig, "train": TrainConfig, "execution": ExecutionConfig}
 """Of a cell; the fourth, `model`, is one of several structs."""
@@ -42,9 +41,11 @@ def _explain(error: msgspec.ValidationError, content: Any, kind: Any, where: str
         return f"unknown key '{_join(where, key, field)}'{of_model}" + nearest_or_all(_join(where, key, field), known)
     if message.startswith("Object missing required field"):
         field, there = message.split("`")[1], _value_at(content, key) if key else content
-        near = difflib.get_close_matches(field, there, n=1) if isinstance(there, Mapping) else []
-        hint = f"; is '{_join(where, key, near[0])}' meant for it?" if near else ""
-        return f"missing key '{_join(where, key, field)}'{hint}"
+        wanted = _join(where, key, field)
+        for given in (_join(where, key, each) for each in there) if isinstance(there, Mapping) else ():
+            if hint := nearest_key(given, [wanted]):
+                return f"unknown key '{given}'{hint}"
+        return f"missing key '{wanted}'"
     if not path:
         return f"{where} = {content!r}: {message[0].lower()}{message[1:]}" if where else message
     value, allowed = _value_at(content, key), ""

@@ -31,23 +31,19 @@ def reaches(value: float, figure: float) -> bool:
     return value >= figure - HALF_A_DIGIT
 
 
-def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, best: Outcome | None = None) -> Finding:
+def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, beside: str = "") -> Finding:
     """Whether a figure that the report gives for one run is one that a run gives.
 
     Of each cell the arithmetic with most seeds is judged: few seeds would agree with more. Supported if some cell may
     give it and has runs on both sides of it; contradicted if every cell's runs are surely higher or lower. What an
     interval reaches, and no run, is open: with more readings there is more. All runs are counted beside.
 
-    `best`: told beside it, and no result: by how many runs it is reached at an epoch of choice.
+    `beside`: what else is told of these runs, and decides nothing.
     """
     every = [(row.label, values) for row in rows if (values := row.values(outcome))]
     if not every:
         return WAITING
-    lead = _told(every, figure)
-    if best is not None:
-        chosen = [value for row in rows for value in row.values(best)]
-        lead += (f"; at the best epoch of each {sum(reaches(value, figure) for value in chosen)} of "
-                 f"{plural(len(chosen), 'run')}")
+    lead = _told(every, figure) + beside
     measured = [(row.label, values) for row in one_per_cell(rows) if (values := row.values(outcome))]
     evidence = f"{lead}; {_intervals(measured, figure)}"
     standings = [standing(values, figure) for _, values in measured]
@@ -65,11 +61,10 @@ def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, best
     return Finding("not resolved", evidence, seeds_to_predict(max(sds, default=math.nan)), lead)
 
 
-def in_one_run(rows: Sequence[Row], figures: Sequence[tuple[Outcome, float]]) -> int:
-    """How many runs reach several figures together."""
-    runs = [[outcome(record) for outcome, _ in figures] for row in rows for record in row.trained]
-    return sum(all(value is not None and reaches(value, figure)
-                   for value, (_, figure) in zip(run, figures, strict=True)) for run in runs)
+def num_reaching(rows: Sequence[Row], *figures: tuple[Outcome, float]) -> int:
+    """How many runs reach all of these figures."""
+    return sum(all((value := outcome(record)) is not None and reaches(value, figure) for outcome, figure in figures)
+               for row in rows for record in row.trained)
 
 
 def _told(measured: Sequence[tuple[str, Sequence[float]]], figure: float) -> str:

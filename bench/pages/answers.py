@@ -42,12 +42,12 @@ Tested = Sequence[tuple[Row, Sequence[float]]]
 def answer(rows: Sequence[Row]) -> list[str]:
     """Whether the cells differ in what the experiment asks for, which are highest and lowest, and what else is seen."""
     measure = MEASURES[rows[0].experiment.outcome]
-    with_values = [(row, values) for row in comparable(rows) if (values := row.values(measure.of))]
+    kept = comparable(rows)
+    with_values = [(row, values) for row in kept if (values := row.values(measure.of))]
     cells = one_per_cell(rows)
     waiting = sum(not row.trained and not row.failed for row in cells)
     rest = [f"Waiting: {waiting} of {plural(len(cells), 'cell')}."] if waiting else []
-    kept = comparable(rows)
-    compared = {id(row.cell) for row in kept}
+    compared = {id(row.cell) for row, _ in with_values}
     absent = any(row.trained and id(row.cell) not in compared for row in rows)
     rest += _not_compared([row for row in rows if row not in kept], compared)
     if not with_values and any(row.speeds for row in rows) and not any(row.failed for row in rows):

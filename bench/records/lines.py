@@ -12,6 +12,13 @@ class SchemaError(ValueError):
     """A stored line that this version cannot read."""
 
 
+class NotARecord(SchemaError):
+    """One that no version can read: damaged, or something else."""
+
+    def __init__(self, why: object) -> None:
+        super().__init__(f"not a record: {why}")
+
+
 class TrainHead(Struct, tag_field="kind", tag="train", frozen=True, kw_only=True):
     """Of a TrainRecord, what decides whether it is to be made again."""
 
@@ -41,12 +48,12 @@ def decode(line: bytes | str) -> Record:
     try:
         content = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise SchemaError(f"not a record: {error}") from error
+        raise NotARecord(error) from error
     if not isinstance(content, dict):
-        raise SchemaError(f"not a record: {type(content).__name__}")
+        raise NotARecord(type(content).__name__)
     schema = content.get("schema")
     if not isinstance(schema, int) or schema < 1:
-        raise SchemaError(f"not a record: schema = {schema!r}")
+        raise NotARecord(f"schema = {schema!r}")
     if schema > SCHEMA_VERSION:
         raise SchemaError(f"schema {schema} is newer than {SCHEMA_VERSION}, the newest that this version reads")
     for upgrade in UPGRADES[schema - 1 :]:
@@ -54,7 +61,7 @@ def decode(line: bytes | str) -> Record:
     try:
         record: Record = msgspec.convert(content, Record)
     except msgspec.ValidationError as error:
-        raise SchemaError(f"not a record: {error}") from error
+        raise NotARecord(error) from error
     return record
 
 

@@ -153,9 +153,11 @@ def _of_other_code(planned: Iterable[Task], latest: Mapping[str, Record]) -> Cou
 
 def _of_other_launches(planned: Iterable[Task], latest: Mapping[str, Record]) -> Counter[int]:
     """Records of trainings that are asked for, but by so many processes that shared them."""
+    key_of = lambda task, size: quality_key(task.cell.config, task.seed or 0, num_processes=size)
+    left = [task for task in planned if task.seed is not None and task.key not in latest]
     sizes = {record.labels.num_processes for record in latest.values() if isinstance(record, TrainRecord)}
-    return Counter(size for task in planned if task.seed is not None and task.key not in latest for size in sizes
-                   if quality_key(task.cell.config, task.seed, num_processes=size) in latest)
+    others = [size for size in sizes if left and key_of(left[0], size) != left[0].key]
+    return Counter(size for task in left for size in others if key_of(task, size) in latest)
 
 
 def _costs(config: CellConfig) -> dict[str, float | None]:
