@@ -71,13 +71,12 @@ def contrasts(pairs: Sequence[Contrast], scale: Scale = ACCURACY) -> Finding:
     verdict: Verdict = ("contradicted" if against else "waiting" if missing else
                         "supported" if as_claimed == len(pairs) else "not resolved")
     texts = _contrast_texts(tested, results, adjusted, verdicts, scale)
-    evidence, lead = "; ".join(texts[:MOST_TOLD]), "; ".join(texts if len(pairs) <= FEW else texts[:1])
+    evidence = lead = "; ".join(texts[:MOST_TOLD])
     if len(pairs) > 1:
         counts = (f"{as_claimed} of {len(pairs)} comparisons resolved as claimed, {against} reversed or equal, "
                   f"{len(pairs) - missing - as_claimed - against} not resolved"
                   f"{f', {missing} waiting for seeds of equal arithmetic' if missing else ''}")
-        evidence += f"; {counts}"
-        lead += "" if len(pairs) <= FEW else f"; {counts}"
+        evidence, lead = f"{evidence}; {counts}", lead if len(pairs) <= FEW else counts
     open_ = [result for result, one in zip(results, verdicts, strict=True) if one == "not resolved"]
     seeds = _seeds(open_, tested, scale.minimum_effect) if verdict == "not resolved" else None
     return Finding(verdict, evidence, seeds, lead)
@@ -91,18 +90,21 @@ def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
     intervals = [stats.mean_interval(values) for _, values in measured]
     evidence = "; ".join(f"{mean_with_interval(values)} %, {points(stats.mean(values) - figure)} points "
                          f"({escape(label)}, n = {len(values)})" for label, values in measured)
+    lead = ", ".join(f"{points(stats.mean(values) - figure)} points ({escape(label)})" for label, values in measured)
     if any(not row.trained and not row.failed for row in rows):
-        return Finding("waiting", evidence)
+        return Finding("waiting", evidence, lead=lead)
     if any(len(values) < 2 for _, values in measured):
-        return Finding("not resolved", evidence, 2)
+        return Finding("not resolved", evidence, 2, lead)
     if all(high < figure for _, high in intervals):
-        return Finding("contradicted", evidence)
+        return Finding("contradicted", evidence, lead=lead)
     if all(low > figure for low, _ in intervals):
-        return Finding("supported", evidence)
+        return Finding("supported", evidence, lead=lead)
     if all(not low <= figure <= high for low, high in intervals):
-        return Finding("not resolved", f"{evidence}: it depends on the reading, not on seeds")
+        depends = ": it depends on the reading, not on seeds"
+        return Finding("not resolved", evidence + depends, lead=lead + depends)
     summaries = [stats.summarize(values) for _, values in measured]
-    return Finding("not resolved", evidence, max(seeds_for_mean(one.sd, one.mean - figure, ALPHA) for one in summaries))
+    seeds = max(seeds_for_mean(one.sd, one.mean - figure, ALPHA) for one in summaries)
+    return Finding("not resolved", evidence, seeds, lead)
 
 
 def counts_rise(sequences: Sequence[Sequence[Row]], attribute: Callable[[Row], int]) -> Finding:

@@ -43,9 +43,9 @@ def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, besi
     every = [(row.label, values) for row in rows if (values := row.values(outcome))]
     if not every:
         return WAITING
-    lead = _told(every, figure) + beside
+    lead, told = _told(every, figure)
     measured = [(row.label, values) for row in one_per_cell(rows) if (values := row.values(outcome))]
-    evidence = f"{lead}; {_intervals(measured, figure)}"
+    evidence = f"{told}{beside}; {_intervals(measured, figure)}"
     standings = [standing(values, figure) for _, values in measured]
     giving = [values for (_, values), one in zip(measured, standings, strict=True) if one == "may give it"]
     if any(min(own) < figure + HALF_A_DIGIT and reaches(max(own), figure) for own in giving):
@@ -67,16 +67,17 @@ def num_reaching(rows: Sequence[Row], *figures: tuple[Outcome, float]) -> int:
                for row in rows for record in row.trained)
 
 
-def _told(measured: Sequence[tuple[str, Sequence[float]]], figure: float) -> str:
-    """e.g. 1 of 9 runs gives 91.6 % or more (1 of 5, split 1); means 89.71 (split 2) to 91.17 (split 1), ..."""
+def _told(measured: Sequence[tuple[str, Sequence[float]]], figure: float) -> tuple[str, str]:
+    """e.g. `1 of 9 runs gives 91.6 % or more, the highest 91.57 %`, and the same with where and with means."""
     numbers = {name: sum(reaches(value, figure) for value in own) for name, own in measured}
     where = ", ".join(f"{numbers[name]} of {len(own)}, {escape(name)}" for name, own in measured if numbers[name])
     total, num = sum(len(own) for _, own in measured), sum(numbers.values())
     means = sorted((stats.mean(own), escape(name)) for name, own in measured)
     span = " to ".join(f"{percent(mean)} ({name})" for mean, name in dict.fromkeys([means[0], means[-1]]))
     highest = max(value for _, own in measured for value in own)
-    return (f"{num} of {plural(total, 'run')} {'gives' if num == 1 else 'give'} {percent(figure, 1)} % or more"
-            f"{f' ({where})' if where and len(measured) > 1 else ''}; "
+    counted = f"{num} of {plural(total, 'run')} {'gives' if num == 1 else 'give'} {percent(figure, 1)} % or more"
+    return (f"{counted}, the highest {percent(highest)} %",
+            f"{counted}{f' ({where})' if where and len(measured) > 1 else ''}; "
             f"{'means' if len(measured) > 1 else 'the mean'} {span}, the highest run {percent(highest)} %")
 
 

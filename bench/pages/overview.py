@@ -64,14 +64,14 @@ HOW_TO_READ = """\
 HOW_CLAIMS_ARE_JUDGED = """\
 Each verdict is computed from the records by the test that is named, never typed. A claim is contradicted if any of its
 parts is, and supported only if all are; what is told beside, of networks that the report does not have or of more than
-it claims, decides nothing. `not resolved`: the
-seeds at hand allow neither; `waiting`: records are missing. Seeds to resolve it: per cell, for a power of 80 %, if the
-differences are as large as they look now; for a figure of one run, the runs of which one will have reached it in 19 of
-20 cases; out of reach: beyond 10,000, or a difference below 0.1 points. Cells are compared by seeds of equal
-arithmetic: one that has many on a GPU and few on a CPU may count with the few. A figure of the report is one run's,
-and `supported` if a run of ours gave it, too, as it is printed: 91.6 % is 91.55 or more. It may be a rare one: how many
-of all runs do, and where their means lie, stands beside it. The final network's runs are of two readings, since
-the report does not say whether a ReLU follows fc1, and of three draws of the validation images."""
+it claims, decides nothing and is marked `beside`. `not resolved`: the seeds at hand allow neither; `waiting`: records
+are missing. Seeds to resolve it: per cell, for a power of 80 %, if the differences are as large as they look now; for a
+figure of one run, the runs of which one will have reached it in 19 of 20 cases; out of reach: beyond 10,000, or a
+difference below 0.1 points. Cells are compared by seeds of equal arithmetic: one that has many on a GPU and few on a
+CPU may count with the few. A figure of the report is one run's, and `supported` if a run of ours gave it, too, as it is
+printed: 91.6 % is 91.55 or more. It may be a rare one: how many of all runs do stands beside it, where their means lie
+in the table of parts. The final network's runs are of two readings, since the report does not say whether a ReLU
+follows fc1, and of three draws of the validation images."""
 
 SIDES: dict[type[SideRecord], tuple[str, str]] = {
     Calibration: ("Noise of the machine", "One cell timed against itself, block by block in turns: every difference is "

@@ -17,14 +17,12 @@ from bench.records.rows import Results
 from bench.records.side_records import Peers
 from fmnist_core.config import to_dict
 
-MOST_TOLD = 3
-"""Parts of a claim whose numbers stand here; RESULTS.md has more."""
 BEGIN, END = "<!-- results: written by `python -m bench.report` -->", "<!-- end of the results -->"
 
 
 def render(results: Results, judged: Sequence[Judged]) -> str:
     """Verdicts on the claims, the final network's accuracies beside the report's, speeds beside other systems'."""
-    verdicts = [[escape(one.claim.statement), verdict_text(one), why(one, MOST_TOLD)] for one in judged]
+    verdicts = [[escape(one.claim.statement), verdict_text(one), why(one)] for one in judged]
     rows = [*readings(results), *on_all_images(results)]
     accuracies = [["the report", percent(VALIDATION, 1), _test_figures(" and "), "1",
                    NOTHING]]

@@ -1,15 +1,15 @@
 """The report's claims and the verdicts on them as tables. No torch."""
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
-from bench.claims import DECISIVE, Claim, Judged
+from bench.claims import Claim, Judged
 from bench.formatting import NOTHING, escape, plural, table
 from bench.judging.evidence import Finding
 
-MOST_TOLD, MOST_NAMED = 4, 6
-"""Parts whose evidence, and others whose names, stand beside a claim; the table of parts has all."""
+MOST_TOLD = 3
+"""Parts whose evidence stands beside a claim; the table of parts has all."""
 
 
 def summary_table(judged: Sequence[Judged]) -> str:
@@ -26,23 +26,15 @@ def verdict_text(judged: Judged) -> str:
     return f"**{judged.verdict}**{share}"
 
 
-def why(judged: Judged, most: int = MOST_TOLD) -> str:
-    """The evidence of `most` parts that decide, how the others fared, and what is told beside them."""
+def why(judged: Judged) -> str:
+    """What tells most of the parts that decide, and how many more there are. Whatever is told beside is left out."""
     own = [(part, finding) for part, finding in judged.told if part.decides]
     deciding = [(part, finding) for part, finding in own if finding.verdict == judged.verdict]
-    texts = [f"*{escape(part.statement)}*: {finding.in_short}." for part, finding in deciding[:most]]
-    if more := deciding[most:]:
-        texts.append(f"And {plural(len(more), 'part')} more: {escape('; '.join(part.statement for part, _ in more))}.")
-    for verdict in (*DECISIVE, "supported"):
-        names = [part.statement for part, finding in own if finding.verdict == verdict != judged.verdict]
-        texts += [f"{verdict.capitalize()}: {_named(names)}."] if names else []
-        names = [part.statement for part, finding in judged.told if not part.decides and finding.verdict == verdict]
-        texts += [f"Told beside, {verdict}: {_named(names)}."] if names else []
+    texts = [f"*{escape(part.statement)}*: {finding.in_short}." for part, finding in deciding[:MOST_TOLD]]
+    others = Counter(finding.verdict for _, finding in own if finding.verdict != judged.verdict)
+    more = [(judged.verdict, len(deciding) - MOST_TOLD), *others.most_common()]
+    texts += [f"{plural(num, 'other part')}: {verdict}." for verdict, num in more if num > 0]
     return "<br>".join(texts)
-
-
-def _named(statements: Sequence[str]) -> str:
-    return escape("; ".join(statements)) if len(statements) <= MOST_NAMED else f"{len(statements)} parts"
 
 
 def parts_table(judged: Sequence[Judged]) -> str:
@@ -50,7 +42,8 @@ def parts_table(judged: Sequence[Judged]) -> str:
     rows, tests = [], defaultdict(list)
     for claim, findings in judged:
         for i, (part, finding) in enumerate(zip(claim.parts, findings, strict=True)):
-            rows.append([_name(claim, i), escape(part.statement), f"**{finding.verdict}**", finding.evidence,
+            beside = "" if part.decides else ", beside"
+            rows.append([_name(claim, i), escape(part.statement), f"**{finding.verdict}**{beside}", finding.evidence,
                          _seeds(finding), ", ".join(f"`{one}`" for one in part.experiments)])
             tests[part.test].append(_name(claim, i))
     headers = ["part", "statement", "verdict", "our evidence", "seeds to resolve it", "experiments"]
