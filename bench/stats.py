@@ -45,11 +45,7 @@ class Summary(NamedTuple):
     sd: float
     """Sample standard deviation, divisor n - 1; nan for one sample."""
     median: float
-    q1: float
-    q3: float
     iqr: float
-    minimum: float
-    maximum: float
     p99: float
     """Close to the maximum below a few hundred samples."""
 
@@ -84,8 +80,8 @@ class Ratio(NamedTuple):
 def summarize(samples: Samples) -> Summary:
     values = checked("samples", samples)
     q1, median, q3, p99 = (float(q) for q in np.quantile(values, [0.25, 0.5, 0.75, 0.99]))
-    return Summary(n=len(values), mean=float(values.mean()), sd=sd_of(values), median=median, q1=q1, q3=q3, iqr=q3 - q1,
-                   minimum=float(values.min()), maximum=float(values.max()), p99=p99)
+    return Summary(n=len(values), mean=float(values.mean()), sd=sd_of(values), median=median, iqr=q3 - q1,
+                   p99=p99)
 
 
 def mean(samples: Samples) -> float:

@@ -42,7 +42,7 @@ def test_summary_by_hand():
     summary = stats.summarize([4.0, 1.0, 3.0, 2.0, 10.0])
     assert summary[:2] == (5, 4.0)
     assert summary.sd == pytest.approx(math.sqrt((0 + 9 + 1 + 4 + 36) / 4))
-    assert summary[3:9] == (3.0, 2.0, 4.0, 2.0, 1.0, 10.0)
+    assert summary[3:5] == (3.0, 2.0)
     assert summary.p99 == pytest.approx(4 + 0.96 * 6)  # position 0.99 * 4 = 3.96 between the 4th and the 5th
 
 
@@ -63,18 +63,17 @@ def test_noisy_above_a_tenth_of_the_median():
 @given(measurements)
 def test_summary_is_ordered(samples):
     s = stats.summarize(samples)
-    assert s.minimum <= s.q1 <= s.median <= s.q3 <= s.maximum
-    assert s.median <= s.p99 <= s.maximum
-    assert s.minimum * (1 - 1e-12) <= s.mean <= s.maximum * (1 + 1e-12)
+    assert min(samples) <= s.median <= s.p99 <= max(samples)
+    assert min(samples) * (1 - 1e-12) <= s.mean <= max(samples) * (1 + 1e-12)
     assert s.sd >= 0
-    assert s.iqr == s.q3 - s.q1
+    assert 0 <= s.iqr <= max(samples) - min(samples)
 
 
 @settings(deadline=None)
 @given(measurements, positive)
 def test_summary_follows_the_unit(samples, scale):
     one, other = stats.summarize(samples), stats.summarize([scale * value for value in samples])
-    assert other[1:] == pytest.approx([scale * value for value in one[1:]], rel=1e-9, abs=1e-9 * scale * one.maximum)
+    assert other[1:] == pytest.approx([scale * value for value in one[1:]], rel=1e-9, abs=1e-9 * scale * max(samples))
 
 
 # Intervals

@@ -38,18 +38,13 @@ def test_compare_agrees_with_scipy(a, b):
         return  # scipy warns of nearly equal values
     oracle = scipy_stats.ttest_ind(b, a, equal_var=False)
     assert result.p == pytest.approx(oracle.pvalue, rel=1e-6)
-    assert result[5:7] == pytest.approx(tuple(oracle.confidence_interval(0.95)), rel=1e-6, abs=1e-6)
+    assert (result.low, result.high) == pytest.approx(tuple(oracle.confidence_interval(0.95)), rel=1e-6, abs=1e-6)
     assert result.difference == pytest.approx(np.mean(b) - np.mean(a))
-
-
-def test_mann_whitney_is_exact_for_small_samples():
-    # of the C(6, 3) = 20 ways to place three values, 2 separate the samples completely
-    assert stats.compare([1.0, 2.0, 3.0], [7.0, 8.0, 9.0]).mann_whitney_p == pytest.approx(2 / 20)
 
 
 def test_compare_without_spread():
     same, other = stats.compare([1.0, 1.0], [1.0, 1.0]), stats.compare([1.0, 1.0], [2.0, 2.0])
-    assert (same.difference, same.low, same.high, same.p, same.mann_whitney_p) == (0.0, 0.0, 0.0, 1.0, 1.0)
+    assert (same.difference, same.low, same.high, same.p) == (0.0, 0.0, 0.0, 1.0)
     assert (other.difference, other.low, other.high, other.p) == (1.0, 1.0, 1.0, 0.0)
 
 
@@ -107,7 +102,7 @@ def test_swapping_the_pairs_inverts_the_ratio(pairs):
 
 
 def comparison(difference, half, p):
-    return stats.Comparison(9, 9, 1.0, 1.0 + difference, difference, difference - half, difference + half, p, p)
+    return stats.Comparison(1.0, 1.0 + difference, difference, difference - half, difference + half, p)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +143,6 @@ def test_two_equal_samples_alarm_in_under_five_percent(n):
     verdicts = [stats.verdict(result, 0.0) for result in results]
     assert verdicts.count("less") / trials < 0.05  # a regression is an alarm in one direction
     assert not above(np.mean([v in ("greater", "less") for v in verdicts]), 0.05, trials)
-    assert not above(np.mean([result.mann_whitney_p < 0.05 for result in results]), 0.05, trials)
     assert np.mean([stats.verdict(result, 0.002) in ("greater", "less") for result in results]) < 0.05
 
 
