@@ -8,6 +8,7 @@ import pytest
 from bench import chosen, experiment
 from bench.formatting import escape
 from bench.pages import beyond, cited, goals, pareto
+from bench.pages.shown import Shown
 from bench.records.machines import Machine
 from bench.records.rows import collect
 from bench.store import Store
@@ -24,6 +25,10 @@ def results_of(*records):
     return collect(records, list(LOADED.values()))
 
 
+def shown(*records):
+    return Shown(results_of(*records), NAMES)
+
+
 def lines(text, start):
     return [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines()
             if line.startswith(f"| {start} |")]
@@ -34,7 +39,7 @@ def cell(of, label):
 
 
 def test_every_system_has_a_row_and_waits_for_a_cpu_or_a_gpu():
-    text = cited.render(results_of(), NAMES)
+    text = cited.render(shown())
     for entry in (*CITED, *NON_NEURAL):
         [row] = lines(text, entry.name)
         heavy = LOADED[entry.experiment].launch.device == "cuda"
@@ -46,7 +51,7 @@ def test_every_system_has_a_row_and_waits_for_a_cpu_or_a_gpu():
 
 
 def test_what_the_catalogue_knows_of_a_row_is_printed():
-    text = cited.render(results_of(), NAMES)
+    text = cited.render(shown())
     for entry in (*CITED, *NON_NEURAL):
         assert not entry.note or escape(entry.note) in text, entry.name
 
@@ -56,15 +61,15 @@ def test_what_a_system_reaches_here_stands_beside_what_its_authors_say():
     curve = [0.1, 0.92, 0.2, 0.3, 0.93, 0.9]
     records = [trained(AGARAP, cell(AGARAP, label), seed, test=[each + 0.01 * seed for each in curve],
                        validation=[0.1, 0.5, 0.2, 0.3, 0.3, 0.3]) for seed in range(2)]
-    [row] = lines(cited.render(results_of(*records), NAMES), label)
+    [row] = lines(cited.render(shown(*records)), label)
     assert [value.split(" ±")[0] for value in row[9:12]] == ["90.50", "92.50", "93.50"]
     assert row[12:] == ["2", "12.0 on M1"]
     broken = failed(AGARAP, cell(AGARAP, label), 0, "oom", "no memory")
-    assert lines(cited.render(results_of(broken), NAMES), label)[0][9] == "oom"
+    assert lines(cited.render(shown(broken)), label)[0][9] == "oom"
 
 
 def goal_rows(*records):
-    text = goals.render(results_of(*records), NAMES)
+    text = goals.render(shown(*records))
     return {line.split("|")[1].strip(): [part.strip() for part in line.split("|")[2:-1]]
             for line in text.splitlines()[2:]}
 
@@ -100,7 +105,7 @@ def test_the_fastest_is_chosen_by_validation_and_judged_on_test_by_its_twin(tmp_
     assert rows["Least time on a CPU: 92.0 %"] == [f"`beyond_fast`, {on_all.label}", "flip", "91.50", "1",
                                                    "no, by one seed", "12.0 on M1", "-"]
     assert rows["Least time on a CPU: 93.0 %"][0] == "none reaches it on validation"
-    told = goals.by_experiment(results_of(*records, trained(FAST, on_all, test=0.915)), NAMES)["beyond_fast"]
+    told = goals.of("beyond_fast", shown(*records, trained(FAST, on_all, test=0.915)))
     assert told == [f"Least time on a CPU: 92.0 %: **no, by one seed**, 91.50 % (n = 1) by `beyond_fast`, "
                     f"{on_all.label}; training time in seconds: 12.0 on M1",
                     "Least time on a CPU: 93.0 %: none reaches it on validation"]
@@ -193,14 +198,14 @@ def test_the_answer_counts_the_systems_whose_authors_one_run_of_ours_may_bear_ou
     records = [trained(AGARAP, cell(AGARAP, name), seed, test=value, extra=by_sign(seed))
                for name, own in values.items() for seed, value in enumerate(own)]
     assert ("**Answer.** Of 2 systems with three seeds or more, the authors' accuracy is one that a run of ours may "
-            "give for 2 (CNN-Softmax; CNN-SVM): by the") in cited.render(results_of(*records), NAMES)
+            "give for 2 (CNN-Softmax; CNN-SVM): by the") in cited.render(shown(*records))
     higher = [trained(AGARAP, cell(AGARAP, "CNN-Softmax"), seed, test=0.95 + 1e-4 * seed) for seed in range(3)]
-    assert "the authors' accuracy lies below for 1 (CNN-Softmax): by" in cited.render(results_of(*higher), NAMES)
-    assert "**Answer.**" not in cited.render(results_of(*higher[:2]), NAMES)
+    assert "the authors' accuracy lies below for 1 (CNN-Softmax): by" in cited.render(shown(*higher))
+    assert "**Answer.**" not in cited.render(shown(*higher[:2]))
 
 
 def test_every_command_names_a_cell_that_there_is():
-    text = beyond.commands(results_of(trained(AGARAP, cell(AGARAP, "CNN-SVM"), test=0.91)), NAMES)
+    text = beyond.commands(shown(trained(AGARAP, cell(AGARAP, "CNN-SVM"), test=0.91)))
     commands = [line.split("`")[1] for line in text.splitlines() if "`" in line]
     assert len(commands) == len(set(commands)) > len(CITED) + len(NON_NEURAL)
     for command in commands:
@@ -218,7 +223,7 @@ def test_a_command_promises_what_one_run_of_it_may_give():
     records = [trained(AGARAP, softmax, seed, test=0.91 + 0.001 * seed) for seed in range(3)]
     fused = msgspec.structs.replace(LABELS, fused_seeds=3)
     records += [trained(AGARAP, svm, seed, test=0.91, labels=fused) for seed in range(3)]
-    rows = beyond.commands(results_of(*records), NAMES).splitlines()
+    rows = beyond.commands(shown(*records)).splitlines()
     # t of 2 degrees of freedom, 4.3027, times 0.001 and the root of 4 / 3: 0.497 points
     assert any("label=CNN-Softmax " in row and "| 91.10 [90.60, 91.60] | 3 | 12.0 on M1 |" in row for row in rows)
     assert any("label=CNN-SVM " in row and row.endswith("| 91.00 [91.00, 91.00] | 3 | - |") for row in rows), \
@@ -278,6 +283,6 @@ def test_extra_figures_are_shares_or_counts():
     svm, linear = cell(AGARAP, "CNN-SVM"), cell(LOADED["cited_non_neural"], "Linear SVM")
     records = [trained(AGARAP, svm, test=0.91, extra={"sign_argmax_accuracy": 0.902}),
                trained(LOADED["cited_non_neural"], linear, extra={"converged": 0.0})]
-    text = cited.render(results_of(*records), NAMES)
+    text = cited.render(shown(*records))
     assert lines(text, "CNN-SVM")[0][9] == "91.00; counted by sign: 90.20"
     assert lines(text, "Linear SVM")[0][12] == "1, 1 not converged"

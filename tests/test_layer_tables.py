@@ -5,6 +5,7 @@ import pytest
 from bench import experiment
 from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.pages.sections import WITH_LAYERS, section
+from bench.pages.shown import Shown
 from bench.records.machines import machine_names
 from bench.records.rows import collect
 from fmnist_core.config import CellConfig, KernelDepthCNN, Network1, Network2, input_shape
@@ -32,9 +33,9 @@ def test_a_network_that_is_no_sequence_has_none():
 
 def test_the_trials_are_shown_layer_by_layer():
     records = complete(["table_1_1", "kernel_depth"])
-    for name, shown in (("table_1_1", True), ("kernel_depth", False)):
+    for name, is_shown in (("table_1_1", True), ("kernel_depth", False)):
         of = experiment.load(name)
         results = collect(records, [of])
-        text = section(of, results.rows[name], machine_names(results.records, ()), {})
-        assert ("<summary>Layers, " in text) == shown
-        assert (layer_table(in_closed_form(of.cells[0].config)) in text) == shown
+        text = section(of, Shown(results, machine_names(results.records, ())))
+        assert ("<summary>Layers, " in text) == is_shown
+        assert (layer_table(in_closed_form(of.cells[0].config)) in text) == is_shown

@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bench import stats
@@ -23,9 +23,10 @@ from bench.inputs.dotted import as_text
 from bench.inputs.settings import every_setting, varied
 from bench.pages.cited import row_of, waiting
 from bench.pages.goals import FAST, RESULT
+from bench.pages.shown import Shown
 from bench.pages.tables import training_time
 from bench.records import outcomes, reproduce
-from bench.records.machines import Machine, is_undisturbed
+from bench.records.machines import is_undisturbed
 from bench.records.rows import Results, Row
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, by_cell
 
@@ -99,11 +100,12 @@ def _compared(results: Results, whole: Row, rows: Sequence[Row]) -> dict[Row, st
     return changes
 
 
-def commands(results: Results, names: Mapping[Machine, str]) -> str:
+def commands(shown: Shown) -> str:
     """Every recipe as one line to type, with what to expect of it: where one seed's accuracy falls, and its seconds.
 
     The authors' accuracy, named so, where nobody has run it yet.
     """
+    results = shown.results
     wanted = [(name, RESULT) for name in RECIPES if row_of(results, name, RESULT)]
     wanted += [(name, row.label) for name in FAST for row in results.of(name)
                if row.setting("data.validation_size") == 0]
@@ -112,12 +114,12 @@ def commands(results: Results, names: Mapping[Machine, str]) -> str:
     body = []
     for experiment, label in wanted:
         row = row_of(results, experiment, label)
-        body.append([code(reproduce.of_label(experiment, label)), *_expected(row, names)])
+        body.append([code(reproduce.of_label(experiment, label)), *_expected(row, shown)])
     return folded(plural(len(body), "command"), table([
         "command", "test, last epoch (%) [95 % prediction interval of one run]", "n", "training time (s)"], body))
 
 
-def _expected(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
+def _expected(row: Row | None, shown: Shown) -> list[str]:
     if row is None or not row.trained:
         system = by_cell(row.experiment.name, row.cell.label) if row is not None else None
         known = f"; its authors: {percent(system.authors_accuracy)}" if system and system.authors_accuracy else ""
@@ -128,4 +130,4 @@ def _expected(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
     low, high = stats.prediction_interval(values)
     one_run = f" [{percent(max(low, 0.0))}, {percent(min(high, 1.0))}]" if len(values) >= FEWEST_SPREAD else ""
     return [f"{percent(stats.mean(values))}{one_run}", str(len(values)),
-            training_time(replace(row, trained=timed), names)]
+            training_time(replace(row, trained=timed), shown.names)]

@@ -1,13 +1,11 @@
 """The table of cited systems: what their authors claim beside what they reach here. No torch."""
 
-from collections.abc import Mapping
-
 from bench.formatting import FEWEST_SPREAD, NOTHING, count, escape, estimate, folded, percent, plural, table
 from bench.judging.evidence import HALF_A_CITED_DIGIT
 from bench.judging.one_run import Standing, standing
+from bench.pages.shown import Shown
 from bench.pages.tables import training_time
 from bench.records import outcomes
-from bench.records.machines import Machine
 from bench.records.rows import Results, Row
 from fmnist_core.models.catalogue import CITED, NON_NEURAL, CitedSystem
 
@@ -27,14 +25,13 @@ HEADERS = ["system", "source", "year", "parameters", "multiply-adds", "authors (
            "training time (s)"]
 
 
-def render(results: Results, names: Mapping[Machine, str]) -> str:
-    """`names`: of the machines."""
+def render(shown: Shown) -> str:
     done: list[list[str]] = []
     waiting_: list[list[str]] = []
     for entry in (*CITED, *NON_NEURAL):
-        row = row_of(results, entry.experiment, entry.name)
-        (done if row is not None and row.trained else waiting_).append(_line(entry, row, names))
-    parts = [*_summary(results), table(HEADERS, done, text_columns=2)] if done else []
+        row = row_of(shown.results, entry.experiment, entry.name)
+        (done if row is not None and row.trained else waiting_).append(_line(entry, row, shown))
+    parts = [*_summary(shown.results), table(HEADERS, done, text_columns=2)] if done else []
     if waiting_:
         parts.append(folded(f"Waiting: {plural(len(waiting_), 'system')}", table(HEADERS, waiting_, text_columns=2)))
     return "\n\n".join([HOW_TO_READ, *parts, folded("What is to be known of single rows", notes())])
@@ -83,11 +80,11 @@ def waiting(row: Row | None) -> str:
     return "waiting (GPU)" if row is not None and row.experiment.launch.device == "cuda" else "waiting"
 
 
-def _line(entry: CitedSystem, row: Row | None, names: Mapping[Machine, str]) -> list[str]:
+def _line(entry: CitedSystem, row: Row | None, shown: Shown) -> list[str]:
     return [escape(entry.name), escape(entry.source), str(entry.year), count(entry.num_parameters),
             count(entry.multiply_adds), _claim(entry), entry.selection if entry.authors_accuracy else NOTHING,
             entry.release if entry.authors_accuracy else NOTHING, entry.reported or NOTHING,
-            *_here(row, names)]
+            *_here(row, shown)]
 
 
 def _claim(entry: CitedSystem) -> str:
@@ -95,7 +92,7 @@ def _claim(entry: CitedSystem) -> str:
     return percent(entry.authors_accuracy) + known
 
 
-def _here(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
+def _here(row: Row | None, shown: Shown) -> list[str]:
     if row is None or not row.trained:
         return [waiting(row), *[NOTHING] * 4]
     unfinished = sum(record.extra.get("converged") == 0 for record in row.trained)
@@ -103,4 +100,4 @@ def _here(row: Row | None, names: Mapping[Machine, str]) -> list[str]:
     by_sign = row.values(outcomes.test_by_sign)
     as_the_author = f"; counted by sign: {estimate(by_sign)}" if by_sign else ""
     return [estimate(row.values(outcomes.test_last)) + as_the_author, estimate(row.values(outcomes.test_selected)),
-            estimate(row.values(outcomes.test_best)), number, training_time(row, names)]
+            estimate(row.values(outcomes.test_best)), number, training_time(row, shown.names)]

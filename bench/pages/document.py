@@ -1,13 +1,12 @@
 """RESULTS.md as a whole: its chapters, their order, and which of them a set of records has. No torch."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from bench import stats
 from bench.claims import Judged, judge
 from bench.experiment import Experiment
 from bench.formatting import anchor, folded
-from bench.judging.step_times import noise_of_machines
 from bench.pages import (
     beyond,
     cited,
@@ -22,11 +21,12 @@ from bench.pages import (
     reported,
 )
 from bench.pages.sections import figure_links, section, shows
+from bench.pages.shown import Shown
 from bench.pages.verdicts import by_experiment, parts_table, summary_table
 from bench.record import Record
 from bench.records import outcomes, unlisted
-from bench.records.machines import Machine, machine_names
-from bench.records.rows import Results, Row, collect
+from bench.records.machines import machine_names
+from bench.records.rows import Row, collect
 from bench.records.side_records import SideRecord, Turns
 from fmnist_core.config import class_names
 
@@ -67,21 +67,21 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
     results = collect(records, ordered, sides)
     others = collect([record for group in results.others.values() for record in group], unlisted.experiments(results))
     names = machine_names([*results.records, *others.records], sides)
-    drawn = figures.draw(results)
-    judged = judge(results)
+    drawn, judged = figures.draw(results), judge(results)
+    shown = Shown(results, names, drawn, by_experiment(judged))
     done = {one.name for one in ordered if any(row.has_records for row in results.rows[one.name])}
-    shown = [one for one in ordered if not own or one.name in done]
+    listed = [one for one in ordered if not own or one.name in done]
     chapters = [
-        *_report_chapters(results, judged, names, drawn),
+        *_report_chapters(judged, shown),
         _Chapter("Experiments", "\n\n".join([
-            overview.experiments_table(results, shown), *_sections(results, shown, judged, names, drawn)]),
+            overview.experiments_table(results, listed), *(_section(one, shown) for one in listed)]),
             tuple(results.rows)),
-        *_other_chapters(results, drawn, names),
+        *_other_chapters(shown),
     ]
     chapters = [one for one in chapters if not own or not one.about or done & set(one.about)]
-    without = _unlisted(others, names)
+    without = _unlisted(Shown(others, names))
     chapters = [*without, *chapters] if own else [*chapters, *without]
-    chapters.append(_Chapter("How to read the tables", overview.legend(results, others, names)))
+    chapters.append(_Chapter("How to read the tables", overview.legend(shown, others)))
     chapters.append(_Chapter("Glossary", "The fields of the records, as `bench/record.py` defines them.\n\n"
                              + folded("All fields", glossary.render())))
     parts = ["# Results", overview.introduction(results, others, own), _contents(chapters),
@@ -90,9 +90,9 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
                     "" if own else readme.render(results, judged))
 
 
-def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[Machine, str],
-                     drawn: Mapping[str, bytes | None]) -> list[_Chapter]:
+def _report_chapters(judged: Sequence[Judged], shown: Shown) -> list[_Chapter]:
     """What answers the report as a whole."""
+    results = shown.results
     of_claims = tuple({name for one in judged for part in one.claim.parts for name in part.experiments})
     systems = tuple(name for name in results.rows if name.startswith("cited_"))
     recipes = tuple(name for name in results.rows if name.startswith("beyond_"))
@@ -100,39 +100,35 @@ def _report_chapters(results: Results, judged: Sequence[Judged], names: Mapping[
         _Chapter("The report's claims", "\n\n".join([
             overview.HOW_CLAIMS_ARE_JUDGED, summary_table(judged), "### The parts of the claims, and their tests",
             parts_table(judged)]), of_claims),
-        _Chapter("The report's figures", "\n\n".join([*figure_links("reported", drawn), reported.render(results)]),
+        _Chapter("The report's figures", "\n\n".join([*figure_links("reported", shown), reported.render(results)]),
                  (*reported.TABLES, "final")),
-        _Chapter("The systems that the report cites", cited.render(results, names), systems),
-        _Chapter("Accuracy against cost", "\n\n".join([pareto.HOW_TO_READ, *figure_links("cost", drawn)]),
+        _Chapter("The systems that the report cites", cited.render(shown), systems),
+        _Chapter("Accuracy against cost", "\n\n".join([pareto.HOW_TO_READ, *figure_links("cost", shown)]),
                  tuple(results.rows)),
         _Chapter("Beyond", "\n\n".join([
-            f"Goals, and how far the recipes came. {BEYOND}", goals.render(results, names),
+            f"Goals, and how far the recipes came. {BEYOND}", goals.render(shown),
             "### What each part brings", beyond.parts(results), "### In one line",
-            "What to type, and what to expect of one seed.", beyond.commands(results, names)]), recipes),
+            "What to type, and what to expect of one seed.", beyond.commands(shown)]), recipes),
     ]
 
 
-def _sections(results: Results, shown: Sequence[Experiment], judged: Sequence[Judged], names: Mapping[Machine, str],
-              drawn: Mapping[str, bytes | None]) -> list[str]:
-    claims, noise, goals_of = by_experiment(judged), noise_of_machines(results), goals.by_experiment(results, names)
-    return [section(one, results.rows[one.name], names, noise, drawn, claims.get(one.name, ()),
-                    [side for side in results.sides if isinstance(side, Turns) and side.experiment == one.name],
-                    goals_of.get(one.name, ()))
-            + (f"\n\n{final_network.render(results)}" if one.name == "final" else "") for one in shown]
+def _section(experiment: Experiment, shown: Shown) -> str:
+    text = section(experiment, shown)
+    return f"{text}\n\n{final_network.render(shown.results)}" if experiment.name == "final" else text
 
 
-def _other_chapters(results: Results, drawn: Mapping[str, bytes | None],
-                    names: Mapping[Machine, str]) -> list[_Chapter]:
+def _other_chapters(shown: Shown) -> list[_Chapter]:
+    results = shown.results
     chapters = [
         _Chapter("Over-fitting and early stopping", "\n\n".join([
-            final_network.overfitting(results), *figure_links("overfitting", drawn)]),
+            final_network.overfitting(results), *figure_links("overfitting", shown)]),
             final_network.OVERFITTING_EXPERIMENTS),
     ]
     beside = [side for side in results.sides
               if not (isinstance(side, Turns) and shows(side, results.rows.get(side.experiment, ())))]
     if results.sides or results.records:
         chapters.append(_Chapter("The machine beside the cells", "\n\n".join([
-            overview.beside(beside, names), *figure_links("machine", drawn)])))
+            overview.beside(beside, shown.names), *figure_links("machine", shown)])))
     return chapters
 
 
@@ -140,13 +136,14 @@ def _contents(chapters: Sequence[_Chapter]) -> str:
     return "\n".join(f"- [{one.title}](#{anchor(one.title)})" for one in chapters)
 
 
-def _unlisted(others: Results, names: Mapping[Machine, str]) -> list[_Chapter]:
+def _unlisted(shown: Shown) -> list[_Chapter]:
+    """What they are of: records that no experiment has."""
+    others = shown.results
     if not others.experiments:
         return []
     return [_Chapter("Other configurations", "\n\n".join([
         "Records of cells that no experiment of the project has.",
-        *(section(one, others.rows[one.name], names, {}) + _classes(others.rows[one.name])
-          for one in others.experiments)]))]
+        *(section(one, shown) + _classes(others.rows[one.name]) for one in others.experiments)]))]
 
 
 def _classes(rows: Sequence[Row]) -> str:

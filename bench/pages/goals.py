@@ -5,13 +5,14 @@ test accuracy at the last epoch is the result.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
 
 from bench import stats
 from bench.formatting import NOTHING, code, escape, estimate, percent, plural, significant, table
+from bench.pages.shown import Shown
 from bench.pages.tables import training_time
 from bench.pages.targets import first_epoch_surplus_s
 from bench.records import outcomes
@@ -51,28 +52,27 @@ GOALS = (
 )
 
 
-def render(results: Results, names: Mapping[Machine, str]) -> str:
-    """`names`: of the machines."""
+def render(shown: Shown) -> str:
     headers = ["goal", "recipe", "test views", "test, last epoch (%)", "n", "reached", "training time (s)",
                "of it the first epoch's surplus (s)"]
     body = []
     for goal in GOALS:
-        row, reason = _result_of(results, goal)
-        body.append([str(goal), *(_reached(row, goal, names) if row else [reason, *[NOTHING] * 6])])
+        row, reason = _result_of(shown.results, goal)
+        body.append([str(goal), *(_reached(row, goal, shown) if row else [reason, *[NOTHING] * 6])])
     return table(headers, body, text_columns=3)
 
 
-def by_experiment(results: Results, names: Mapping[Machine, str]) -> dict[str, list[str]]:
-    """For each experiment the goals that it is to reach, and whether it does."""
-    found: dict[str, list[str]] = {}
-    for goal in GOALS:
-        row, reason = _result_of(results, goal)
+def of(experiment: str, shown: Shown) -> list[str]:
+    """The goals that an experiment is to reach, and whether it does."""
+    lines = []
+    for goal in [goal for goal in GOALS if goal.experiment == experiment]:
+        row, reason = _result_of(shown.results, goal)
         told = reason
         if row:
-            recipe, _, accuracy, num_seeds, verdict, seconds, _ = _reached(row, goal, names)
+            recipe, _, accuracy, num_seeds, verdict, seconds, _ = _reached(row, goal, shown)
             told = f"**{verdict}**, {accuracy} % (n = {num_seeds}) by {recipe}; training time in seconds: {seconds}"
-        found.setdefault(goal.experiment, []).append(f"{goal}: {told}")
-    return found
+        lines.append(f"{goal}: {told}")
+    return lines
 
 
 def _result_of(results: Results, goal: Goal) -> tuple[Row | None, str]:
@@ -91,11 +91,11 @@ def _result_of(results: Results, goal: Goal) -> tuple[Row | None, str]:
     return (twin, "") if twin.trained else (None, f"{code(goal.experiment)}, {escape(twin.label)}: waiting")
 
 
-def _reached(row: Row, goal: Goal, names: Mapping[Machine, str]) -> list[str]:
+def _reached(row: Row, goal: Goal, shown: Shown) -> list[str]:
     values, seconds = row.values(outcomes.test_last), _undisturbed_s(row)
     surplus = first_epoch_surplus_s(filter(is_undisturbed, row.trained))
     return [f"{code(goal.experiment)}, {escape(row.label)}", row.cell.config.data.test_views, estimate(values),
-            str(len(values)), _verdict(values, seconds, goal), training_time(row, names),
+            str(len(values)), _verdict(values, seconds, goal), training_time(row, shown.names),
             significant(stats.median(surplus)) if surplus else NOTHING]
 
 

@@ -8,6 +8,7 @@ from bench import stats
 from bench.experiment import Experiment
 from bench.formatting import NOTHING, anchor, code, count, escape, percent, plural, points, table
 from bench.pages import scaling_tables
+from bench.pages.shown import Shown
 from bench.pages.side_tables import headers_and_rows
 from bench.pages.tables import SHORT_COMMIT
 from bench.record import Record, SpeedRecord, TrainRecord
@@ -117,12 +118,12 @@ def introduction(results: Results, others: Results, own: str = "") -> str:
     return f"{OF_ONES_OWN.format(command=own) if own else WHAT_THIS_IS}\n\n{IN_SHORT}\n\n{_counts(results, others)}"
 
 
-def legend(results: Results, others: Results, names: Mapping[Machine, str]) -> str:
+def legend(shown: Shown, others: Results) -> str:
     """How the tables are to be read, and where their figures were measured."""
-    parts, records = [HOW_TO_READ], [*results.records, *others.records]
+    parts, records = [HOW_TO_READ], [*shown.results.records, *others.records]
     if records:
-        machines = f"**Machines**\n\n{_machines_table(records, results.sides, names)}"
-        parts += [machines, _versions(records), *_arithmetics(results)]
+        machines = f"**Machines**\n\n{_machines_table(records, shown)}"
+        parts += [machines, _versions(records), *_arithmetics(shown.results)]
     return "\n\n".join(parts)
 
 
@@ -218,13 +219,12 @@ def _repeats(repeats: Sequence[Sequence[TrainRecord]]) -> str:
             "computing.")
 
 
-def _machines_table(records: Sequence[Record], sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
-    """`sides`: the last column counts them."""
+def _machines_table(records: Sequence[Record], shown: Shown) -> str:
     trainings = Counter(Machine.of(record) for record in records if isinstance(record, TrainRecord))
     timings = Counter(Machine.of(record) for record in records if isinstance(record, SpeedRecord))
-    beside = Counter(Machine.at(side.environment) for side in sides)
+    beside = Counter(Machine.at(side.environment) for side in shown.results.sides)
     body = [[name, escape(machine), *(count(counted[machine]) for counted in (trainings, timings, beside))]
-            for machine, name in names.items()]
+            for machine, name in shown.names.items()]
     return table(["name", "machine", "trainings", "timings", "other measurements"], body, text_columns=2)
 
 

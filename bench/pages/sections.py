@@ -1,13 +1,15 @@
 """One section of RESULTS.md per experiment. No torch."""
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
 from bench.experiment import Cell, Experiment
 from bench.formatting import code, escape, estimate, folded, plural, significant, table
+from bench.pages import goals
 from bench.pages.answers import answer
 from bench.pages.figures import DRAWINGS, FOLDER
 from bench.pages.layer_tables import in_closed_form, layer_table
+from bench.pages.shown import Shown
 from bench.pages.side_tables import headers_and_rows
 from bench.pages.speed_answers import speed_answer, turns_answer
 from bench.pages.tables import (
@@ -33,30 +35,27 @@ MOST_NAMED = 9
 """Cells of a sentence; of more it gives the number."""
 
 
-def section(
-    experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs],
-    drawn: Collection[str] = (), claims: Sequence[str] = (), turns: Sequence[Turns] = (), goals: Sequence[str] = (),
-) -> str:
-    """Question, answer, settings, tables, figures; folded up while no cell has a record.
-
-    `names`: of the machines; `noise`: between runs, of those that were calibrated; `drawn`: the figures there are;
-    `claims`: the verdicts that rest on this experiment; `turns`: its cells timed in turns; `goals`: of its recipe.
-    """
+def section(experiment: Experiment, shown: Shown) -> str:
+    """Question, answer, settings, tables, figures; folded up while no cell has a record."""
+    rows = shown.results.rows[experiment.name]
     note = f" {escape(experiment.note)}." if experiment.note else ""
     parts = [f"### {escape(experiment.title)}", f"`{experiment.name}`" + (
         f". **Question.** {escape(experiment.question)}{note}" if experiment.question else "")]
     if not any(row.has_records for row in rows):
-        return "\n\n".join([*parts, f"**Answer.** {answer(rows)[0]}", _waiting(experiment, rows, names)])
-    by_dataset = _by_dataset(rows)
-    parts += ["**Claims that rest on it**, each corrected for all of its comparisons:\n\n"
-              + "\n".join(f"- {claim}" for claim in claims)] if claims else []
-    parts += ["**Goals**, the recipe chosen by validation accuracy:\n\n" + "\n".join(f"- {goal}" for goal in goals)
-              ] if goals else []
-    parts += [_answer(own, names, noise, _of_these(turns, own)) for own in by_dataset.values()]
+        return "\n\n".join([*parts, f"**Answer.** {answer(rows)[0]}", _waiting(experiment, rows, shown)])
+    by_dataset, turns = _by_dataset(rows), shown.turns_of(experiment.name)
+    parts += _bullets("**Claims that rest on it**, each corrected for all of its comparisons:",
+                      shown.claims.get(experiment.name, ()))
+    parts += _bullets("**Goals**, the recipe chosen by validation accuracy:", goals.of(experiment.name, shown))
+    parts += [_answer(own, shown, _of_these(turns, own)) for own in by_dataset.values()]
     for dataset, own in by_dataset.items():
-        parts += _tables(own, dataset, names, noise)
-        parts += [_turns_table(one, names) for one in _of_these(turns, own)]
-    return "\n\n".join(part for part in [*parts, *figure_links(experiment.name, drawn)] if part)
+        parts += _tables(own, dataset, shown)
+        parts += [_turns_table(one, shown) for one in _of_these(turns, own)]
+    return "\n\n".join(part for part in [*parts, *figure_links(experiment.name, shown)] if part)
+
+
+def _bullets(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"{title}\n\n" + "\n".join(f"- {line}" for line in lines)] if lines else []
 
 
 def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
@@ -66,15 +65,15 @@ def _by_dataset(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return found
 
 
-def _answer(rows: Sequence[Row], names: Mapping[Machine, str], noise: Mapping[Machine, Pairs],
-            turns: Sequence[Turns]) -> str:
+def _answer(rows: Sequence[Row], shown: Shown, turns: Sequence[Turns]) -> str:
     """Of the cells of one data set. What took turns tells more than what was timed one after the other."""
     in_turns = [(Machine.at(one.environment), _changed(one), turns_answer(one)) for one in turns]
-    speeds = [f"Steps on {names[machine]}{changed}, in turns: {text}" for machine, changed, text in in_turns if text]
+    speeds = [f"Steps on {shown.names[machine]}{changed}, in turns: {text}"
+              for machine, changed, text in in_turns if text]
     if not speeds:
         cells = one_per_cell(rows)
-        speeds = [f"On {name}: {text}" for machine, name in names.items()
-                  if (text := speed_answer(cells, machine, noise.get(machine)))]
+        speeds = [f"On {name}: {text}" for machine, name in shown.names.items()
+                  if (text := speed_answer(cells, machine, shown.noise.get(machine)))]
     first, *others = answer(rows)
     return "\n\n".join([f"**Answer.** {first}", "\n".join(f"- {text}" for text in (*others, *speeds))]).rstrip()
 
@@ -93,36 +92,36 @@ def _changed(turns: Turns) -> str:
     return f" with {', '.join(map(code, turns.changes))}" if turns.changes else ""
 
 
-def _turns_table(turns: Turns, names: Mapping[Machine, str]) -> str:
+def _turns_table(turns: Turns, shown: Shown) -> str:
     headers, body = headers_and_rows(turns)
-    where = f"{names[Machine.at(turns.environment)]}{_changed(turns)}"
+    where = f"{shown.names[Machine.at(turns.environment)]}{_changed(turns)}"
     return (f"**Steps on {where}, in turns**: blocks of training steps of each cell, so that the machine's drift "
             "strikes all alike; ratios of blocks beside each other [95 % interval].\n\n"
             + table(headers, body) + "".join(f"\n- {escape(warning)}" for warning in turns.warnings))
 
 
-def _waiting(experiment: Experiment, rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
+def _waiting(experiment: Experiment, rows: Sequence[Row], shown: Shown) -> str:
     where = "a GPU" if experiment.launch.device == "cuda" else "a CPU or a GPU"
     title = f"Waiting: {plural(len(rows), 'cell')} × {plural(rows[0].seeds_wanted, 'seed')}, for {where}"
-    tables = [part for dataset, own in _by_dataset(rows).items() for part in _tables(own, dataset, names, {}) if part]
+    tables = [part for dataset, own in _by_dataset(rows).items() for part in _tables(own, dataset, shown) if part]
     command = code(f"accelerate launch bench/run.py {experiment.name}")
     return folded(title, "\n\n".join([*tables, f"To run it: {command}"]))
 
 
-def figure_links(place: str, drawn: Collection[str]) -> list[str]:
+def figure_links(place: str, shown: Shown) -> list[str]:
     """The figures of a section as Markdown images; one without records yet is named as waiting."""
-    return [f"![{drawing.alt}]({FOLDER}/{drawing.name}.svg)" if f"{drawing.name}.svg" in drawn else
+    return [f"![{drawing.alt}]({FOLDER}/{drawing.name}.svg)" if f"{drawing.name}.svg" in shown.drawn else
             f"Figure waiting for records: {drawing.alt}." for drawing in DRAWINGS if drawing.section == place]
 
 
-def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str],
-            noise: Mapping[Machine, Pairs]) -> list[str]:
+def _tables(rows: Sequence[Row], dataset: str, shown: Shown) -> list[str]:
+    shared, names = shared_settings(rows), shown.names
     parts = [f"**Data set: {escape(dataset)}**" if dataset != "fashion-mnist" else "",
-             f"All cells: {shared_settings(rows)}." if shared_settings(rows) else "",
+             f"All cells: {shared}." if shared else "",
              f"**Settings**\n\n{settings}" if (settings := _written_out(rows) and settings_table(rows)) else "",
              _layers(rows[0].cell) if rows[0].experiment.name in WITH_LAYERS else "",
              f"**Accuracy (%)**\n\n{accuracy_table(rows, names)}",
-             "\n".join(part for part in (_trained_on(rows, names), _notes(rows)) if part), _extra_figures(rows)]
+             "\n".join(part for part in (_trained_on(rows, shown), _notes(rows)) if part), _extra_figures(rows)]
     if len(comparable(rows)) < len(rows):
         kinds = "; ".join(f"{kind}: {_named(own)}" for kind, own in _by_kind(rows))
         parts.append(f"**The rows differ in their arithmetic, and are compared within each kind only.** {kinds}.")
@@ -133,11 +132,11 @@ def _tables(rows: Sequence[Row], dataset: str, names: Mapping[Machine, str],
         speeds = [speed for row in cells if (speed := row.timed(machine))]
         if speeds:
             timed = True
-            warnings = _warnings(cells, machine, noise.get(machine))
-            title, shown = f"Speed on {name}", f"{speed_table(cells, machine)}\n\n{warnings}"
+            warnings = _warnings(cells, machine, shown.noise.get(machine))
+            title, body = f"Speed on {name}", f"{speed_table(cells, machine)}\n\n{warnings}"
             about, alone = f"({labels_text(speeds)}), {timed_when(speeds)}", len(speeds) == 1 < len(cells)
-            parts.append(folded(f"{title}: one cell", f"{about}\n\n{shown}") if alone else
-                         f"**{title}** {about}\n\n{shown}")
+            parts.append(folded(f"{title}: one cell", f"{about}\n\n{body}") if alone else
+                         f"**{title}** {about}\n\n{body}")
     to_time = [row for row in cells if row.experiment.times(row.cell)]
     if to_time and not timed:
         parts.append(f"**Speed**: waiting, none of {plural(len(to_time), 'cell')} is timed.")
@@ -161,9 +160,9 @@ def _by_kind(rows: Sequence[Row]) -> list[tuple[Numerics, list[Row]]]:
     return [(kind, [row for row in rows if row.numerics == kind]) for kind in kinds]
 
 
-def _trained_on(rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
+def _trained_on(rows: Sequence[Row], shown: Shown) -> str:
     """Where and how the accuracies were made, where it is not one seed at a time on a CPU."""
-    about = lambda record: (names[Machine.of(record)], str(Numerics.of(record)), record.labels.captured,
+    about = lambda record: (shown.names[Machine.of(record)], str(Numerics.of(record)), record.labels.captured,
                             record.labels.fused_seeds)
     counts = Counter(about(record) for row in rows for record in row.trained)
     if not any(captured or fused > 1 for _, _, captured, fused in counts):
