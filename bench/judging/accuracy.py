@@ -91,7 +91,7 @@ def above(rows: Sequence[Row], outcome: Outcome, figure: float) -> Finding:
     evidence = "; ".join(f"{mean_with_interval(values)} %, {points(stats.mean(values) - figure)} points "
                          f"({escape(label)}, n = {len(values)})" for label, values in measured)
     lead = ", ".join(f"{points(stats.mean(values) - figure)} points ({escape(label)})" for label, values in measured)
-    if any(not row.trained and not row.failed for row in rows):
+    if any(row.waits for row in rows):
         return Finding("waiting", evidence, lead=lead)
     if any(len(values) < 2 for _, values in measured):
         return Finding("not resolved", evidence, 2, lead)
@@ -127,7 +127,7 @@ def counts_rise(sequences: Sequence[Sequence[Row]], attribute: Callable[[Row], i
 def rises(rows: Sequence[tuple[float, Row]], outcome: Outcome, unit: str) -> Finding:
     """Whether an outcome rises with a number, of equal arithmetic: Spearman's test by permutation over all seeds."""
     by_number = {at: values for at, row in sorted(rows, key=lambda one: one[0]) if (values := row.values(outcome))}
-    waiting = sum(not row.trained and not row.failed for _, row in rows)
+    waiting = sum(row.waits for _, row in rows)
     if not by_number:
         return WAITING
     means = ", ".join(f"{percent(stats.mean(values))} at {at:g}" for at, values in by_number.items())
@@ -160,7 +160,7 @@ def over_fits(rows: Sequence[Row], expected: bool) -> Finding:
     evidence = (f"validation loss rises in {rising} of {plural(len(learnt), 'configuration')} that learnt, falls in "
                 f"{falling}, is not resolved in {len(learnt) - rising - falling}")
     for_, against = (rising, falling) if expected else (falling, rising)
-    if any(not row.trained and not row.failed for row in rows):
+    if any(row.waits for row in rows):
         return Finding("waiting", evidence)
     half = len(learnt) / 2
     if for_ > half or against > half:
@@ -208,7 +208,7 @@ def _factor(rows: Sequence[Row], values: Sequence[Sequence[float]], p: float, le
     ordered = sorted(tested, key=lambda row: stats.mean(row.values(test_last)))
     lowest, highest = ordered[0], ordered[-1]
     extremes = stats.compare(lowest.values(test_last), highest.values(test_last))
-    waiting = sum(not row.trained and not row.failed for row in rows)
+    waiting = sum(row.waits for row in rows)
     evidence = (f"{len(values)} cells from {percent(extremes.mean_a)} ({escape(lowest.label)}) to "
                 f"{percent(extremes.mean_b)} % ({escape(highest.label)}) test accuracy, adjusted {p_value(p)}"
                 f"{f', {waiting} waiting' if waiting else ''}")

@@ -35,8 +35,9 @@ def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, besi
     """Whether a figure that the report gives for one run is one that a run gives.
 
     Of each cell the arithmetic with most seeds is judged: few seeds would agree with more. Supported if some cell may
-    give it and has runs on both sides of it; contradicted if every cell's runs are surely higher or lower. What an
-    interval reaches, and no run, is open: with more readings there is more. All runs are counted beside.
+    give it and has runs on both sides of it; contradicted if every cell's runs are surely higher or lower. A figure
+    inside an interval that no run has reached is left open: more readings give more such intervals. All runs are
+    counted beside.
 
     `beside`: what else is told of these runs, and decides nothing.
     """
@@ -50,7 +51,7 @@ def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, besi
     giving = [values for (_, values), one in zip(measured, standings, strict=True) if one == "may give it"]
     if any(min(own) < figure + HALF_A_DIGIT and reaches(max(own), figure) for own in giving):
         return Finding("supported", evidence, lead=lead)
-    if any(not row.trained and not row.failed for row in rows):
+    if any(row.waits for row in rows):
         return Finding("waiting", evidence, lead=lead)
     if giving:
         return Finding("not resolved", f"{evidence}; none of them has a run on its other side", min(

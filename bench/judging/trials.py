@@ -74,7 +74,7 @@ def place_of_selected(results: Results, outcome: Outcome, sign: int = 1) -> str:
 
 def _of_network_1(results: Results) -> list[Row]:
     """The trials of Table 1.1 that learnt, or may yet."""
-    return [row for row in trials(results, "table_1_1") if row.learnt or not (row.trained or row.failed)]
+    return [row for row in trials(results, "table_1_1") if row.learnt or row.waits]
 
 
 def _selected(results: Results) -> Row | None:

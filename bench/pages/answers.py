@@ -45,7 +45,7 @@ def answer(rows: Sequence[Row]) -> list[str]:
     kept = comparable(rows)
     with_values = [(row, values) for row in kept if (values := row.values(measure.of))]
     cells = one_per_cell(rows)
-    waiting = sum(not row.trained and not row.failed for row in cells)
+    waiting = sum(row.waits for row in cells)
     rest = [f"Waiting: {waiting} of {plural(len(cells), 'cell')}."] if waiting else []
     compared = {id(row.cell) for row, _ in with_values}
     absent = any(row.trained and id(row.cell) not in compared for row in rows)

@@ -1,4 +1,4 @@
-"""The records of a machine as tables of finished strings, and figures of them. No torch."""
+"""The records of a machine as tables of finished strings. No torch."""
 
 import math
 

@@ -66,7 +66,7 @@ def accuracy_table(rows: Sequence[Row], names: Mapping[Machine, str]) -> str:
 def seeds_text(row: Row) -> str:
     """How many seeds are there, how many more the experiment asks for, and what became of the others."""
     parts = [str(len(row.trained))] if row.trained else []
-    if not row.trained and not row.failed:
+    if row.waits:
         return f"waiting ({row.num_missing})" if row.num_missing else "0"
     parts += [f"{row.num_missing} waiting"] if row.num_missing else []
     for status in dict.fromkeys(record.status for record in row.failed):

@@ -43,7 +43,7 @@ class Row:
         return [value for value in measured if value is not None and math.isfinite(value)]
 
     def timed(self, machine: Machine) -> SpeedRecord | None:
-        """The last successful measurement on a machine: one that had it to itself, and a captured one, if there is."""
+        """Of the successful timings on a machine the last, preferring undisturbed, then captured ones."""
         found = [one for one in self.speeds if one.status == "ok" and one.step_s and Machine.of(one) == machine]
         alone = [one for one in found if not timings.was_disturbed(one)] or found
         captured = [one for one in alone if one.labels.captured] or alone
@@ -53,6 +53,11 @@ class Row:
     def learnt(self) -> bool:
         """Whether it has finished seeds and each of them learnt something."""
         return min(self.values(outcomes.test_last), default=0.0) > outcomes.LEARNT
+
+    @property
+    def waits(self) -> bool:
+        """Whether no seed of it was trained yet, nor failed in it."""
+        return not self.trained and not self.failed
 
     @property
     def has_records(self) -> bool:
