@@ -3,16 +3,23 @@
 A part names the experiments that it uses and its test. Its verdict is computed from their records, never typed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from bench import stats
 from bench.formatting import percent, plural
-from bench.judging import accuracy
-from bench.judging.accuracy import Contrast, above, contrasts, counts_rise, factors_matter, over_fits, rises
+from bench.judging import kernels
+from bench.judging.accuracy import ACCURACY, LOSS, Scale, above, contrasts, factors_matter, over_fits, rises
 from bench.judging.evidence import Finding, Verdict
+from bench.judging.final_network import (
+    TABLE_1_4,
+    TEST_SECTION_1_7,
+    TEST_SECTION_1_8,
+    VALIDATION,
+    on_all_images,
+    readings,
+    runs,
+)
 from bench.judging.one_run import figure_of_one_run, num_reaching
-from bench.judging.step_times import steps_slow_down
 from bench.judging.trials import (
     Judge,
     contrast,
@@ -25,15 +32,11 @@ from bench.judging.trials import (
 )
 from bench.rank_tests import NUM_PERMUTATIONS
 from bench.records import outcomes
-from bench.records.rows import Results, Row, comparable
+from bench.records.rows import Results, comparable
 
 NON_NEURAL_QUOTED, NON_NEURAL_BEST, LOWEST_CITED_CNN = 0.868, 0.897, 0.9072
 """Test accuracies: the best non-neural model that the report quotes (section 1.7), the best of the data set's own
 benchmark (a support vector classifier, which the report leaves out), and the lowest of the CNNs that it cites (1.2)."""
-TABLE_1_4 = {"model.dropout": 0.5, "model.batch_norm": True, "data.normalize": False, "data.validation_size": 10_000,
-             "train.initialization": "torch"}
-NOTHING_HELD_OUT = {**TABLE_1_4, "data.validation_size": 0}
-SMALL_KERNELS, LARGE_KERNEL = (2, 3), 5
 OWN_FAMILY = "kernel_depth"
 """Experiment of networks of this project's own."""
 FACTORS = {
@@ -44,6 +47,27 @@ FACTORS = {
 """Experiment to what it varies."""
 DECISIVE: tuple[Verdict, ...] = ("contradicted", "waiting", "not resolved")
 """Verdicts on a part that decide the claim's, the strongest first."""
+
+_KERNEL_TEST = ("Welch, Holm over two: kernels 2 and 3 each above 5, test accuracy, last epoch, each seed's mean over "
+                "the depths; the final network at a learning rate of 0.001, since at 0.0001 it needs 30 epochs")
+_COUNT_TEST = ("exact count, kernel by kernel. Network 1 does not pad: a larger kernel leaves smaller maps to its "
+               "Linear layers")
+_STEP_TEST = ("step of kernel 5 over that of kernel 2, in turns, or by the noise between two runs that the machine's "
+              "calibration found, Bonferroni, at least 5 % slower; contradicted where faster or surely within 5 %")
+_ORDER_TEST = ("Welch, Holm over the table's pairs tested so far: each as the report orders it, validation accuracy, "
+               "last epoch")
+_ABOVE_TEST = ("95 % interval of last-epoch test accuracy above the figure in both readings and trained on all 60,000 "
+               "images; contradicted: below in all")
+_ONE_RUN = ("the 95 % prediction interval for one run, last epoch, of some reading or split, by its arithmetic of most "
+            "seeds, holds the figure, as it is printed (91.6 % is 91.55 or more), and its runs lie on both sides; "
+            "contradicted: every interval lies above or below it")
+_WHY_FEWER = {"kernel_size_network1": ", which does not pad: the larger the kernel, the smaller the maps before fc1"}
+_SHORT = " (5 epochs)"
+_TRAINED = {"augmentation": " (30 epochs)", "depth": " (kernel x depth networks, 10 epochs)",
+            "kernel_size_network1": " (15 epochs at 0.0001)", OWN_FAMILY: " (10 epochs)"}
+"""What is trained otherwise than for 5 epochs at a learning rate of 0.001."""
+_KERNELS = {"kernel_size_network1": "Network 1", "kernel_size_network2": "the final network",
+            OWN_FAMILY: "the kernel x depth networks"}
 
 
 class Part(NamedTuple):
@@ -89,74 +113,12 @@ def judge(results: Results) -> list[Judged]:
     return [Judged(claim, [part.judge(results) for part in claim.parts]) for claim in claims]
 
 
-def readings(results: Results) -> list[Row]:
-    """The final network as Table 1.4 has it, with and without a ReLU between the Linear layers."""
-    return results.of("final", lambda row: _has(row, {**TABLE_1_4, "data.split_seed": 0}))
-
-
-def on_all_images(results: Results) -> list[Row]:
-    """The same, trained with no images held out: what section 1.8 may be of."""
-    return results.of("final", lambda row: _has(row, NOTHING_HELD_OUT))
-
-
-def _runs(results: Results, *, all_images: bool = False) -> list[Row]:
-    """Of both readings, every split and every arithmetic: a run is a run. `all_images`: those without a split, too."""
-    tables = [TABLE_1_4, *([NOTHING_HELD_OUT] if all_images else [])]
-    return [row for row in results.rows.get("final", ()) if any(_has(row, one) for one in tables)]
-
-
 def _validation_is_reached(results: Results) -> Finding:
-    runs, validation, test = _runs(results), 0.916, 0.904
-    at_best = num_reaching(runs, (outcomes.validation_best, validation))
-    with_test = num_reaching(runs, (outcomes.validation_last, validation), (outcomes.test_last, test))
-    return figure_of_one_run(runs, outcomes.validation_last, validation, f"; at the best epoch of each {at_best}; with "
-                             f"{percent(test, 1)} % on test in the same run {with_test}")
-
-
-def _by_kernel(results: Results, experiment: str) -> list[dict[int, Row]]:
-    """For each network of the experiment (each depth): kernel size to row. Networks with mixed kernels are left out."""
-    networks: dict[object, dict[int, Row]] = {}
-    for row in results.of(experiment):
-        sizes = {row.setting(f"model.{key}") for key in ("kernel_size", "conv1_kernel_size", "conv2_kernel_size")}
-        sizes.discard(None)
-        if len(sizes) == 1:
-            networks.setdefault(row.setting("model.depth"), {})[sizes.pop()] = row
-    return [dict(sorted(rows.items())) for rows in networks.values()]
-
-
-def _small_kernels_win(experiment: str) -> Judge:
-    """Over networks of several depths: each seed's mean over them, so that each depth is compared with itself."""
-    def judge_kernels(results: Results) -> Finding:
-        networks = _by_kernel(results, experiment)
-        return contrasts([_over_networks(results, size, [(rows[LARGE_KERNEL], rows[size]) for rows in networks])
-                          for size in SMALL_KERNELS if networks and all({size, LARGE_KERNEL} <= rows.keys()
-                                                                        for rows in networks)])
-    return judge_kernels
-
-
-def _over_networks(results: Results, size: int, pairs: Sequence[tuple[Row, Row]]) -> Contrast:
-    """Of several networks, of the seeds that each has for both kernels."""
-    name = f"kernel size {size} less {LARGE_KERNEL}" + (f", mean over {len(pairs)} depths" if len(pairs) > 1 else "")
-    if len(pairs) == 1:
-        return contrast(results, name, *pairs[0], outcomes.test_last)
-    alike = [pair for large, small in pairs if (pair := results.alike(large, small))]
-    if len(alike) < len(pairs):
-        return Contrast(name, [], [])
-    values = [[{record.seed: accuracy for record in row.trained if (accuracy := outcomes.test_last(record)) is not None}
-               for row in pair] for pair in alike]
-    seeds = set.intersection(*(set(row) for pair in values for row in pair))
-    low, high = ([stats.mean([pair[i][seed] for pair in values]) for seed in sorted(seeds)] for i in (0, 1))
-    return Contrast(name, low, high)
-
-
-def _counts_rise(experiment: str, attribute: Callable[[Row], int]) -> Judge:
-    return lambda results: counts_rise([list(rows.values()) for rows in _by_kernel(results, experiment)], attribute)
-
-
-def _steps_slow_down(experiment: str) -> Judge:
-    return lambda results: steps_slow_down(
-        [(f"{rows[LARGE_KERNEL].cell.label} against {min(rows)}", rows[min(rows)], rows[LARGE_KERNEL])
-         for rows in _by_kernel(results, experiment) if LARGE_KERNEL in rows], results)
+    rows = runs(results)
+    at_best = num_reaching(rows, (outcomes.validation_best, VALIDATION))
+    with_test = num_reaching(rows, (outcomes.validation_last, VALIDATION), (outcomes.test_last, TEST_SECTION_1_7))
+    return figure_of_one_run(rows, outcomes.validation_last, VALIDATION, f"; at the best epoch of each {at_best}; with "
+                             f"{percent(TEST_SECTION_1_7, 1)} % on test in the same run {with_test}")
 
 
 def _batch_norm_is_faster(results: Results) -> Finding:
@@ -165,14 +127,14 @@ def _batch_norm_is_faster(results: Results) -> Finding:
                                outcomes.early_validation)] if len(rows) == 2 else [])
 
 
-def _dropout_lowers(what: str, outcome: outcomes.Outcome, scale: accuracy.Scale, experiments: Sequence[str]) -> Judge:
+def _dropout_lowers(what: str, outcome: outcomes.Outcome, scale: Scale, experiments: Sequence[str]) -> Judge:
     """Without dropout it is higher: in the final network, and in the same trained for a short while."""
     def judge_dropout(results: Results) -> Finding:
         pairs = []
         for rows in map(results.of, experiments):
             cells = {row.setting("model.dropout"): row for row in rows
-                     if _has(row, {**TABLE_1_4, "model.dropout": row.setting("model.dropout"),
-                                   "model.conv_dropout": 0.0, "model.fc_activation": "relu", "data.split_seed": 0})}
+                     if row.has({**TABLE_1_4, "model.dropout": row.setting("model.dropout"),
+                                 "model.conv_dropout": 0.0, "model.fc_activation": "relu", "data.split_seed": 0})}
             if {0.0, 0.5} <= cells.keys():
                 epochs = plural(rows[0].setting("train.epochs"), "epoch")
                 name = f"{what} without dropout less {what} with 0.5, {epochs}"
@@ -183,10 +145,6 @@ def _dropout_lowers(what: str, outcome: outcomes.Outcome, scale: accuracy.Scale,
 
 def _all_above(figure: float) -> Judge:
     return lambda results: above([*readings(results), *on_all_images(results)], outcomes.test_last, figure)
-
-
-def _has(row: Row, settings: Mapping[str, object]) -> bool:
-    return all(row.setting(key) == value for key, value in settings.items())
 
 
 def _larger_images_win(results: Results) -> Finding:
@@ -209,35 +167,15 @@ def _everything_affects(factors: dict[str, Finding]) -> Claim:
                  (larger, *parts))
 
 
-_KERNEL_TEST = ("Welch, Holm over two: kernels 2 and 3 each above 5, test accuracy, last epoch, each seed's mean over "
-                "the depths; the final network at a learning rate of 0.001, since at 0.0001 it needs 30 epochs")
-_COUNT_TEST = ("exact count, kernel by kernel. Network 1 does not pad: a larger kernel leaves smaller maps to its "
-               "Linear layers")
-_STEP_TEST = ("step of kernel 5 over that of kernel 2, in turns, or by the noise between two runs that the machine's "
-              "calibration found, Bonferroni, at least 5 % slower; contradicted where faster or surely within 5 %")
-_ORDER_TEST = ("Welch, Holm over the table's pairs tested so far: each as the report orders it, validation accuracy, "
-               "last epoch")
-_ABOVE_TEST = ("95 % interval of last-epoch test accuracy above the figure in both readings and trained on all 60,000 "
-               "images; contradicted: below in all")
-_ONE_RUN = ("the 95 % prediction interval for one run, last epoch, of some reading or split, by its arithmetic of most "
-            "seeds, holds the figure, as it is printed (91.6 % is 91.55 or more), and its runs lie on both sides; "
-            "contradicted: every interval lies above or below it")
-_WHY_FEWER = {"kernel_size_network1": ", which does not pad: the larger the kernel, the smaller the maps before fc1"}
-_SHORT = " (5 epochs)"
-_TRAINED = {"augmentation": " (30 epochs)", "depth": " (kernel x depth networks, 10 epochs)",
-            "kernel_size_network1": " (15 epochs at 0.0001)", OWN_FAMILY: " (10 epochs)"}
-"""What is trained otherwise than for 5 epochs at a learning rate of 0.001."""
-_KERNELS = {"kernel_size_network1": "Network 1", "kernel_size_network2": "the final network",
-            OWN_FAMILY: "the kernel x depth networks"}
-
 CLAIMS = (
     Claim(1, "The final network reaches 91.6 % on validation and 90.4 or 90.8 % on test",
           "one run: Table 1.2 Trial-2; sections 1.7 and 1.8", (
               Part("validation 91.6 %", ("final",), _ONE_RUN, _validation_is_reached),
               Part("test 90.4 % (section 1.7)", ("final",), _ONE_RUN,
-                   lambda results: figure_of_one_run(_runs(results), outcomes.test_last, 0.904)),
+                   lambda results: figure_of_one_run(runs(results), outcomes.test_last, TEST_SECTION_1_7)),
               Part("test 90.8 % (section 1.8), which may be of a training on all 60,000 images", ("final",), _ONE_RUN,
-                   lambda results: figure_of_one_run(_runs(results, all_images=True), outcomes.test_last, 0.908)))),
+                   lambda results: figure_of_one_run(runs(results, all_images=True), outcomes.test_last,
+                                                     TEST_SECTION_1_8)))),
     Claim(2, "Trial-2 of Table 1.2 is the best of the seven; the trials of both tables come in this order",
           "Tables 1.1 and 1.2, one run each", (
               Part("Trial-2 is the best of Table 1.2", ("table_1_2",),
@@ -254,15 +192,17 @@ CLAIMS = (
               Part("the order of Table 1.2", ("table_1_2",), _ORDER_TEST, in_reported_order("table_1_2")))),
     Claim(3, "Kernel sizes 2 and 3 give higher accuracy than 5", "section 1.8; the tables do not vary it", tuple(
         Part(f"in {network}{_TRAINED.get(experiment, _SHORT)}", (experiment,), _KERNEL_TEST,
-             _small_kernels_win(experiment))
+             kernels.small_ones_win(experiment))
         for experiment, network in _KERNELS.items())),
     Claim(4, "A larger kernel has more parameters and costs more to compute",
           "section 1.8; the tables do not vary it", (
         *(Part(f"parameters, {network}{_WHY_FEWER.get(experiment, '')}", (experiment,), _COUNT_TEST,
-               _counts_rise(experiment, lambda row: row.num_parameters)) for experiment, network in _KERNELS.items()),
+               kernels.count_rises(experiment, lambda row: row.num_parameters))
+          for experiment, network in _KERNELS.items()),
         *(Part(f"multiply-adds, {network}", (experiment,), _COUNT_TEST,
-               _counts_rise(experiment, lambda row: row.multiply_adds)) for experiment, network in _KERNELS.items()),
-        *(Part(f"time of a step, {network}", (experiment,), _STEP_TEST, _steps_slow_down(experiment))
+               kernels.count_rises(experiment, lambda row: row.multiply_adds))
+          for experiment, network in _KERNELS.items()),
+        *(Part(f"time of a step, {network}", (experiment,), _STEP_TEST, kernels.large_one_is_slower(experiment))
           for experiment, network in _KERNELS.items()))),
     Claim(5, "Network 1 over-fits; Network 2 does not", "section 1.5, Figure 1.2: the curves of one run", (
         Part("Network 1 over-fits", ("network1_printed", "table_1_1"),
@@ -284,11 +224,11 @@ CLAIMS = (
     Claim(7, "Dropout between the two Linear layers reduces over-fitting", "section 1.6, no figure", (
         Part("a smaller gap between training and validation accuracy with a probability of 0.5", ("dropout", "final"),
              "Welch, Holm: gap at the last epoch, no dropout above 0.5",
-             _dropout_lowers("gap", outcomes.gap_last, accuracy.ACCURACY, ("final", "dropout"))),
+             _dropout_lowers("gap", outcomes.gap_last, ACCURACY, ("final", "dropout"))),
         Part("validation loss rises less with a probability of 0.5", ("final",),
              "Welch: validation loss, last third of the epochs less middle third, no dropout above 0.5 by "
              "0.001 or more",
-             _dropout_lowers("rise", outcomes.validation_loss_rise, accuracy.LOSS, ("final",))))),
+             _dropout_lowers("rise", outcomes.validation_loss_rise, LOSS, ("final",))))),
     Claim(8, "The network beats the non-neural models and is in line with the literature", "section 1.7, one run", (
         Part("above 86.8 %, the best non-neural model that the report quotes", ("final",),
              _ABOVE_TEST, _all_above(NON_NEURAL_QUOTED)),

@@ -8,8 +8,8 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from bench import stats
-from bench.claims import readings
 from bench.formatting import NOTHING, escape, estimate, table
+from bench.judging.final_network import readings
 from bench.pages.drawing import seeds_of
 from bench.records.rows import Results, Row
 from fmnist_core.config import DATASETS

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import stats
-from bench.claims import readings
+from bench.judging.final_network import readings
 from bench.pages.drawing import (
     COLOURS,
     LINES,

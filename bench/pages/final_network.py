@@ -1,9 +1,9 @@
 """The final network in detail, and what over-fitting and early stopping come to. No torch."""
 
 from bench import stats
-from bench.claims import readings
 from bench.formatting import FEWEST_SPREAD, NOTHING, escape, estimate, folded, percent, plural, points, table
 from bench.judging.evidence import ALPHA
+from bench.judging.final_network import readings
 from bench.pages.classes import mistakes, per_class
 from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.records import outcomes

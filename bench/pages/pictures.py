@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from bench.claims import readings
+from bench.judging.final_network import readings
 from bench.pages.classes import CLASSES, common_mistakes
 from bench.pages.drawing import WIDTH
 from bench.records.rows import Results

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import Sequence
 
 from bench import stats
-from bench.claims import Judged, on_all_images, readings
+from bench.claims import Judged
 from bench.formatting import NOTHING, escape, estimate, percent, plural, table
+from bench.judging.final_network import VALIDATION, on_all_images, readings
 from bench.judging.trials import SELECTED, place_of_selected
-from bench.pages.reported import TEST_SOURCES, VALIDATION
+from bench.pages.reported import TEST_SOURCES
 from bench.pages.side_tables import rate_text
 from bench.pages.verdicts import verdict_text, why
 from bench.records import outcomes

@@ -107,6 +107,10 @@ class Row:
         known = next((r.multiply_adds for r in self.records if r.multiply_adds), 0)
         return known or self._in_closed_form(layers.multiply_adds)
 
+    def has(self, settings: Mapping[str, Any]) -> bool:
+        """Whether the cell has these values, by dotted key."""
+        return all(self.setting(key) == value for key, value in settings.items())
+
     def _in_closed_form(self, count: Callable[[list[layers.Layer], layers.Shape], int]) -> int:
         plain = networks.layers_of(self.cell.config.model)
         return count(plain, input_shape(self.cell.config.data)) if plain else 0
