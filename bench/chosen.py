@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from bench import command, experiment
 from bench.inputs.strict_parser import StrictParser, folder
-from bench.pages import goals
+from bench.judging import goals
 from bench.records.rows import collect
 from bench.store import StoreError, read
 

@@ -7,6 +7,7 @@ import pytest
 
 from bench import chosen, experiment
 from bench.formatting import escape
+from bench.judging.goals import RESULT, choose
 from bench.pages import beyond, cited, goals, pareto
 from bench.pages.shown import Shown
 from bench.records.machines import Machine
@@ -77,7 +78,7 @@ def goal_rows(*records):
 @pytest.mark.parametrize(("accuracies", "verdict"), [
     ((0.930, 0.931), "no"), ((0.940, 0.9401), "yes"), ((0.930, 0.945), "the mean does, its interval does not")])
 def test_a_goal_is_reached_by_the_mean_of_the_last_epochs_on_all_images(accuracies, verdict):
-    of = cell(SMALL, goals.RESULT)
+    of = cell(SMALL, RESULT)
     records = [trained(SMALL, of, seed, test=accuracy) for seed, accuracy in enumerate(accuracies)]
     other = trained(SMALL, cell(SMALL, beyond.WHOLE), test=0.99)  # on fewer images: no result
     rows = goal_rows(*records, other)
@@ -141,7 +142,7 @@ def test_the_fastest_is_of_one_machine():
         epochs=msgspec.structs.replace(record.epochs, train_s=[seconds]))
     both = [run(cell, seed, CPU, seconds) for cell, seconds in ((slow, 20.0), (fast, 10.0)) for seed in range(2)]
     results = results_of(*both, run(slow, 2, other, 1.0))
-    assert goals.choose(results.of("beyond_fast"), 0.92).cell is fast
+    assert choose(results.of("beyond_fast"), 0.92).cell is fast
 
 
 def test_a_choice_that_is_sure_comes_before_a_faster_one_whose_mean_alone_reaches_the_goal():
@@ -152,7 +153,7 @@ def test_a_choice_that_is_sure_comes_before_a_faster_one_whose_mean_alone_reache
         epochs=msgspec.structs.replace(record.epochs, train_s=[seconds]))
     vague = [run(fast, seed, 0.921 + 0.002 * (seed - 1), 10.0) for seed in range(3)]  # 92.1 [91.6, 92.6] %
     sure = [run(slow, seed, 0.921 + 0.0001 * (seed - 1), 20.0) for seed in range(3)]
-    choice = lambda *records: goals.choose(results_of(*records).of("beyond_fast"), 0.92).cell
+    choice = lambda *records: choose(results_of(*records).of("beyond_fast"), 0.92).cell
     assert choice(*vague, *sure) is slow
     assert choice(*vague, *sure[:1]) is fast  # of one seed nothing is sure
 
@@ -265,7 +266,7 @@ def test_kinds_views_and_what_has_no_time():
     points = {point.name.partition(":")[2].strip(): point for point in pareto.points_of(results_of(*records))}
     assert [point.kind for point in points.values()] == ["the report's", "beyond", "no networks", "no networks",
                                                          "variants of them"]
-    assert points[goals.RESULT].multiply_adds == 2 * points["Trial-4"].multiply_adds == 2 * 56789
+    assert points[RESULT].multiply_adds == 2 * points["Trial-4"].multiply_adds == 2 * 56789
     assert points["k nearest neighbours"].seconds is None
     assert points["MLP"].seconds == 12.0
 

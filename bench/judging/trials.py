@@ -39,14 +39,14 @@ def selected_has_least_loss(results: Results) -> Finding:
 
 def selected_beats_network_1(results: Results) -> Finding:
     """The selected trial above each of Table 1.1 that learnt, in validation accuracy."""
-    best = _selected(results)
+    best = results.labelled("table_1_2", SELECTED)
     return contrasts([contrast(results, f"{SELECTED} less Network 1's {row.cell.label}", row, best,
                                outcomes.validation_last) for row in _of_network_1(results)] if best else [])
 
 
 def gap_is_wider_in_network_1(results: Results) -> Finding:
     """Each trial of Table 1.1 that learnt over-fits more than the selected one, by the gap to training accuracy."""
-    best = _selected(results)
+    best = results.labelled("table_1_2", SELECTED)
     return contrasts([contrast(results, f"{row.cell.label} less final", best, row, outcomes.gap_last)
                       for row in _of_network_1(results)] if best else [])
 
@@ -77,13 +77,9 @@ def _of_network_1(results: Results) -> list[Row]:
     return [row for row in trials(results, "table_1_1") if row.learnt or row.waits]
 
 
-def _selected(results: Results) -> Row | None:
-    return next((row for row in trials(results, "table_1_2") if row.cell.label == SELECTED), None)
-
-
 def _selected_above(results: Results, outcome: Outcome, ranked_by: str, sign: int, scale: Scale) -> Finding:
     """`sign` -1: below each other. Its place among the trials by their means leads the evidence."""
-    best = _selected(results)
+    best = results.labelled("table_1_2", SELECTED)
     others = [row for row in trials(results, "table_1_2") if row.cell.label != SELECTED]
     pairs = [(f"{SELECTED} less {row.cell.label}", row, best) if sign > 0 else
              (f"{row.cell.label} less {SELECTED}", best, row) for row in others] if best else []

@@ -21,8 +21,8 @@ from bench.formatting import (
 )
 from bench.inputs.dotted import as_text
 from bench.inputs.settings import every_setting, varied
-from bench.pages.cited import row_of, waiting
-from bench.pages.goals import FAST, RESULT
+from bench.judging.goals import FAST, RESULT
+from bench.pages.cited import waiting
 from bench.pages.shown import Shown
 from bench.pages.tables import training_time
 from bench.records import outcomes, reproduce
@@ -42,14 +42,14 @@ def parts(results: Results) -> str:
     """What each part brings: the change of the validation accuracy against the whole recipe."""
     tables = []
     for experiment, title in RECIPES.items():
-        whole = row_of(results, experiment, WHOLE)
+        whole = results.labelled(experiment, WHOLE)
         rows = [row for row in results.of(experiment) if row.cell.label not in (RESULT, WHOLE)]
         own = [escape(WHOLE), _validation(whole), NOTHING, NOTHING, str(len(whole.trained)) if whole else NOTHING]
         headers = ["cell", "validation, last epoch (%)", "less the recipe (points) [95 % interval]", "p (Holm)", "n"]
         listed = table(headers, [own, *_changes(results, whole, rows)])
         title = f"{title} ({code(experiment)})"
         asked = rows if whole is None else [whole, *rows]
-        listed += _unlike_the_result(whole, row_of(results, experiment, RESULT))
+        listed += _unlike_the_result(whole, results.labelled(experiment, RESULT))
         tables.append(f"**{title}**\n\n{listed}" if any(row.trained for row in asked) else
                       folded(f"{title}: waiting", listed))
     return "\n\n".join(tables)
@@ -106,14 +106,14 @@ def commands(shown: Shown) -> str:
     The authors' accuracy, named so, where nobody has run it yet.
     """
     results = shown.results
-    wanted = [(name, RESULT) for name in RECIPES if row_of(results, name, RESULT)]
+    wanted = [(name, RESULT) for name in RECIPES if results.labelled(name, RESULT)]
     wanted += [(name, row.label) for name in FAST for row in results.of(name)
                if row.setting("data.validation_size") == 0]
     wanted += [("final", "ReLU after fc1")]
     wanted += [(entry.experiment, entry.name) for entry in (*CITED, *NON_NEURAL)]
     body = []
     for experiment, label in wanted:
-        row = row_of(results, experiment, label)
+        row = results.labelled(experiment, label)
         body.append([code(reproduce.of_label(experiment, label)), *_expected(row, shown)])
     return folded(plural(len(body), "command"), table([
         "command", "test, last epoch (%) [95 % prediction interval of one run]", "n", "training time (s)"], body))

@@ -29,7 +29,7 @@ def render(shown: Shown) -> str:
     done: list[list[str]] = []
     waiting_: list[list[str]] = []
     for entry in (*CITED, *NON_NEURAL):
-        row = row_of(shown.results, entry.experiment, entry.name)
+        row = shown.results.labelled(entry.experiment, entry.name)
         (done if row is not None and row.trained else waiting_).append(_line(entry, row, shown))
     parts = [*_summary(shown.results), table(HEADERS, done, text_columns=2)] if done else []
     if waiting_:
@@ -45,7 +45,7 @@ def _summary(results: Results) -> list[str]:
     found: dict[Standing, list[str]] = {one: [] for one in what}
     by_test = old = 0
     for entry in (*CITED, *NON_NEURAL):
-        row = row_of(results, entry.experiment, entry.name)
+        row = results.labelled(entry.experiment, entry.name)
         by_sign = row is not None and row.cell.reported.by_sign
         values = row.values(outcomes.test_by_sign if by_sign else outcomes.test_last) if row else []
         if entry.authors_accuracy and len(values) >= FEWEST_SPREAD:
@@ -66,11 +66,6 @@ def notes() -> str:
         if entry.note:
             names.setdefault(entry.note, []).append(entry.name)
     return "\n".join(f"- {escape(', '.join(of))}: {escape(note)}" for note, of in names.items())
-
-
-def row_of(results: Results, experiment: str, label: str) -> Row | None:
-    """The cell of this name; None where the results have no such experiment."""
-    return next((row for row in results.of(experiment) if row.cell.label == label), None)
 
 
 def waiting(row: Row | None) -> str:

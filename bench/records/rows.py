@@ -140,6 +140,10 @@ class Results:
         """`one_per_cell` of an experiment; none of one that is not there."""
         return [row for row in one_per_cell(self.rows.get(experiment, ())) if where(row)]
 
+    def labelled(self, experiment: str, label: str) -> Row | None:
+        """The cell of this name, by `one_per_cell`; None of an experiment that is not there."""
+        return next((row for row in self.of(experiment) if row.cell.label == label), None)
+
     def alike(self, a: Row, b: Row) -> tuple[Row, Row] | None:
         """Rows of the same two cells whose seeds have equal arithmetic: those with most; None if no kind has both."""
         if not (a.trained and b.trained):
