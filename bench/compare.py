@@ -23,17 +23,8 @@ from bench.judging import record_sets
 from bench.judging.record_sets import Answer, Sets
 from bench.record import Environment, Record
 from bench.records import cells
-from bench.records.side_records import (
-    PAIRS,
-    POWER,
-    THRESHOLD,
-    Calibration,
-    Metric,
-    Pairs,
-    calibration_for,
-    pairs_to_find,
-    resolvable,
-)
+from bench.records.noise import POWER, pairs_to_find, resolvable
+from bench.records.side_records import PAIRS, THRESHOLD, Calibration, Metric, Pairs, calibration_for
 from bench.sample_size import MAX_NEEDED
 from bench.timing import revisions, side_runs
 from fmnist_core.config import to_dict

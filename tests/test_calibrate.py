@@ -14,9 +14,8 @@ from bench import calibrate, environment, stats
 from bench.pages import side_tables
 from bench.pages.side_tables import headers_and_rows
 from bench.record import Environment
-from bench.records import side_records
+from bench.records import noise, side_records
 from bench.records.side_records import (
-    ALPHA_EACH,
     METRICS,
     THRESHOLD,
     Calibration,
@@ -54,7 +53,7 @@ def test_turns_alternate_and_keep_their_order():
 
 def test_noise_of_a_pair_by_hand():
     pairs = Pairs(a_s=[1.0, 2.0, 4.0], b_s=[2.0, 2.0, 2.0])
-    assert side_records.paired_noise(pairs) == pytest.approx([-math.log(2), 0, math.log(2)])
+    assert noise.paired_noise(pairs) == pytest.approx([-math.log(2), 0, math.log(2)])
 
 
 def test_each_metric_of_each_block_goes_to_its_list():
@@ -72,18 +71,19 @@ def test_a_captured_step_has_no_batch():
 
 def test_what_is_called_resolvable_is_found_nine_times_in_ten():
     rng = np.random.default_rng(0)
-    effect = side_records.resolvable(drifting_pairs(rng, 200))
-    found = [stats.verdict(stats.paired_ratio(pairs.a_s, [(1 + effect) * b for b in pairs.b_s]), THRESHOLD, ALPHA_EACH)
-             == "less" for pairs in (drifting_pairs(rng, side_records.PAIRS) for _ in range(300))]
+    effect = noise.resolvable(drifting_pairs(rng, 200))
+    change = lambda pairs: stats.paired_ratio(pairs.a_s, [(1 + effect) * b for b in pairs.b_s])
+    found = [stats.verdict(change(pairs), THRESHOLD, noise.ALPHA_EACH) == "less"
+             for pairs in (drifting_pairs(rng, side_records.PAIRS) for _ in range(300))]
     assert np.mean(found) > 0.9 - 3 * math.sqrt(0.09 / 300)
 
 
 def test_two_records_are_told_apart_only_beyond_drift():
     rng = np.random.default_rng(0)
     steady, drifting = drifting_pairs(rng, 10), drifting_pairs(rng, 10, drift=0.02)
-    assert side_records.record_ratio(1.1, 1.0, steady).p < 0.001
-    assert side_records.record_ratio(1.1, 1.0, drifting).p > 0.05
-    assert side_records.resolvable_unpaired(steady) < 0.1 < side_records.resolvable_unpaired(drifting)
+    assert noise.record_ratio(1.1, 1.0, steady).p < 0.001
+    assert noise.record_ratio(1.1, 1.0, drifting).p > 0.05
+    assert noise.resolvable_unpaired(steady) < 0.1 < noise.resolvable_unpaired(drifting)
 
 
 def test_two_records_of_one_speed_rarely_differ():
@@ -91,7 +91,7 @@ def test_two_records_of_one_speed_rarely_differ():
     alarms = []
     for _ in range(400):
         a, b = np.exp(0.05 * rng.standard_normal(2))
-        ratio = side_records.record_ratio(a, b, drifting_pairs(rng, 10, noise=0.05))
+        ratio = noise.record_ratio(a, b, drifting_pairs(rng, 10, noise=0.05))
         assert ratio.low < ratio.ratio < ratio.high
         alarms.append(ratio.p < 0.05)
     assert np.mean(alarms) < 0.05 + 3 * math.sqrt(0.05 * 0.95 / 400)
@@ -139,7 +139,7 @@ def test_the_table_has_a_row_per_metric():
 
 def test_more_noise_asks_for_more_pairs():
     rng = np.random.default_rng(0)
-    asked = [side_records.pairs_to_find(drifting_pairs(rng, 50, noise=noise)) for noise in (0.002, 0.02, 0.1)]
+    asked = [noise.pairs_to_find(drifting_pairs(rng, 50, noise=own)) for own in (0.002, 0.02, 0.1)]
     assert asked[0] < 5 < asked[1] < 20 < asked[2]
 
 

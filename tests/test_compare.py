@@ -16,7 +16,8 @@ from bench import compare
 from bench.judging import record_sets
 from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord
 from bench.records.lines import encode
-from bench.records.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, pairs_to_find, save
+from bench.records.noise import pairs_to_find
+from bench.records.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, save
 from bench.timing import revisions, side_runs
 from bench.timing.block import Subject
 from bench.timing.block import main as time_block

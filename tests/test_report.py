@@ -15,8 +15,9 @@ from bench.pages.tables import settings_table, shared_settings
 from bench.record import Inference, Labels, TrainRecord
 from bench.records.lines import encode
 from bench.records.machines import Machine
+from bench.records.noise import resolvable_unpaired
 from bench.records.rows import collect, comparable
-from bench.records.side_records import Calibration, Pairs, Peer, PeerRun, Peers, resolvable_unpaired
+from bench.records.side_records import Calibration, Pairs, Peer, PeerRun, Peers
 from bench.store import Store, read
 from fmnist_core import files
 from fmnist_core.config import ExecutionConfig, to_dict

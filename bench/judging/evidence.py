@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import scipy.stats
 
 from bench import stats
+from bench.samples import half_width
 
 Verdict = Literal["supported", "contradicted", "not resolved", "waiting"]
 
@@ -86,8 +87,8 @@ def seeds_to_predict(sd: float) -> float:
     """The fewest seeds whose prediction interval is narrow enough to judge by."""
     if math.isnan(sd):
         return 3
-    half_width = lambda n: sd * math.sqrt(1 + 1 / n) * float(scipy.stats.t.ppf(0.975, n - 1))
-    return next((n for n in range(3, 1000) if half_width(n) <= WIDEST_PREDICTION), math.inf)
+    width = lambda n: half_width(sd * math.sqrt(1 + 1 / n), n - 1, 1 - ALPHA)
+    return next((n for n in range(3, 1000) if width(n) <= WIDEST_PREDICTION), math.inf)
 
 
 def seeds_to_reach(values: Sequence[float], figure: float) -> float:

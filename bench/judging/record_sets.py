@@ -18,8 +18,9 @@ from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.records import cells, outcomes, timings
 from bench.records.identity import Numerics
 from bench.records.machines import was_disturbed
+from bench.records.noise import record_ratio, resolvable_unpaired
 from bench.records.rows import current
-from bench.records.side_records import Calibration, Metric, record_ratio, resolvable_unpaired
+from bench.records.side_records import Calibration, Metric
 from fmnist_core.config import ExecutionConfig
 
 NO_CALIBRATION = "not resolved: this machine has no calibration, see python -m bench.calibrate"

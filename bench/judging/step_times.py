@@ -8,8 +8,9 @@ from bench.judging.evidence import ALPHA, Finding
 from bench.record import SpeedRecord
 from bench.records.identity import Numerics
 from bench.records.machines import Machine, machines
+from bench.records.noise import record_ratio
 from bench.records.rows import Results, Row, memory_formats
-from bench.records.side_records import Calibration, Pairs, Turns, record_ratio
+from bench.records.side_records import Calibration, Pairs, Turns
 from bench.records.timings import was_disturbed
 from fmnist_core.config import to_dict
 

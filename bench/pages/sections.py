@@ -25,8 +25,9 @@ from bench.pages.targets import targets_table
 from bench.record import SpeedRecord
 from bench.records.identity import Numerics
 from bench.records.machines import Machine
+from bench.records.noise import resolvable_unpaired
 from bench.records.rows import Row, comparable, one_per_cell
-from bench.records.side_records import Pairs, Turns, resolvable_unpaired
+from bench.records.side_records import Pairs, Turns
 from fmnist_core.config import to_dict
 
 WITH_LAYERS = ("network1_printed", "network2_printed", "table_1_1", "table_1_2")

@@ -4,6 +4,7 @@ import math
 
 from bench import stats
 from bench.formatting import FEWEST_SPREAD, NOTHING, ratio_text, significant
+from bench.records.noise import paired_noise, pairs_to_find, resolvable, resolvable_unpaired
 from bench.records.side_records import (
     METRICS,
     PAIRS,
@@ -17,10 +18,6 @@ from bench.records.side_records import (
     Scaling,
     SideRecord,
     Turns,
-    paired_noise,
-    pairs_to_find,
-    resolvable,
-    resolvable_unpaired,
 )
 
 

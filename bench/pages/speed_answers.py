@@ -10,8 +10,9 @@ from bench.pages.tables import main_commit
 from bench.record import SpeedRecord
 from bench.records.identity import Numerics
 from bench.records.machines import Machine
+from bench.records.noise import record_ratio
 from bench.records.rows import Row, memory_formats
-from bench.records.side_records import Pairs, Turns, record_ratio
+from bench.records.side_records import Pairs, Turns
 from bench.records.timings import was_disturbed
 from fmnist_core.config import ExecutionConfig
 

@@ -6,16 +6,13 @@ Each is written whole by the module of its name, holds raw samples in base units
 for; `bench.pages.side_tables` shows them.
 """
 
-import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, Struct
-from scipy.stats import t as student
 
-from bench import stats
 from bench.environment import speed_identity
 from bench.record import Environment
 from fmnist_core.whole_files import write_whole
@@ -23,8 +20,6 @@ from fmnist_core.whole_files import write_whole
 SIDE_SCHEMA_VERSION = 1
 PAIRS = 10
 """Pairs of blocks, by default: of a calibration, and of a comparison of two revisions."""
-POWER = 0.9
-"""Chance with which an effect that is called resolvable is found."""
 THRESHOLD = 0.025
 """The least relative change of a speed that counts: half of the 5 % that is to be found."""
 
@@ -32,8 +27,6 @@ Metric = Literal["train_step", "batch", "epoch", "evaluate", "inference", "laten
 METRICS: tuple[Metric, ...] = get_args(Metric)
 """One training step; its batch; an epoch, with all that the training loop does between its steps; one evaluation of the
 test set; one forward pass of the largest inference batch; one of a single image."""
-ALPHA_EACH = 0.05 / len(METRICS)
-"""The level that Holm's correction leaves to one metric where the others have not changed."""
 Seconds = list[Annotated[float, Meta(gt=0.0)]]
 
 
@@ -231,46 +224,3 @@ def calibration_for(folder: str | Path, environment: Environment) -> Calibration
     """The calibration that holds for this machine, device, library and number of threads."""
     found = load(folder, Calibration, environment.host)
     return found if found and speed_identity(found.environment) == speed_identity(environment) else None
-
-
-def paired_noise(pairs: Pairs) -> list[float]:
-    """log(a / b) of blocks taken in turns: what remains when slow drift cancels."""
-    return [math.log(a / b) for a, b in zip(pairs.a_s, pairs.b_s, strict=True)]
-
-
-def resolvable(pairs: Pairs, num_pairs: int = PAIRS, threshold: float = THRESHOLD) -> float:
-    """The smallest relative change of one metric that `bench.compare` finds 9 times in 10 with so many pairs.
-
-    At a cautious reading of the noise.
-    """
-    noise = stats.sd_upper_bound(paired_noise(pairs))
-    return stats.resolvable_ratio(noise, num_pairs, power=POWER, alpha=ALPHA_EACH, minimum_effect=threshold)
-
-
-def pairs_to_find(pairs: Pairs, threshold: float = THRESHOLD) -> int:
-    """Pairs with which it finds a change of twice the threshold, 5 %, 9 times in 10; as cautious."""
-    noise = stats.sd_upper_bound(paired_noise(pairs))
-    return stats.pairs_needed(noise, 2 * threshold, power=POWER, alpha=ALPHA_EACH, minimum_effect=threshold)
-
-
-def record_ratio(a_s: float, b_s: float, pairs: Pairs, alpha: float = 0.05) -> stats.Ratio:
-    """`a_s` over `b_s`, with its interval at 1 - `alpha`: of medians of two single blocks taken at different times.
-
-    The calibration knows their noise, its own drift included; what changed on the machine since then is not in it.
-    """
-    sd, df = _unpaired_noise(pairs)
-    ratio, half = a_s / b_s, sd * float(student.ppf(1 - alpha / 2, df))
-    p = 2 * float(student.sf(abs(math.log(ratio)) / sd, df)) if sd else float(ratio == 1)
-    return stats.Ratio(ratio, ratio * math.exp(-half), ratio * math.exp(half), df + 1, p)
-
-
-def resolvable_unpaired(pairs: Pairs) -> float:
-    """The smallest relative change of one metric of one cell that two records show 9 times in 10."""
-    sd, df = _unpaired_noise(pairs)
-    return math.expm1(sd * float(student.ppf(1 - ALPHA_EACH / 2, df) + student.ppf(POWER, df)))
-
-
-def _unpaired_noise(pairs: Pairs) -> tuple[float, int]:
-    """Standard deviation of log(a / b) of any two blocks of the calibration, and its degrees of freedom."""
-    logs = [math.log(seconds) for seconds in [*pairs.a_s, *pairs.b_s]]
-    return math.sqrt(2) * stats.sd(logs), len(logs) - 1
