@@ -34,31 +34,34 @@ README = "README.md"
 """Beside RESULTS.md: where it has the marks for it, the results in short are written between them."""
 
 
-def stale(document: Document, output: Path) -> list[Path]:
-    """The files that are not what the records give: missing, different, or no longer drawn."""
-    folder = output.parent / figures.FOLDER
-    drawn = {folder / name: content for name, content in document.figures.items() if content is not None}
-    wanted = {output: document.text.encode(), **drawn}
+def wanted(document: Document, output: Path) -> dict[Path, bytes | None]:
+    """Each file with what the records give it; None: it is not to be there, since it is no longer drawn.
+
+    A figure that needs the data set, which is not here, is left out.
+    """
+    files: dict[Path, bytes | None] = {output: document.text.encode()}
+    for name in (f"{drawing.name}.svg" for drawing in figures.DRAWINGS):
+        content = document.figures.get(name)
+        if content is not None or name not in document.figures:
+            files[output.parent / figures.FOLDER / name] = content
     if document.short and (page := output.parent / README).is_file():
-        wanted[page] = readme.inserted(page.read_text(), document.short).encode()
-    gone = [path for path in _known_figures(folder) if path.name not in document.figures and path.exists()]
-    return [path for path, content in wanted.items() if not path.is_file() or path.read_bytes() != content] + gone
+        files[page] = readme.inserted(page.read_text(), document.short).encode()
+    return files
+
+
+def stale(document: Document, output: Path) -> list[Path]:
+    """The files that are not what the records give."""
+    return [path for path, content in wanted(document, output).items()
+            if content != (path.read_bytes() if path.is_file() else None)]
 
 
 def write(document: Document, output: Path) -> None:
-    folder = output.parent / figures.FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in _known_figures(folder):
-        if path.name not in document.figures:
+    (output.parent / figures.FOLDER).mkdir(parents=True, exist_ok=True)
+    for path, content in wanted(document, output).items():
+        if content is None:
             path.unlink(missing_ok=True)
-        elif (content := document.figures[path.name]) is not None:
+        else:
             path.write_bytes(content)
-    output.write_bytes(document.text.encode())
-    page = output.parent / README
-    if document.short and page.is_file():
-        text = page.read_text()
-        if (new := readme.inserted(text, document.short)) != text:
-            page.write_text(new)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -144,10 +147,6 @@ def _is_published(store: str) -> bool:
 
 def _not_drawn(document: Document) -> list[str]:
     return [name for name, content in document.figures.items() if content is None]
-
-
-def _known_figures(folder: Path) -> list[Path]:
-    return [folder / f"{drawing.name}.svg" for drawing in figures.DRAWINGS]
 
 
 if __name__ == "__main__":
