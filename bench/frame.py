@@ -24,10 +24,15 @@ from bench.store import read
 from fmnist_core.config import to_dict
 
 OUTCOMES = {
-    "validation_last": outcomes.validation_last, "validation_best": outcomes.validation_best,
-    "test_last": outcomes.test_last, "test_selected": outcomes.test_selected, "test_best": outcomes.test_best,
-    "train_last": outcomes.train_last, "gap_last": outcomes.gap_last,
+    "validation_last": (outcomes.validation_last, "validation accuracy after the last epoch"),
+    "validation_best": (outcomes.validation_best, "highest validation accuracy over the epochs"),
+    "test_last": (outcomes.test_last, "test accuracy after the last epoch"),
+    "test_selected": (outcomes.test_selected, "test accuracy at the epoch with the highest validation accuracy"),
+    "test_best": (outcomes.test_best, "highest test accuracy over the epochs: chosen by the test set, no result"),
+    "train_last": (outcomes.train_last, "accuracy on the first 10,000 training images after the last epoch"),
+    "gap_last": (outcomes.gap_last, "train_last less validation_last"),
 }
+"""To the outcome and its meaning: four columns each."""
 COLUMNS = {
     "experiment": "name of the experiment; `NAME, other cells` where no experiment has the cell",
     "cell": "its label",
@@ -40,15 +45,7 @@ COLUMNS = {
     "reported_validation": "validation accuracy that the report gives, fraction",
     "reported_test": "test accuracy that the report gives, fraction",
     **{f"{name}_{part}": f"{text}, {what}"
-       for name, text in {
-           "validation_last": "validation accuracy after the last epoch",
-           "validation_best": "highest validation accuracy over the epochs",
-           "test_last": "test accuracy after the last epoch",
-           "test_selected": "test accuracy at the epoch with the highest validation accuracy",
-           "test_best": "highest test accuracy over the epochs: chosen by the test set, no result",
-           "train_last": "accuracy on the first 10,000 training images after the last epoch",
-           "gap_last": "train_last less validation_last",
-       }.items()
+       for name, (_, text) in OUTCOMES.items()
        for part, what in {"mean": "mean over seeds, fraction", "sd": "standard deviation over seeds, fraction",
                           "low": "lower end of the mean's 95 % interval",
                           "high": "upper end of the mean's 95 % interval"}.items()},
@@ -97,11 +94,12 @@ def with_others(records: Sequence[Record], experiments: Sequence[Experiment]) ->
 
 def rows(records: Iterable[Record], experiments: Sequence[Experiment]) -> pd.DataFrame:
     """One row per cell and machine, with the columns of `COLUMNS`; what is not known is NaN."""
-    results = collect(records, experiments)
-    entries = []
-    for row in (row for name in results.rows for row in results.rows[name]):
-        entries += [_entry(row, machine) for machine in row.timed_on]
-    return pd.DataFrame(entries, columns=list(COLUMNS))
+    return of(row for own in collect(records, experiments).rows.values() for row in own)
+
+
+def of(cells: Iterable[Row]) -> pd.DataFrame:
+    """The same, of cells that are joined to their records already."""
+    return pd.DataFrame([_entry(row, machine) for row in cells for machine in row.timed_on], columns=list(COLUMNS))
 
 
 def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
@@ -114,7 +112,7 @@ def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
         "num_parameters": row.num_parameters, "multiply_adds": row.multiply_adds,
         "machine": str(machine) if machine else "",
     }
-    for name, outcome in OUTCOMES.items():
+    for name, (outcome, _) in OUTCOMES.items():
         if values := row.values(outcome):
             summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
             entry |= {f"{name}_mean": summary.mean, f"{name}_sd": summary.sd, f"{name}_low": low, f"{name}_high": high}

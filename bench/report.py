@@ -17,14 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import command, explorer
+from bench import command
 from bench import experiment as experiments_
-from bench.experiment import Experiment
 from bench.inputs.strict_parser import StrictParser, folder
-from bench.pages import figures, readme
+from bench.pages import explorer, figures, readme
 from bench.pages.document import Document, render
-from bench.record import Record
-from bench.records.rows import collect
 from bench.records.side_records import load_every
 from bench.store import read, read_all
 
@@ -74,9 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output = _output(options)
         loaded = experiments_.load_all([*experiments_.names(), *options.experiments])
         if options.html:
-            records = read(options.store)
-            shown = loaded if _is_published(options.store) else _recorded(records, loaded)
-            output.write_bytes(explorer.render(records, shown, load_every(options.store)).encode())
+            page = explorer.render(read(options.store), loaded, load_every(options.store),
+                                   only_recorded=not _is_published(options.store))
+            output.write_bytes(page.encode())
             print(f"{output}: written; open it in a browser")
             return 0
         document = render(read_all(options.store), loaded, load_every(options.store),
@@ -112,12 +109,6 @@ def _parser() -> StrictParser:
     parser.add_argument("--html", action="store_true",
                         help="write the explorer's page instead, a .html file; default: explorer.html in those places")
     return parser
-
-
-def _recorded(records: Sequence[Record], loaded: Sequence[Experiment]) -> list[Experiment]:
-    """The experiments that have records: the others' cells are all empty."""
-    results = collect(records, loaded)
-    return [one for one in loaded if any(row.has_records for row in results.rows[one.name])]
 
 
 def _output(options: argparse.Namespace) -> Path:

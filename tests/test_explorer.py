@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from bench import explorer, report
+from bench import report
+from bench.pages import explorer
 from bench.records import unlisted
 from fmnist_core.config import CellConfig, CustomModel
 from tests.explorer_records import GPU, GRID, HOSTILE, other, small_store, speed, train

@@ -8,7 +8,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from bench import explorer
+from bench.pages import explorer
 from bench.records.lines import encode
 from bench.store import read
 from tests import chromium

@@ -8,9 +8,9 @@ import sys
 import msgspec
 import pytest
 
-from bench import experiment, explorer, frame, report
+from bench import experiment, frame, report
 from bench.formatting import escape, significant
-from bench.pages import pictures, readme, tables
+from bench.pages import explorer, pictures, readme, tables
 from bench.pages.tables import settings_table, shared_settings
 from bench.record import Inference, Labels, TrainRecord
 from bench.records.lines import encode
@@ -941,8 +941,9 @@ def test_empty_store_gives_a_page_of_waiting_rows(tmp_path):
 
 FORBIDDEN = """
 import sys
-from bench import explorer, experiment, frame, report
+from bench import experiment, frame, report
 from bench.formatting import escape
+from bench.pages import explorer
 report.main(["--store", sys.argv[1], "--output", sys.argv[1] + "/RESULTS.md"])
 sys.exit(sys.argv[2] in sys.modules)
 """

@@ -1,1 +1,1 @@
-"""What RESULTS.md and the explorer show: `report` and `explorer` put it together from records."""
+"""What RESULTS.md and the explorer show: `report` puts it together from records."""

@@ -24,7 +24,7 @@ from bench.records.rows import Row, collect
 from bench.records.side_records import SideRecord
 from fmnist_core.config import to_dict
 
-FOLDER = Path(__file__).resolve().parent / "pages" / "explorer_page"
+FOLDER = Path(__file__).resolve().parent / "explorer_page"
 NAME = "explorer.html"
 MAX_STEPS = 1_000
 """Step times embedded of one timing; of more, every second, third ... is taken, and the page says so."""
@@ -39,23 +39,27 @@ CURVES = {
 """Fields of `Epochs`, in the order of the page's legend."""
 
 
-def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: Sequence[SideRecord] = ()) -> str:
-    """The page, one HTML document. Raises ValueError where the charting library is missing."""
+def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: Sequence[SideRecord] = (), *,
+           only_recorded: bool = False) -> str:
+    """The page, one HTML document. Raises ValueError where the charting library is missing.
+
+    `only_recorded`: experiments without records are left out, whose cells are all empty.
+    """
     library, script = _library(), _in_script(_part("table.js") + _part("charts.js"))
+    data = content(records, experiments, sides, only_recorded=only_recorded)
     parts = {"hashes": " ".join(f"'sha256-{_digest(one)}'" for one in (library, script)), "style": _part("page.css"),
-             "data": _json_in_script(content(records, experiments, sides)), "library": library, "script": script}
+             "data": _json_in_script(data), "library": library, "script": script}
     return string.Template(_part("page.html")).substitute(parts)
 
 
-def content(records: Sequence[Record], experiments: Sequence[Experiment],
-            sides: Sequence[SideRecord] = ()) -> dict[str, Any]:
+def content(records: Sequence[Record], experiments: Sequence[Experiment], sides: Sequence[SideRecord] = (), *,
+            only_recorded: bool = False) -> dict[str, Any]:
     """What the page shows, as JSON types. Columns, `cell_of` and `times` have an entry per line of the table."""
-    everything = frame.with_others(records, experiments)
-    results = collect(records, everything)
-    rows = [row for one in everything for row in results.rows[one.name]]
+    results = collect(records, frame.with_others(records, experiments))
+    shown = [own for own in results.rows.values() if not only_recorded or any(row.has_records for row in own)]
+    rows = [row for own in shown for row in own]
     lines = [Line(row, machine) for row in rows for machine in row.timed_on]
-    entries: list[Any] = frame.rows(records, everything).to_dict("records")
-    assert [(line.row.label, str(line.machine or "")) for line in lines] == [(e["cell"], e["machine"]) for e in entries]
+    entries: list[Any] = frame.of(rows).to_dict("records")
     place = {id(row): i for i, row in enumerate(rows)}
     selected = {id_: filters for one in experiments for id_, filters in selections(one).items()}
     return {
