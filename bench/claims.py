@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from bench.formatting import percent, plural
 from bench.judging import kernels
-from bench.judging.accuracy import ACCURACY, LOSS, Scale, above, contrasts, factors_matter, over_fits, rises
 from bench.judging.evidence import Finding, Verdict
 from bench.judging.final_network import (
     TABLE_1_4,
@@ -19,6 +18,7 @@ from bench.judging.final_network import (
     readings,
     runs,
 )
+from bench.judging.findings import ACCURACY, LOSS, Scale, above, contrasts, factors_matter, over_fits, rises
 from bench.judging.one_run import figure_of_one_run, num_reaching
 from bench.judging.trials import (
     Judge,

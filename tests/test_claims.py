@@ -9,7 +9,7 @@ import pytest
 
 from bench import claims, experiment
 from bench.judging import evidence
-from bench.judging.accuracy import ACCURACY, LOSS, Contrast, contrasts, over_fits
+from bench.judging.findings import ACCURACY, LOSS, Contrast, contrasts, over_fits
 from bench.judging.one_run import standing
 from bench.pages import verdicts
 from bench.records.rows import collect

@@ -3,7 +3,7 @@
 import msgspec
 import pytest
 
-from bench.records.machines import Conditions, Machine, is_undisturbed, was_disturbed
+from bench.records.machines import Conditions, Machine, is_undisturbed, training_was_disturbed
 from tests.made import CPU, LABELS, experiment_of, trained
 
 MADE = experiment_of()
@@ -24,11 +24,11 @@ def of_epochs(*train_s, **labels):
     ((), False),
 ])
 def test_epochs_that_differ_tell_of_other_work(train_s, is_disturbed):
-    assert was_disturbed(of_epochs(*train_s)) is is_disturbed
+    assert training_was_disturbed(of_epochs(*train_s)) is is_disturbed
 
 
 def test_what_was_seen_then_counts_whatever_the_epochs_say():
-    assert was_disturbed(of_epochs(2.0, 2.0, 2.0, 2.0, machine_shared=True))
+    assert training_was_disturbed(of_epochs(2.0, 2.0, 2.0, 2.0, machine_shared=True))
 
 
 def test_seconds_of_several_seeds_as_one_module_are_no_seeds_own():

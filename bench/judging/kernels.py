@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from bench import stats
-from bench.judging.accuracy import Contrast, contrasts, counts_rise
 from bench.judging.evidence import Finding
+from bench.judging.findings import Contrast, contrasts, counts_rise
 from bench.judging.step_times import steps_slow_down
 from bench.judging.trials import Judge, contrast
 from bench.records import outcomes

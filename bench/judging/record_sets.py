@@ -17,7 +17,7 @@ from bench.formatting import estimate, points, ratio_text, significant
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.records import cells, outcomes, timings
 from bench.records.identity import Numerics
-from bench.records.machines import was_disturbed
+from bench.records.machines import training_was_disturbed
 from bench.records.noise import record_ratio, resolvable_unpaired
 from bench.records.rows import current
 from bench.records.side_records import Calibration, Metric
@@ -87,27 +87,27 @@ def compare(
     settings += [name for name in allowed if name == cells.PROCESSES]
     trains_a, speeds_a, failures_a, stale_a = _grouped(a, settings)
     trains_b, speeds_b, failures_b, stale_b = _grouped(b, settings)
-    identities_a = dict.fromkeys([*trains_a, *speeds_a, *failures_a])
-    identities_b = dict.fromkeys([*trains_b, *speeds_b, *failures_b])
-    names = cells.names([identity for identity in identities_a if identity in identities_b])
+    texts_a = dict.fromkeys([*trains_a, *speeds_a, *failures_a])
+    texts_b = dict.fromkeys([*trains_b, *speeds_b, *failures_b])
+    names = cells.names([text for text in texts_a if text in texts_b])
     accuracies: list[Question] = []
     speeds: list[Question] = []
     refused: dict[str, list[str]] = defaultdict(list)
     failed: list[str] = []
-    for identity, name in names.items():
+    for text, name in names.items():
         failed += [f"{name}: {side}: {_failure(record)}" for side, failures in (("A", failures_a), ("B", failures_b))
-                   for record in failures[identity]]
-        pairs, reason = _pairs(trains_a[identity], trains_b[identity], _numerics, allowed)
+                   for record in failures[text]]
+        pairs, reason = _pairs(trains_a[text], trains_b[text], _numerics, allowed)
         accuracies += [_accuracy(name, one, other, accuracy_threshold) for one, other in pairs]
         reasons = [f"accuracy: {reason}" if reason else ""]
-        timings, reason = _pairs(speeds_a[identity], speeds_b[identity], _facts, allowed)
+        timings, reason = _pairs(speeds_a[text], speeds_b[text], _facts, allowed)
         reasons.append(f"speed: {reason}" if reason else "")
         for one, other in timings:
             if reason := _unfit(one[-1], allowed) or _unfit(other[-1], allowed):
                 reasons.append(f"speed: {reason}")
             else:
                 speeds += _speeds(name, one[-1], other[-1], calibration_for(other[-1].environment), threshold)
-        timed_a, timed_b = _timed(trains_a[identity]), _timed(trains_b[identity])
+        timed_a, timed_b = _timed(trains_a[text]), _timed(trains_b[text])
         quiet_a, quiet_b = _undisturbed(timed_a, allowed), _undisturbed(timed_b, allowed)
         trainings, reason = _pairs(quiet_a, quiet_b, _conditions, allowed)
         if timed_a and timed_b and not (quiet_a and quiet_b):
@@ -118,8 +118,8 @@ def compare(
         for reason in filter(None, dict.fromkeys(reasons)):
             refused[reason].append(name)
     return Sets([*judge(accuracies), *judge(speeds)], refused, failed,
-                only_a=[each for each in identities_a if each not in identities_b],
-                only_b=[each for each in identities_b if each not in identities_a],
+                only_a=[each for each in texts_a if each not in texts_b],
+                only_b=[each for each in texts_b if each not in texts_a],
                 stale_a=stale_a, stale_b=stale_b)
 
 
@@ -177,17 +177,17 @@ def _grouped(
     speeds: dict[str, list[SpeedRecord]] = defaultdict(list)
     failures: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        identity = cells.identity(record, without)
-        if without and whole.setdefault(identity, own := cells.identity(record)) != own:
+        text = cells.cell_text(record, without)
+        if without and whole.setdefault(text, own := cells.cell_text(record)) != own:
             raise ValueError(f"--allow {' and '.join(without)}: cells of one set differ in nothing else, and would be "
                              "taken for one")
         if record.status != "ok":
-            failures[identity].append(record)
+            failures[text].append(record)
         elif isinstance(record, TrainRecord):
-            trains[identity].append(record)
+            trains[text].append(record)
         else:
-            speeds[identity].append(record)
-    up_to_date = {identity: kept for identity, group in trains.items() if (kept := current(group))}
+            speeds[text].append(record)
+    up_to_date = {text: kept for text, group in trains.items() if (kept := current(group))}
     num_stale = sum(map(len, trains.values())) - sum(map(len, up_to_date.values()))
     return defaultdict(list, up_to_date), speeds, failures, num_stale
 
@@ -271,7 +271,7 @@ def _timed(records: Sequence[TrainRecord]) -> list[TrainRecord]:
 
 
 def _undisturbed(records: Sequence[TrainRecord], allowed: Collection[str]) -> list[TrainRecord]:
-    return [record for record in records if "machine_shared" in allowed or not was_disturbed(record)]
+    return [record for record in records if "machine_shared" in allowed or not training_was_disturbed(record)]
 
 
 def _epoch(name: str, a: Sequence[TrainRecord], b: Sequence[TrainRecord], calibration: Calibration | None,

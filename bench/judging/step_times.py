@@ -6,12 +6,12 @@ from bench import stats
 from bench.formatting import escape
 from bench.judging.evidence import ALPHA, Finding
 from bench.record import SpeedRecord
+from bench.records import timings
 from bench.records.identity import Numerics
 from bench.records.machines import Machine, machines
 from bench.records.noise import record_ratio
 from bench.records.rows import Results, Row, memory_formats
 from bench.records.side_records import Calibration, Pairs, Turns
-from bench.records.timings import was_disturbed
 from fmnist_core.config import to_dict
 
 MINIMUM_SLOWDOWN = 0.05
@@ -73,7 +73,7 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
 
 
 def _alone(speed: SpeedRecord | None) -> SpeedRecord | None:
-    return None if speed is None or was_disturbed(speed) else speed
+    return None if speed is None or timings.was_disturbed(speed) else speed
 
 
 def _alike(a: SpeedRecord, b: SpeedRecord) -> bool:

@@ -4,8 +4,8 @@ import re
 from collections.abc import Callable
 
 from bench import stats
-from bench.judging.accuracy import ACCURACY, LOSS, Contrast, Scale, contrasts
 from bench.judging.evidence import Finding
+from bench.judging.findings import ACCURACY, LOSS, Contrast, Scale, contrasts
 from bench.records import outcomes
 from bench.records.outcomes import Outcome
 from bench.records.rows import Results, Row

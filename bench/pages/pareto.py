@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bench import stats
-from bench.judging.accuracy import NEGLIGIBLE
+from bench.judging.findings import NEGLIGIBLE
 from bench.pages.drawing import SMALL, WIDTH, coverage, label_points, legend_below, number_axis, seeds_of, title_of
 from bench.records import outcomes
 from bench.records.machines import Machine, is_undisturbed, most_frequent

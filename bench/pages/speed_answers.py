@@ -8,12 +8,12 @@ from bench.formatting import NOISY, named, ratio_text, significant
 from bench.judging.evidence import ALPHA
 from bench.pages.tables import main_commit
 from bench.record import SpeedRecord
+from bench.records import timings
 from bench.records.identity import Numerics
 from bench.records.machines import Machine
 from bench.records.noise import record_ratio
 from bench.records.rows import Row, memory_formats
 from bench.records.side_records import Pairs, Turns
-from bench.records.timings import was_disturbed
 from fmnist_core.config import ExecutionConfig
 
 
@@ -23,7 +23,7 @@ def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> 
     Of rows that had the machine alone, and were timed at the commit at which most were: another may have made the code
     faster or slower. `noise`: the machine's calibration, if it has one.
     """
-    timed = [(row, speed) for row in rows if (speed := row.timed(machine)) and not was_disturbed(speed)]
+    timed = [(row, speed) for row in rows if (speed := row.timed(machine)) and not timings.was_disturbed(speed)]
     commit = main_commit([speed for _, speed in timed])
     speeds = [(row, speed) for row, speed in timed if speed.environment.commit == commit]
     left_out = [named(row.label) for row, speed in timed if speed.environment.commit != commit]

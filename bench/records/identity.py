@@ -26,13 +26,13 @@ class Numerics(NamedTuple):
         return f"{self.precision or 'unknown precision'}{' with TF32' if self.tf32 else ''}{processes}"
 
 
-def identity(record: Record) -> tuple[str, Numerics]:
+def key_and_numerics(record: Record) -> tuple[str, Numerics]:
     """What two records must share for one to take the place of the other."""
     return key_of(record), Numerics.of(record)
 
 
 def newest(records: Iterable[Record]) -> list[Record]:
-    """The last begun of each identity; a failure takes the place of all of its key, as does what follows it.
+    """The last begun of each key and arithmetic; a failure takes the place of all of its key, as does what follows it.
 
     A sweep asks whether a key is done, on whatever device. Here, seeds of a GPU with TF32 do not hide those of a CPU.
     Files are read by name, so that of one cell in two experiments the later line may be the earlier record.
@@ -47,9 +47,9 @@ def newest(records: Iterable[Record]) -> list[Record]:
 
 
 def repeated(records: Iterable[Record]) -> list[list[TrainRecord]]:
-    """The finished trainings of each identity that has several, first begun first: all but the last stand nowhere."""
+    """The finished trainings of one key and arithmetic, where there are several, first begun first: the last counts."""
     found: dict[tuple[str, Numerics], list[TrainRecord]] = {}
     for record in sorted(records, key=lambda record: record.started_at):
         if isinstance(record, TrainRecord) and record.status == "ok":
-            found.setdefault(identity(record), []).append(record)
+            found.setdefault(key_and_numerics(record), []).append(record)
     return [group for group in found.values() if len(group) > 1]

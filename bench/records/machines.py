@@ -60,7 +60,7 @@ class Conditions(NamedTuple):
 
     @classmethod
     def of(cls, record: TrainRecord) -> "Conditions":
-        return cls(Machine.of(record), was_disturbed(record), record.labels.fused_seeds)
+        return cls(Machine.of(record), training_was_disturbed(record), record.labels.fused_seeds)
 
 
 def by_conditions(records: Iterable[TrainRecord]) -> dict[Conditions, list[TrainRecord]]:
@@ -71,7 +71,7 @@ def by_conditions(records: Iterable[TrainRecord]) -> dict[Conditions, list[Train
     return dict(sorted(found.items()))
 
 
-def was_disturbed(record: TrainRecord) -> bool:
+def training_was_disturbed(record: TrainRecord) -> bool:
     """Whether other work ran beside a training: as the harness saw then, or as its epochs tell afterwards.
 
     They do if IQR / median of their seconds is above 10 %; the first, which may compile, is left out, and three others
@@ -83,7 +83,7 @@ def was_disturbed(record: TrainRecord) -> bool:
 
 def is_undisturbed(record: TrainRecord) -> bool:
     """Whether its seconds say how long such a training takes: nothing beside it, and not a part of several seeds'."""
-    return not was_disturbed(record) and record.labels.fused_seeds <= 1
+    return not training_was_disturbed(record) and record.labels.fused_seeds <= 1
 
 
 T = TypeVar("T", bound="Machine | str")

@@ -17,7 +17,7 @@ from bench.inputs.settings import known_keys, value_of
 from bench.record import Record, SpeedRecord, TrainRecord
 from bench.records import outcomes, timings
 from bench.records.cells import training_of
-from bench.records.identity import Numerics, identity, newest, repeated
+from bench.records.identity import Numerics, key_and_numerics, newest, repeated
 from bench.records.machines import Conditions, Machine
 from bench.records.side_records import SideRecord
 from fmnist_core.config import CellConfig, canonical_json, input_shape, quality_key, to_dict
@@ -180,7 +180,7 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
                 num_stale += len(by_training.get(training, [])) - len(trains)
             seen_trainings.add(training)
             own: list[Record] = [*trains, *speeds]
-            used |= {identity(record): record for record in own}
+            used |= {key_and_numerics(record): record for record in own}
             rows[experiment.name] += _rows_of(experiment, cell, trains, speeds)
     others: dict[str, list[Record]] = defaultdict(list)
     for training, group in by_training.items():
@@ -190,10 +190,10 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
         num_stale += len(group) - len(up_to_date)
         others[_dataset(training)] += up_to_date
     for speeds in by_cell.values():
-        if identity(speeds[0]) not in used:
+        if key_and_numerics(speeds[0]) not in used:
             others[_dataset(_training(speeds[0].cell))] += speeds
     return Results(experiments=experiments, rows=rows, records=list(used.values()), num_stale=num_stale,
-                   repeats=[group for group in repeated(records) if identity(group[-1]) in used],
+                   repeats=[group for group in repeated(records) if key_and_numerics(group[-1]) in used],
                    others={name: others[name] for name in sorted(others) if others[name]}, sides=sides)
 
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from bench.experiment import Cell, Experiment
 from bench.record import Record, TrainRecord
-from bench.records.cells import IDENTITY
+from bench.records.cells import TRAINING_SECTIONS
 from bench.records.lines import key_of
 from bench.sweep.plan import Task
 from fmnist_core.config import DATASETS, CellConfig, CustomModel, canonical_json, input_shape, quality_key
@@ -213,7 +213,7 @@ def _is_of(task: Task, config: CellConfig) -> bool:
     """A training is of every cell that it trains: cells that differ in their execution share it."""
     if task.seed is None:
         return task.cell.config == config
-    return all(getattr(task.cell.config, part) == getattr(config, part) for part in IDENTITY)
+    return all(getattr(task.cell.config, part) == getattr(config, part) for part in TRAINING_SECTIONS)
 
 
 def _cells(experiment: Experiment, planned: Iterable[Task]) -> list[Cell]:

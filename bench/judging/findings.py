@@ -1,4 +1,4 @@
-"""How a claim is judged: kinds of evidence to a verdict. No torch.
+"""From the values of cells to a finding: pairs of cells, a figure, a count, a trend, a rise of loss, factors. No torch.
 
 Every judge says `waiting` while records that it needs are missing, unless those at hand already contradict the claim.
 Levels: 5 % for a whole judgement, shared among its comparisons by Holm's or Bonferroni's correction.
