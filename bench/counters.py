@@ -17,6 +17,7 @@ from msgspec import Struct
 from bench import command, experiment
 from bench.inputs.strict_parser import StrictParser
 from bench.timing.memory import peak_step_bytes, step_bytes
+from fmnist_core.accelerator import accelerator_for
 from fmnist_core.config import CellConfig, DataConfig, TrainConfig, to_dict
 from fmnist_core.cpu.layer_fusion import has_native_layers
 from fmnist_core.data import Dataset, Split
@@ -24,7 +25,7 @@ from fmnist_core.evaluation import EVALUATION_BATCH
 from fmnist_core.models.build import build
 from fmnist_core.observe import count_operators, count_waits
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
-from fmnist_core.train import Training, accelerator_for
+from fmnist_core.train import Training
 
 EXPECTATIONS = Path(__file__).resolve().parent.parent / "tests" / "counters.json"
 REMAINDER = 50

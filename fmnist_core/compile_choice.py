@@ -1,6 +1,7 @@
 """Eager or compiled: the one whose steps are faster here, by timing both."""
 
 import gc
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -8,24 +9,29 @@ import torch
 
 from fmnist_core import step_time
 from fmnist_core.config import CellConfig
-from fmnist_core.data import Dataset
-from fmnist_core.train import Training
+from fmnist_core.steps import Steps
 
 Mode = Literal["no", "default"]
+
+
+def faster(cell: CellConfig, training_of: Callable[[CellConfig], Steps]) -> tuple[CellConfig, dict[str, float]]:
+    """The cell, eager or compiled, and the seconds of a training step of both: the same in every process.
+
+    Of the eager one alone where the compiler does not work: it needs tools that a machine may lack. `training_of` makes
+    the throw-away trainings that are timed.
+    """
+    timings = _time_modes(lambda mode: training_of(with_compile(cell, mode)))
+    return with_compile(cell, min(timings, key=lambda mode: timings[mode])), dict(timings.items())
 
 
 def with_compile(cell: CellConfig, mode: Mode) -> CellConfig:
     return msgspec.structs.replace(cell, execution=msgspec.structs.replace(cell.execution, compile=mode))
 
 
-def time_modes(cell: CellConfig, dataset: Dataset) -> dict[Mode, float]:
-    """Seconds of a training step, eager and compiled, of throw-away models. The same in every process: the slowest's.
-
-    Without the compiled one where it does not work: the compiler needs tools that a machine may lack.
-    """
-    trainings: dict[Mode, Training] = {"no": Training(with_compile(cell, "no"), 0, dataset)}
+def _time_modes(training_of: Callable[[Mode], Steps]) -> dict[Mode, float]:
+    trainings: dict[Mode, Steps] = {"no": training_of("no")}
     try:
-        trainings["default"] = Training(with_compile(cell, "default"), 0, dataset)
+        trainings["default"] = training_of("default")
         step_time.seconds_per_step(trainings["default"])  # compiles
     except Exception:  # what is missing shows itself in many ways
         trainings.pop("default", None)

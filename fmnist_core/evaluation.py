@@ -3,12 +3,10 @@
 N images of a batch, K classes. Every evaluation of the project is this one, or its form for fused seeds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,9 +14,7 @@ from torch import Tensor, nn
 from fmnist_core import objective, views
 from fmnist_core.average import averaged
 from fmnist_core.data import Dataset, Split
-
-if TYPE_CHECKING:
-    from fmnist_core.train import Training
+from fmnist_core.steps import Steps
 
 EVALUATION_BATCH = 1000
 TRAIN_SUBSET = 10_000
@@ -79,7 +75,7 @@ class History:
         return ""
 
 
-def evaluate(training: Training, split: Split, *, limit: int | None = None, keep_logits: bool = False,
+def evaluate(training: Steps, split: Split, *, limit: int | None = None, keep_logits: bool = False,
              test_views: views.Views | None = None) -> Evaluation:
     """Loss and accuracy over all of `split` (or its first `limit` images), in evaluation mode, of the averaged weights
     where there are any. `test_views`: other views than the cell's.
@@ -118,16 +114,6 @@ def images_of(dataset: Dataset, split: Split, index_N: Tensor) -> Tensor:
     return dataset.augmented(split, index_N)
 
 
-def evaluate_epoch(training: Training) -> None:
-    """All splits, after an epoch, into its history."""
-    for part, split, limit in parts(training.dataset):
-        keeps = part == "test" and training.num_processes == 1
-        evaluation = evaluate(training, split, limit=limit, keep_logits=keeps)
-        if keeps:
-            training.test_logits_NK = evaluation.logits_NK
-        training.history.add(part, evaluation.loss, evaluation.accuracy)
-
-
 def parts(dataset: Dataset) -> Iterator[tuple[Part, Split, int | None]]:
     """Each part with images, its split, and how many of its first images are evaluated; None: all."""
     yield "train_subset", dataset.train, TRAIN_SUBSET
@@ -136,7 +122,7 @@ def parts(dataset: Dataset) -> Iterator[tuple[Part, Split, int | None]]:
     yield "test", dataset.test, None
 
 
-def _model_to_evaluate(training: Training) -> nn.Module:
+def _model_to_evaluate(training: Steps) -> nn.Module:
     """Under DDP the module inside, with rank 0's batch statistics: DDP's forward would wait for the other processes,
     which may have a batch less to evaluate, and each process's last step left it statistics of its own."""
     if training.num_processes == 1:

@@ -40,10 +40,11 @@ class Steps:
     bad: Tensor
     """Whether a loss was not finite."""
 
-    def _begin(self, cell: CellConfig, dataset: Dataset, accelerator: Accelerator) -> None:
+    def __init__(self, cell: CellConfig, dataset: Dataset, accelerator: Accelerator) -> None:
         """At step 0 of a run of `cell`."""
         self.cell, self.dataset, self.accelerator = cell, dataset, accelerator
-        self.device, self.num_processes = accelerator.device, accelerator.num_processes
+        self.device = accelerator.device
+        self.rank, self.num_processes = accelerator.process_index, accelerator.num_processes
         self.batch_size = cell.train.global_batch_size
         self.steps_per_epoch = math.ceil(len(dataset.train) / self.batch_size)
         self.num_steps = cell.train.epochs * self.steps_per_epoch

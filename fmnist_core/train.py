@@ -5,26 +5,22 @@ measuring and the performance tests. Nothing inside an epoch waits for the devic
 """
 
 import contextlib
-import importlib.util
 import math
-import os
-import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator
 from torch import Tensor
 
-from fmnist_core import objective
+from fmnist_core import compile_choice, objective
+from fmnist_core.accelerator import accelerator_for, be_deterministic
 from fmnist_core.batches import check_batches
-from fmnist_core.config import CellConfig, Precision, TrainConfig, check_capture
+from fmnist_core.config import CellConfig, TrainConfig, check_capture
 from fmnist_core.cpu.heap import keep_freed_memory
 from fmnist_core.cpu.layers import for_cpu
 from fmnist_core.data import Dataset
-from fmnist_core.evaluation import History, evaluate_epoch
+from fmnist_core.evaluation import History, evaluate, parts
 from fmnist_core.initialization import initialize
 from fmnist_core.mix import mix
 from fmnist_core.models.build import build
@@ -35,30 +31,6 @@ from fmnist_core.sync_norm import synchronize_batch_norm
 OnStep = Callable[["Training"], None]
 
 
-def accelerator_for(precision: Precision, **options: Any) -> Accelerator:
-    """An Accelerator that really has this precision. `options`: others of Accelerator's own, e.g. of its trackers.
-
-    Accelerate keeps one precision per process; its state is cleared when another is asked for, so that one command
-    can compare precisions. The process group, if there is one, lives on.
-    """
-    _remember_missing("lomo_optim")
-    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
-        AcceleratorState._reset_state()
-    ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    # Accelerate makes no group of processes on CPUs unless it is told that they are.
-    on_cpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
-    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpus, kwargs_handlers=[ddp], **options)
-    assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", 1)), accelerator.num_processes
-    assert accelerator.mixed_precision == precision, (accelerator.mixed_precision, precision)
-    return accelerator
-
-
-def _remember_missing(module: str) -> None:
-    """Accelerate looks through the whole search path for its optional `lomo_optim`, twice a step: 0.1 ms."""
-    if importlib.util.find_spec(module) is None:
-        sys.modules[module] = None  # type: ignore[assignment]  # how Python itself notes that there is none
-
-
 class Training(Steps):
     """A model, its optimizer, and where they are in the run."""
 
@@ -67,9 +39,9 @@ class Training(Steps):
         self.compile_timings_s: dict[str, float] = {}
         """Of `execution.compile = 'auto'`: seconds of a step, eager (`no`) and compiled; the faster was chosen."""
         if cell.execution.compile == "auto":
-            cell = self._choose_compile(cell, dataset)
-        self._begin(cell, dataset, accelerator or accelerator_for(cell.train.precision))
-        self.seed, self.rank = seed, self.accelerator.process_index
+            cell, self.compile_timings_s = compile_choice.faster(cell, lambda tried: Training(tried, 0, dataset))
+        super().__init__(cell, dataset, accelerator or accelerator_for(cell.train.precision))
+        self.seed = seed
         check_batches(cell.train, len(dataset.train), self.num_processes)
 
         if self.device.type == "cpu":
@@ -120,13 +92,6 @@ class Training(Steps):
         """One training step, from index to optimizer; its part of the mean loss."""
         images_NCHW, labels_N = self.batch(index_N)
         return train_step(self, images_NCHW, labels_N, len(index_N))
-
-    def _choose_compile(self, cell: CellConfig, dataset: Dataset) -> CellConfig:
-        from fmnist_core import compile_choice  # it trains, and so imports this module
-
-        timings = compile_choice.time_modes(cell, dataset)
-        self.compile_timings_s = {str(mode): seconds for mode, seconds in timings.items()}
-        return compile_choice.with_compile(cell, min(timings, key=lambda mode: timings[mode]))
 
 
 def train_step(training: Training, images_NCHW: Tensor, labels_N: Tensor, global_batch_size: int) -> Tensor:
@@ -193,12 +158,14 @@ def fit(training: Training, *, on_step: OnStep | None = None, on_epoch: OnStep |
     return history
 
 
-def be_deterministic(wanted: bool) -> None:
-    """Deterministic algorithms only, or any. On CUDA cuBLAS must be told before its first use, by the environment."""
-    if wanted:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(wanted)
-    torch.backends.cudnn.benchmark = False
+def evaluate_epoch(training: Training) -> None:
+    """All splits, after an epoch, into its history."""
+    for part, split, limit in parts(training.dataset):
+        keeps = part == "test" and training.num_processes == 1
+        evaluation = evaluate(training, split, limit=limit, keep_logits=keeps)
+        if keeps:
+            training.test_logits_NK = evaluation.logits_NK
+        training.history.add(part, evaluation.loss, evaluation.accuracy)
 
 
 def _loss(training: Training, output: Tensor, labels_N: Tensor) -> Tensor:

@@ -281,7 +281,8 @@ from bench.timing import block
 from bench import measure
 from tests.test_measure import FakeClock, cell
 from tests.small import small_dataset
-from fmnist_core.train import Training, accelerator_for
+from fmnist_core.accelerator import accelerator_for
+from fmnist_core.train import Training
 measure.matmul_flops_per_s = lambda device, precision: 1e9
 measure.copy_bytes_per_s = lambda device: 1e8
 measure.load_warning = lambda before, after, own_s: []

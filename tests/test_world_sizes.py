@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
+from fmnist_core.accelerator import accelerator_for
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, TrainConfig
 from fmnist_core.schedule import learning_rate
 from fmnist_core.seeds import stream
-from fmnist_core.train import Training, accelerator_for, train_epoch
+from fmnist_core.train import Training, train_epoch
 from tests.small import small_dataset
 
 WORLDS, BATCHES = (1, 2, 3, 8), (128, 256, 512)

@@ -98,7 +98,7 @@ class _Run:
     def _begin(self, training: Any) -> None:
         from accelerate.tracking import TensorBoardTracker  # brings torch along
 
-        from fmnist_core.train import accelerator_for
+        from fmnist_core.accelerator import accelerator_for
 
         task, run = self._task, Path(self._task.folder).name
         # What an earlier attempt wrote of this epoch and later ones is no longer shown.

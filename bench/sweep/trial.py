@@ -24,6 +24,7 @@ from bench.sweep.attempts import Attempt
 from bench.sweep.plan import Task
 from bench.timing.other_processes import kept_waiting, usage
 from fmnist_core import baselines, checkpoint, data, weights
+from fmnist_core.accelerator import accelerator_for
 from fmnist_core.clock import synchronize
 from fmnist_core.config import Baseline, TrainConfig, to_dict
 from fmnist_core.evaluation import History, evaluate
@@ -32,7 +33,7 @@ from fmnist_core.objective import sign_argmax_accuracy
 from fmnist_core.observe import observe
 from fmnist_core.steps import Diverged
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
-from fmnist_core.train import OnStep, Training, accelerator_for, fit
+from fmnist_core.train import OnStep, Training, fit
 
 NUM_MISTAKES = 20
 """The most confident mistakes on the test set that a record keeps."""

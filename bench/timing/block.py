@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 import fmnist_core
+from fmnist_core.accelerator import accelerator_for
 from fmnist_core.clock import Clock, CudaClock, HostClock, clock_for, synchronize
 from fmnist_core.config import CellConfig
 from fmnist_core.data import load
 from fmnist_core.evaluation import evaluate
-from fmnist_core.train import Training, accelerator_for, train_epoch, train_step
+from fmnist_core.train import Training, train_epoch, train_step
 
 WARMUP_STEPS = 10
 MIN_STEPS, MAX_STEPS, MIN_BLOCK_S = 40, 1000, 1.5

@@ -18,12 +18,13 @@ from torch import Tensor
 from bench.timing.peer_frameworks import Keras, Lightning
 from bench.timing.peer_work import Peer, TorchPeer, Work, timed
 from bench.timing.workers import READY
+from fmnist_core.accelerator import accelerator_for
 from fmnist_core.config import CellConfig, ExecutionConfig
 from fmnist_core.evaluation import evaluate
 from fmnist_core.fused.evaluation import fused_evaluate
 from fmnist_core.fused.training import FusedTraining, fused_epoch
 from fmnist_core.summary import num_parameters
-from fmnist_core.train import Training, accelerator_for, train_epoch
+from fmnist_core.train import Training, train_epoch
 
 NUM_FUSED = 16
 

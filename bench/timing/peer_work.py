@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from fmnist_core import data
+from fmnist_core.accelerator import accelerator_for
 from fmnist_core.clock import synchronize
 from fmnist_core.config import CellConfig
 from fmnist_core.models.build import build
 from fmnist_core.summary import num_parameters
-from fmnist_core.train import accelerator_for
 
 
 class Peer(Protocol):

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fmnist_core import objective
+from fmnist_core.accelerator import accelerator_for, be_deterministic
 from fmnist_core.average import averaged
 from fmnist_core.config import CellConfig, check_capture
 from fmnist_core.data import Dataset
@@ -27,7 +28,6 @@ from fmnist_core.mix import mix
 from fmnist_core.models.build import build
 from fmnist_core.seeds import set_seed, stream
 from fmnist_core.steps import Diverged, Steps
-from fmnist_core.train import accelerator_for, be_deterministic
 
 OnFusedStep = Callable[["FusedTraining"], None]
 
@@ -40,7 +40,7 @@ class FusedTraining(Steps):
     def __init__(self, cell: CellConfig, seeds: Sequence[int], dataset: Dataset) -> None:
         """Raises ValueError for a cell that cannot be fused."""
         self.seeds = tuple(seeds)
-        self._begin(cell, dataset, accelerator_for(cell.train.precision))
+        super().__init__(cell, dataset, accelerator_for(cell.train.precision))
         be_deterministic(cell.execution.deterministic)
         singles = [_single(cell, seed, dataset) for seed in self.seeds]
         check_fusible(cell, singles[0], self.num_processes)

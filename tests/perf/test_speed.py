@@ -5,9 +5,10 @@ import torch
 
 from bench import experiment
 from fmnist_core import train
+from fmnist_core.accelerator import accelerator_for
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import evaluate
-from fmnist_core.train import Training, accelerator_for
+from fmnist_core.train import Training
 from tests.perf.reference import Reference
 from tests.small import small_dataset
 
