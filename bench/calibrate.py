@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from bench import command, environment
-from bench.records.side_records import METRICS, PAIRS, Calibration, Metric, Pairs, save
+from bench.records.side_records import METRICS, PAIRS, Calibration, Metric, Pairs
 from bench.timing import side_runs
 from bench.timing.interleave import interleave
 from fmnist_core.config import CellConfig, to_dict
@@ -36,8 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench.calibrate: {error}", file=sys.stderr)
         return side_runs.WRONG_INPUT
-    side_runs.show(calibration, save(options.store, calibration))
-    return side_runs.OK
+    return side_runs.finish("calibrate", options.store, calibration)
 
 
 def noise(a: Block, b: Block, rounds: int) -> dict[Metric, Pairs]:

@@ -8,7 +8,6 @@ The test suite compares them with the committed file: more is a regression, less
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import msgspec
 import torch
@@ -23,7 +22,7 @@ from fmnist_core.cpu.layer_fusion import has_native_layers
 from fmnist_core.data import Dataset, Split
 from fmnist_core.evaluation import EVALUATION_BATCH
 from fmnist_core.models.build import build
-from fmnist_core.observe import count_operators, count_waits
+from fmnist_core.observe import GraphCounts, count_operators, count_waits, graph_counts, reset_graph_counts
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
 from fmnist_core.train import Training
 
@@ -54,11 +53,6 @@ class Counters(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """That a training step needs by shapes alone, `bench.timing.memory.StepBytes` in all."""
     versions: dict[str, OfVersion]
     """By `version_key`."""
-
-
-class GraphCounts(NamedTuple):
-    graph_breaks: int
-    recompiles: int
 
 
 def cells() -> dict[str, CellConfig]:
@@ -158,23 +152,6 @@ def load(path: Path = EXPECTATIONS) -> dict[str, Counters]:
 
 def save(entries: Mapping[str, Counters], path: Path = EXPECTATIONS) -> None:
     path.write_text("{\n" + ",\n".join(line(name, entry) for name, entry in entries.items()) + "\n}\n")
-
-
-def reset_graph_counts() -> None:
-    """Start anew: forget what was compiled in this process, so that the next model counts for itself."""
-    from torch._dynamo.utils import counters
-
-    torch._dynamo.reset()
-    counters.clear()
-
-
-def graph_counts() -> GraphCounts:
-    """Graph breaks, and compilations beyond the first of each frame, since the reset."""
-    from torch._dynamo import convert_frame
-    from torch._dynamo.utils import counters
-
-    return GraphCounts(graph_breaks=sum(counters["graph_break"].values()),
-                       recompiles=sum(times - 1 for times in convert_frame.FRAME_COMPILE_COUNTER.values()))
 
 
 def _trace(training: Training) -> GraphCounts:

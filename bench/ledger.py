@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from bench import command, environment
 from bench.formatting import table
 from bench.pages.side_tables import headers_and_rows
-from bench.records.side_records import Ledger, LedgerLine, load, save
+from bench.records.side_records import Ledger, LedgerLine, load
 from bench.timing import side_runs
 from fmnist_core.config import CellConfig, ExecutionConfig, to_dict
 
@@ -39,8 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench.ledger: {error}", file=sys.stderr)
         return side_runs.WRONG_INPUT
-    side_runs.show(ledger, save(options.store, ledger))
-    return side_runs.OK
+    return side_runs.finish("ledger", options.store, ledger)
 
 
 def _check(cell: CellConfig, experiment: str) -> None:

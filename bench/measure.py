@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import torch
 
-from bench.counters import graph_counts, reset_graph_counts
 from bench.record import Inference, Labels, Layer, SpeedRecord
 from bench.timing import memory
 from bench.timing.block import (
@@ -27,7 +26,7 @@ from fmnist_core.clock import Clock, clock_for, synchronize
 from fmnist_core.config import CellConfig, Precision, to_dict
 from fmnist_core.data import Dataset
 from fmnist_core.models.layers import step_multiply_adds
-from fmnist_core.observe import count_operators, count_waits, observe
+from fmnist_core.observe import count_operators, count_waits, graph_counts, observe, reset_graph_counts
 from fmnist_core.summary import least_bytes, multiply_adds, num_moments, num_parameters, summarize
 from fmnist_core.train import Training
 

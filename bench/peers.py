@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bench import command, environment
-from bench.records.side_records import Peer, PeerRun, Peers, save
+from bench.records.side_records import Peer, PeerRun, Peers
 from bench.timing import side_runs, workers
 from bench.timing.interleave import interleave
 from bench.timing.workers import Worker, WorkerFailed
@@ -64,8 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench.peers: {error}", file=sys.stderr)
         return side_runs.WRONG_INPUT
-    side_runs.show(peers, save(options.store, peers))
-    return side_runs.OK
+    return side_runs.finish("peers", options.store, peers)
 
 
 def systems(num_threads: int) -> list[System]:

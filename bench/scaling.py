@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from bench import command, environment, experiment
-from bench.records.side_records import Axis, Point, Reduction, Scaling, save
+from bench.records.side_records import Axis, Point, Reduction, Scaling
 from bench.timing import side_runs, workers
 from bench.timing.interleave import interleave
 from bench.timing.workers import Worker, WorkerFailed
@@ -62,8 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench.scaling: {error}", file=sys.stderr)
         return side_runs.WRONG_INPUT
-    side_runs.show(scaling, save(options.store, scaling))
-    return side_runs.OK
+    return side_runs.finish("scaling", options.store, scaling)
 
 
 def plan(cell: CellConfig, dataset: str | None, num_replicas: int) -> list[list[Plan]]:
@@ -90,7 +89,8 @@ def measure(plans: Sequence[Sequence[Plan]], request: Mapping[str, Any],
             crews = [_Crew(stack, each, request) for each in axis]
             interleave({str(i): crew.step for i, crew in enumerate(crews)}, rounds)
             points += [crew.point() for crew in crews]
-            reductions += [crew.reduction(size, rounds) for crew in _reducers(crews) for size in REDUCED_BYTES]
+            for crew in _reducers(crews):
+                reductions += crew.reductions(rounds)
     return points, reductions
 
 
@@ -114,10 +114,14 @@ class _Crew:
             self.num_parameters = answers[0]["num_parameters"]
             self.step_s.append(sum(answer["seconds"] for answer in answers) / len(answers))
 
-    def reduction(self, num_bytes: int, rounds: int) -> Reduction:
-        """Raises WorkerFailed."""
-        seconds = [max(answer["seconds"] for answer in self._ask(str(num_bytes))) for _ in range(rounds)]
-        return Reduction(num_processes=self.asked.num_processes, num_bytes=num_bytes, seconds=seconds)
+    def reductions(self, rounds: int) -> list[Reduction]:
+        """All-reduces of every size; those before a failure, where a process fails."""
+        found: list[Reduction] = []
+        with contextlib.suppress(WorkerFailed):
+            for num_bytes in REDUCED_BYTES:
+                seconds = [max(answer["seconds"] for answer in self._ask(str(num_bytes))) for _ in range(rounds)]
+                found.append(Reduction(num_processes=self.asked.num_processes, num_bytes=num_bytes, seconds=seconds))
+        return found
 
     def point(self) -> Point:
         asked = self.asked

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from bench import command, environment, experiment
 from bench.experiment import Experiment
 from bench.inputs.options import overrides
-from bench.records.side_records import TimedCell, Turns, save
+from bench.records.side_records import TimedCell, Turns
 from bench.timing import side_runs
 from bench.timing.interleave import interleave
 from fmnist_core.config import Baseline, to_dict
@@ -37,8 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench.turns: {error}", file=sys.stderr)
         return side_runs.WRONG_INPUT
-    side_runs.show(turns, save(options.store, turns))
-    return side_runs.OK
+    return side_runs.finish("turns", options.store, turns)
 
 
 def measure(chosen: Experiment, rounds: int, num_threads: int, data_dir: str | None, block_s: float) -> list[TimedCell]:

@@ -1,11 +1,11 @@
-"""What really happens in a step, seen from inside: data types, memory formats, operators, waits.
+"""What really happens in a step, seen from inside: data types, memory formats, operators, waits, compilations.
 
 A label that was copied from the request proves nothing; these are read off a forward pass and a training step.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -41,6 +41,11 @@ class Observed:
     captured: bool
     native_layers: bool
     num_processes: int
+
+
+class GraphCounts(NamedTuple):
+    graph_breaks: int
+    recompiles: int
 
 
 def observe(training: Training | FusedTraining) -> Observed:
@@ -146,3 +151,20 @@ def count_operators(training: Training) -> dict[str, int]:
 def count_waits(operators: dict[str, int]) -> int:
     """How often that step made the host wait for the device."""
     return sum(operators.get(name, 0) for name in WAITS)
+
+
+def reset_graph_counts() -> None:
+    """Start anew: forget what was compiled in this process, so that the next model counts for itself."""
+    from torch._dynamo.utils import counters
+
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def graph_counts() -> GraphCounts:
+    """Graph breaks, and compilations beyond the first of each frame, since the reset."""
+    from torch._dynamo import convert_frame
+    from torch._dynamo.utils import counters
+
+    return GraphCounts(graph_breaks=sum(counters["graph_break"].values()),
+                       recompiles=sum(times - 1 for times in convert_frame.FRAME_COMPILE_COUNTER.values()))

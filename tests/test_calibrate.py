@@ -26,7 +26,9 @@ from bench.records.side_records import (
     load,
     save,
 )
+from bench.timing import side_runs
 from bench.timing.interleave import interleave
+from tests import made
 
 HERE = Environment(host="abc", cpu="x", num_cpus=2, num_threads=2, libraries={"torch": "2.14.1"})
 
@@ -178,6 +180,14 @@ def test_a_model_that_is_no_network_is_wrong_input(command, tmp_path, capsys):
     assert importlib.import_module(f"bench.{command}").main(asked) == 2
     assert "its first cell has model.name = 'baseline', which is no network" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_measured_is_printed_where_it_cannot_be_stored(tmp_path, capsys):
+    (tmp_path / "store").write_text("a file, no folder")
+    assert side_runs.finish("scaling", tmp_path / "store", made.scaling()) == 1
+    printed = capsys.readouterr()
+    assert "33,300" in printed.out
+    assert printed.err.startswith("bench.scaling: not stored: ")
 
 
 def test_the_command_stores_what_it_prints(tmp_path, capsys, monkeypatch):

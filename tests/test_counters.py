@@ -3,7 +3,6 @@
 import msgspec
 import pytest
 import torch
-from torch import nn
 
 from bench import counters
 from bench.counters import Counters, OfVersion
@@ -169,24 +168,6 @@ def test_merging_keeps_other_versions(tmp_path):
     assert list(merged.versions) == ["cpu, torch 2.11", "cpu, torch 2.14"]
     counters.save({"cell": merged}, tmp_path / "counters.json")
     assert counters.load(tmp_path / "counters.json") == {"cell": merged}
-
-
-def test_graph_breaks_and_recompiles_by_hand():
-    class Breaks(nn.Module):
-        def forward(self, x):
-            y = x + 1
-            torch._dynamo.graph_break()
-            return y * 2
-
-    counters.reset_graph_counts()
-    model = torch.compile(Breaks(), backend="eager", dynamic=False)
-    model(torch.zeros(2))
-    assert counters.graph_counts().graph_breaks == 1
-    assert counters.graph_counts().recompiles == 0
-    model(torch.zeros(3))  # the frame and what follows the break: two compilations more
-    assert counters.graph_counts().recompiles == 2
-    counters.reset_graph_counts()
-    assert counters.graph_counts() == (0, 0)
 
 
 def test_noise_has_the_device_and_size_of_the_cell():

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch import nn
 
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, Network2, TrainConfig
-from fmnist_core.observe import count_operators, memory_format, observe
+from fmnist_core.observe import count_operators, graph_counts, memory_format, observe, reset_graph_counts
 from fmnist_core.train import Training
 from tests.small import small_dataset
 
@@ -56,3 +57,21 @@ def test_operators_of_a_step():
     assert operators["aten::convolution_backward"] == 2
     assert operators["aten::native_batch_norm"] == 2
     assert operators["aten::addmm"] == 2
+
+
+def test_graph_breaks_and_recompiles_by_hand():
+    class Breaks(nn.Module):
+        def forward(self, x):
+            y = x + 1
+            torch._dynamo.graph_break()
+            return y * 2
+
+    reset_graph_counts()
+    model = torch.compile(Breaks(), backend="eager", dynamic=False)
+    model(torch.zeros(2))
+    assert graph_counts().graph_breaks == 1
+    assert graph_counts().recompiles == 0
+    model(torch.zeros(3))  # the frame and what follows the break: two compilations more
+    assert graph_counts().recompiles == 2
+    reset_graph_counts()
+    assert graph_counts() == (0, 0)

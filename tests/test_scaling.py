@@ -10,6 +10,7 @@ from bench.records.rows import collect
 from bench.records.side_records import AXES
 from bench.timing import scaling_model
 from bench.timing.scaling_model import Link, StepCost
+from bench.timing.workers import WorkerFailed
 from tests import made
 
 LINK = Link("a link", base_s=10.0, hop_s=1.0, bytes_per_s=4.0)
@@ -78,6 +79,22 @@ def test_crews_of_real_processes() -> None:
     assert "does not fit" in points[1].skipped
     assert [each.num_bytes for each in reductions] == list(scaling.REDUCED_BYTES)
     assert all(each.num_processes == 2 and len(each.seconds) == 2 for each in reductions)
+
+
+def test_reductions_end_where_a_process_does() -> None:
+    """What was measured until then is kept, and no link is fitted to a single size."""
+    class Crew(scaling._Crew):
+        def __init__(self) -> None:
+            self.asked = scaling.Plan("processes, ddp", 2, load("final").cells[0].config, 2)
+
+        def _ask(self, order: str) -> list[dict[str, float]]:
+            if order != str(scaling.REDUCED_BYTES[0]):
+                raise WorkerFailed("killed")
+            return [{"seconds": 1.0}, {"seconds": 2.0}]
+
+    found = Crew().reductions(rounds=3)
+    assert [(each.num_bytes, each.seconds) for each in found] == [(scaling.REDUCED_BYTES[0], [2.0] * 3)]
+    assert "| 2 | 1,000 |" not in scaling_tables.render(msgspec.structs.replace(made.scaling(), reductions=found))
 
 
 def test_the_table_counts_the_images_of_all_processes() -> None:

@@ -132,6 +132,8 @@ def _shared(scaling: Scaling) -> list[_Shared]:
     cost = _cost(batches)
     for point in _measured(scaling, "processes, ddp"):
         timed = [each for each in scaling.reductions if each.num_processes == point.num_processes]
+        if len(timed) < 2:  # one of its processes died
+            continue
         link = fit_link("measured", point.num_processes, [each.num_bytes for each in timed],
                         [stats.median(each.seconds) for each in timed])
         predicted = shared_step_s(cost, link, point.images_per_step, 4 * point.num_parameters, point.num_processes)

@@ -15,7 +15,6 @@ import msgspec
 import torch
 
 from bench import environment
-from bench.counters import reset_graph_counts
 from bench.measure import measure
 from bench.record import Epochs, Labels, Record, SpeedRecord, Status, TestDetail, TrainRecord
 from bench.store import StoreError
@@ -30,7 +29,7 @@ from fmnist_core.config import Baseline, TrainConfig, to_dict
 from fmnist_core.evaluation import History, evaluate
 from fmnist_core.models.own import OwnNetworkError
 from fmnist_core.objective import sign_argmax_accuracy
-from fmnist_core.observe import observe
+from fmnist_core.observe import observe, reset_graph_counts
 from fmnist_core.steps import Diverged
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
 from fmnist_core.train import OnStep, Training, fit

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,12 +12,13 @@ from bench.formatting import table
 from bench.inputs.options import overrides
 from bench.inputs.strict_parser import StrictParser, count_up_to, folder
 from bench.pages.side_tables import headers_and_rows
-from bench.records.side_records import SideRecord
+from bench.records.side_records import SideRecord, save
 from bench.store import Store
 from bench.timing.other_processes import load_warning, usage
 from fmnist_core.config import Baseline, CellConfig
 
 OK, SLOWER, WRONG_INPUT = 0, 1, 2
+NOT_STORED = 1
 BLOCK_S = 1.5
 """As in a record, see `bench.timing.block.MIN_BLOCK_S`."""
 DEFAULT_EXPERIMENT, DEFAULT_STORE = "final", "runs"
@@ -72,13 +74,19 @@ def alone(folder: str | Path) -> Iterator[Callable[[], list[str]]]:
         yield lambda: load_warning(before, usage())
 
 
-def show(record: SideRecord, path: Path) -> None:
-    """Print the record as a table, what speaks against it, and where it is."""
+def finish(name: str, store: str | Path, record: SideRecord) -> int:
+    """Print the record as a table, what speaks against it, and where it is; the command's exit code."""
     headers, rows = headers_and_rows(record)
     print(table(headers, rows, text_columns=2))
     for warning in record.warnings:
         print(f"WARNING: {warning}")
+    try:
+        path = save(store, record)
+    except OSError as error:
+        print(f"bench.{name}: not stored: {error}", file=sys.stderr)
+        return NOT_STORED
     print(f"\nStored in {path}")
+    return OK
 
 
 def up_to(most: float) -> Callable[[str], float]:
