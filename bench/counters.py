@@ -14,6 +14,7 @@ import torch
 from msgspec import Struct
 
 from bench import command, experiment
+from bench.environment import ROOT
 from bench.inputs.strict_parser import StrictParser
 from bench.timing.memory import peak_step_bytes, step_bytes
 from fmnist_core.accelerator import accelerator_for
@@ -26,7 +27,7 @@ from fmnist_core.observe import GraphCounts, count_operators, count_waits, graph
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
 from fmnist_core.train import Training
 
-EXPECTATIONS = Path(__file__).resolve().parent.parent / "tests" / "counters.json"
+EXPECTATIONS = ROOT / "tests" / "counters.json"
 REMAINDER = 50
 """Images of the smaller last batch; the final network's batch of 90 leaves 50 of the training images."""
 

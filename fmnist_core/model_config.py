@@ -149,8 +149,8 @@ class CustomModel(Config, tag_field="name", tag="custom", frozen=True, kw_only=T
     options: dict[str, bool | int | float | str] = {}
     """Keyword arguments of the factory."""
     source: str = ""
-    """Digest of the module's file, found when an experiment is read: what an edited file makes is another network.
-    Empty for the networks of this project."""
+    """Digest of the module's file and of what it imports of its own package or from beside it, found when an experiment
+    is read: what an edited file makes is another network. Empty for the networks of this project."""
 
 
 class Baseline(Config, tag_field="name", tag="baseline", frozen=True, kw_only=True):

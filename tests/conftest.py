@@ -13,9 +13,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import bench.sweep
-from bench import environment, promises
-from bench.promises import FaultRun
+from bench import environment
 from fmnist_core import files
+from tests import promises
+from tests.promises import FaultRun
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # two threads of one worker would wait for other workers' threads

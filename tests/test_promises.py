@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import promises
-from bench.promises import PROMISES, FaultRun
 from bench.record import Environment
+from tests import promises
+from tests.promises import PROMISES, FaultRun
 
 TESTS = Path(__file__).resolve().parent
 RUN = FaultRun(files=["tests/test_kills.py"], share=0.25, num_tests=12, seconds=90.0, counts={"kills survived": 1234},
@@ -17,7 +17,7 @@ RUN = FaultRun(files=["tests/test_kills.py"], share=0.25, num_tests=12, seconds=
 
 
 def test_the_page_is_what_the_record_gives():
-    assert promises.PAGE.read_text() == promises.render(promises.load()), "python -m bench.promises writes it anew"
+    assert promises.PAGE.read_text() == promises.render(promises.load()), "python -m tests.promises writes it anew"
 
 
 def test_the_record_has_all_that_is_counted():

@@ -4,8 +4,7 @@ import importlib
 
 import pytest
 
-COMMANDS = ["calibrate", "compare", "counters", "environment", "ledger", "peers", "promises", "report",
-            "run", "scaling"]
+COMMANDS = ["calibrate", "compare", "counters", "environment", "ledger", "peers", "report", "run", "scaling"]
 
 
 def refusal(module, arguments, capsys):

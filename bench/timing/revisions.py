@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from bench.environment import ROOT
 from bench.records.side_records import METRICS, Metric, Pairs
 from bench.timing.interleave import interleave
 
-ROOT = Path(__file__).resolve().parent.parent.parent
 WORKING_TREE = "working-tree"
 """In the place of a revision: the files as they are, committed or not."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import environment, experiment
 from bench.formatting import table
-from bench.inputs.options import overrides
+from bench.inputs.options import DEFAULT_STORE, overrides
 from bench.inputs.strict_parser import StrictParser, count_up_to, folder
 from bench.pages.side_tables import headers_and_rows
 from bench.records.side_records import SideRecord, save
@@ -21,7 +21,7 @@ OK, SLOWER, WRONG_INPUT = 0, 1, 2
 NOT_STORED = 1
 BLOCK_S = 1.5
 """As in a record, see `bench.timing.block.MIN_BLOCK_S`."""
-DEFAULT_EXPERIMENT, DEFAULT_STORE = "final", "runs"
+DEFAULT_EXPERIMENT = "final"
 positive = count_up_to(1_000_000)
 """Reads the value of an option."""
 

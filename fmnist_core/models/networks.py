@@ -13,7 +13,7 @@ MONOTONIC = ("relu", "leaky_relu", "elu", "tanh")
 
 
 def layers_of(config: ModelConfig) -> list[Layer] | None:
-    """The layers of a network that is a plain sequence; None for one that is not (cited, custom)."""
+    """The layers of the report's networks, of the kernel x depth family and of the staged one; None for all others."""
     match config:
         case Network1():
             return list(_network1(config))
