@@ -8,19 +8,23 @@
 Records: cells of both sets, speeds only where machine and labels agree, accuracies by Welch's test over seeds.
 Revisions: fmnist_core of each, a process per block, A B, B A, ... Several questions at once are corrected by Holm.
 An epoch is what the training loop takes, between its steps too: of records the median epoch of undisturbed trainings.
-Exit code 0, 1 if anything is slower or worse by more than the threshold, 2 for wrong input.
+Exit code 0; 1 if anything is slower or worse by more than the threshold, or failed in B alone; 2 for wrong input; with
+--strict 3 if anything could not be told: not resolved, not compared, or in one of the sets alone.
 """
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from statistics import geometric_mean
+from typing import NamedTuple
 
 from bench import command, environment, stats, store
-from bench.formatting import plural, ratio_text, significant, table
+from bench.formatting import ratio_text, significant, table
 from bench.judging import record_sets
-from bench.judging.record_sets import Answer, Sets
+from bench.judging.questions import NOT_RESOLVED, SLOWER, WORSE, Answer, judge, speed_question
+from bench.judging.record_sets import Sets
 from bench.record import Environment, Record
 from bench.records import cells
 from bench.records.noise import POWER, pairs_to_find, resolvable
@@ -41,6 +45,10 @@ ACCURACY_THRESHOLD = 0.001
 OF_RECORDS = "allow", "accuracy_threshold"
 OF_REVISIONS = "rounds", "experiment", "set", "dataset", "data_dir", "threads", "block_s"
 """Options without effect on the other kind of comparison."""
+KINDS = "faster", "better", SLOWER, WORSE, "the same", "identical", NOT_RESOLVED
+"""How a verdict begins."""
+NOT_TOLD = 3
+"""Exit code."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,17 +56,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
     try:
-        answers = _compare(options, given)
+        found = _compare(options, given)
     except ValueError as error:
         print(f"bench.compare: {error}", file=sys.stderr)
         return side_runs.WRONG_INPUT
     headers = ["cell", "metric", "A", "B", "B against A", "B is"]
-    print(table(headers, answers, text_columns=2))
-    print(f"\n{LEGEND}")
-    return side_runs.SLOWER if any(answer.verdict in ("slower", "worse") for answer in answers) else side_runs.OK
+    print(table(headers, found.answers, text_columns=2))
+    print(f"\n{LEGEND}\n\n{found.in_short}")
+    if found.num_failures or any(answer.is_a_loss for answer in found.answers):
+        return side_runs.SLOWER
+    return NOT_TOLD if options.strict and found.is_open else side_runs.OK
 
 
-def _compare(options: argparse.Namespace, given: Collection[str]) -> list[Answer]:
+class _Found(NamedTuple):
+    answers: list[Answer]
+    num_failures: int = 0
+    """In B alone."""
+    num_refused: int = 0
+    """Reasons, each of one or several cells."""
+    num_alone: int = 0
+    """Cells that one set has alone."""
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self.num_refused or self.num_alone or not all(answer.is_resolved for answer in self.answers))
+
+    @property
+    def in_short(self) -> str:
+        """e.g. `1 slower, 3 the same, 2 not resolved; 1 failed in B alone`."""
+        kinds = Counter(next(kind for kind in KINDS if answer.verdict.startswith(kind)) for answer in self.answers)
+        told = [", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])] if kinds else []
+        told += [f"{num} {what}" for num, what in ((self.num_failures, "failed in B alone"),
+                                                   (self.num_refused, "not compared"),
+                                                   (self.num_alone, "in one set alone")) if num]
+        return f"In short: {'; '.join(told)}."
+
+
+def _compare(options: argparse.Namespace, given: Collection[str]) -> _Found:
     sides = (options.a, options.b)
     if all(Path(side).exists() for side in sides):
         _check_effects("records", OF_REVISIONS, given)
@@ -70,7 +104,7 @@ def _compare(options: argparse.Namespace, given: Collection[str]) -> list[Answer
     if None in commits:
         raise ValueError(f"'{options.a}' and '{options.b}': compare records with records and revisions with revisions")
     _check_effects("revisions", OF_RECORDS, given)
-    return _compare_revisions(options, [commit for commit in commits if commit])
+    return _Found(_compare_revisions(options, [commit for commit in commits if commit]))
 
 
 def _check_effects(what: str, others: Sequence[str], given: Collection[str]) -> None:
@@ -79,7 +113,7 @@ def _check_effects(what: str, others: Sequence[str], given: Collection[str]) -> 
             raise ValueError(f"--{name.replace('_', '-')} has no effect on a comparison of {what}")
 
 
-def _compare_records(options: argparse.Namespace) -> list[Answer]:
+def _compare_records(options: argparse.Namespace) -> _Found:
     folder_of = lambda side: Path(side) if Path(side).is_dir() else Path(side).parent
     folders = [Path(options.store), folder_of(options.b), folder_of(options.a)]
 
@@ -91,12 +125,14 @@ def _compare_records(options: argparse.Namespace) -> list[Answer]:
             used.append(found)
         return found
 
+    a, b = read(options.a), read(options.b)
     sets: Sets = record_sets.compare(
-        read(options.a), read(options.b), calibration_for=known_noise, threshold=options.threshold,
+        a, b, calibration_for=known_noise, threshold=options.threshold,
         accuracy_threshold=options.accuracy_threshold, allowed=options.allow)
+    if differences := record_sets.software_differences(a, b):
+        print(f"A against B: {', '.join(differences)}.\n")
     for reason, names in sets.refused.items():
-        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-        print(f"not compared: {reason}: {', '.join(names[:MAX_NAMED])}{more}")
+        print(f"not compared: {reason}: {_few(names)}")
     if sets.refused:
         print("To compare all the same, name what may differ: --allow NAME\n")
     for failure in sets.failed:
@@ -106,11 +142,16 @@ def _compare_records(options: argparse.Namespace) -> list[Answer]:
     if sets.stale_a or sets.stale_b:
         print("Left out, of another version of the training code or of a configuration that can no longer be read: "
               f"{sets.stale_a} trainings of A, {sets.stale_b} of B.\n")
-    if sets.only_a or sets.only_b:
-        print(f"Only in A: {plural(len(sets.only_a), 'cell')}; only in B: {len(sets.only_b)}.\n")
+    for side, texts in (("A", sets.only_a), ("B", sets.only_b)):
+        if texts:
+            print(f"Only in {side}: {_few([sets.names[text] for text in texts])}.\n")
     if not sets.answers and not sets.refused and not sets.failed:
         raise ValueError(f"{options.a} and {options.b} have no cell in common{_nearest(sets)}")
-    return sets.answers
+    return _Found(sets.answers, sets.num_failed_in_b_alone, len(sets.refused), len(sets.only_a) + len(sets.only_b))
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
 def _nearest(sets: Sets) -> str:
@@ -152,7 +193,7 @@ def judge_revisions(what: str, metrics: Mapping[Metric, Pairs], threshold: float
     a, b = ({metric: geometric_mean(getattr(pairs, side)) for metric, pairs in metrics.items()}
             for side in ("a_s", "b_s"))
     ratios = {metric: stats.paired_ratio(pairs.a_s, pairs.b_s) for metric, pairs in metrics.items()}
-    return record_sets.judge([record_sets.speed_question(what, metric, a, b, ratio, ratio_text(ratio), threshold)
+    return judge([speed_question(what, metric, a, b, ratio, ratio_text(ratio), threshold)
                               for metric, ratio in ratios.items()])
 
 
@@ -189,6 +230,7 @@ def _parser() -> argparse.ArgumentParser:
                         help=f"least relative change of a speed that counts; default: {THRESHOLD}")
     parser.add_argument("--accuracy-threshold", type=side_runs.up_to(1), default=ACCURACY_THRESHOLD, metavar="X",
                         help=f"least change of an accuracy that counts, as a fraction; default: {ACCURACY_THRESHOLD}")
+    parser.add_argument("--strict", action="store_true", help=f"exit code {NOT_TOLD} if anything could not be told")
     parser.add_argument("--allow", action="append", type=_fact, default=[], metavar="NAME",
                         help="records: a fact or a setting that may differ all the same, e.g. torch, train.ema")
     return parser

@@ -85,6 +85,8 @@ def test_what_failed_in_one_set_is_said_and_is_no_cell_of_the_other_alone():
     found = sets(all_bad, good)
     assert [line.rpartition(": A: ")[2] for line in found.failed] == [f"seed {seed} failed, oom" for seed in range(3)]
     assert (found.only_a, found.only_b, found.answers, found.refused) == ([], [], [], {})
+    assert [sets(*pair).num_failed_in_b_alone for pair in ((good, bad), (bad, good), (bad, bad), (good, all_bad))] == [
+        1, 0, 0, 3]
 
 
 # Speeds
@@ -140,6 +142,14 @@ def test_a_change_carries_the_interval_that_the_calibration_gives_it():
 
 def test_a_noisy_machine_resolves_less():
     assert verdict([timing(0.010)], [timing(0.012)], known=lambda: calibration(noise=0.2)) == "not resolved"
+
+
+def test_a_disturbed_calibration_says_nothing_of_quiet_timings():
+    disturbed = lambda: msgspec.structs.replace(calibration(), warnings=["other processes used 1.00 CPUs meanwhile"])
+    a, b = ([timing(step_s), *trainings([0.9, 0.91], train_s=[100 * step_s] * 4)] for step_s in (0.010, 0.020))
+    for metric in ("train step", "epoch"):
+        assert verdict(a, b, metric, known=disturbed).startswith("not resolved: the calibration was disturbed")
+        assert verdict(a, b, metric, known=disturbed, allowed=["warnings"]) == "slower"
 
 
 def test_without_a_calibration_nothing_is_resolved():
@@ -205,6 +215,19 @@ def test_accuracies_by_welch_over_seeds():
     assert "two of each" in verdict(trainings([0.9]), trainings([0.95]), "test accuracy (%)")
 
 
+def test_seeds_that_learn_the_same_to_the_last_digit_are_said_to_be_identical():
+    one, slower = trainings([0.90, 0.92, 0.91], train_s=[1.0]), trainings([0.90, 0.92, 0.91], train_s=[2.0])
+    assert verdict(one, slower, record_sets.ACCURACY) == "identical in all 3 seeds"
+    assert verdict(one[:1], slower[:1], record_sets.ACCURACY) == "identical in its seed"
+    [fewer] = [each for each in sets(one, slower[1:]).answers if each.metric == record_sets.ACCURACY]
+    assert (fewer.verdict, fewer.a, fewer.b) == ("not resolved", "91.00 ± 1.00 [88.52, 93.48], n = 3",
+                                                "91.50 ± 0.71, n = 2")
+    assert fewer.change.endswith(" points; 2 of 2 common seeds identical")
+    last_digit = [msgspec.structs.replace(each, epochs=msgspec.structs.replace(each.epochs, train_loss=[1e-9]))
+                  for each in slower]
+    assert verdict(one, last_digit, record_sets.ACCURACY) == "not resolved"
+
+
 def test_accuracies_of_another_arithmetic_are_refused():
     found = sets(trainings([0.9, 0.91]), trainings([0.9, 0.91], precision="bfloat16"))
     assert found.refused == {"accuracy: precision: float32 against bfloat16": ["name cnn"]}
@@ -224,7 +247,7 @@ def test_trainings_of_another_version_are_left_out_and_counted(monkeypatch):
 def test_holm_over_many_cells_keeps_chance_from_speaking():
     # p of a single cell is 0.02 to 0.03: one of eight such is no discovery
     a = [record for depth in range(1, 9) for record in trainings([0.900, 0.902, 0.901], depth)]
-    b = trainings([0.9045, 0.9025, 0.9035], 1) + [r for d in range(2, 9) for r in trainings([0.900, 0.902, 0.901], d)]
+    b = trainings([0.9045, 0.9025, 0.9035], 1) + [r for d in range(2, 9) for r in trainings([0.901, 0.900, 0.902], d)]
     alone = verdict(a[:3], b[:3], "test accuracy (%)")
     assert alone == "better"
     assert "better" not in {answer.verdict for answer in sets(a, b).answers}
@@ -367,8 +390,37 @@ def test_what_is_left_out_is_told(tmp_path, capsys):
 def test_a_calibration_under_load_is_told(tmp_path, capsys):
     a, b = write(tmp_path / "a", [timing()]), write(tmp_path / "b", [timing(0.02)])
     save(tmp_path / "a", msgspec.structs.replace(calibration(), warnings=["other processes used 1.00 CPUs meanwhile"]))
-    assert compare.main([a, b, "--store", str(tmp_path)]) == 1
+    assert compare.main([a, b, "--store", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("WARNING: the calibration of") == 1
+    assert compare.main([a, b, "--store", str(tmp_path), "--allow", "warnings"]) == 1
+
+
+def test_what_could_not_be_told_has_an_exit_code_of_its_own(tmp_path, capsys):
+    known, store = trainings([0.90, 0.901, 0.899]), str(tmp_path)
+    a, same = write(tmp_path / "a", known), write(tmp_path / "same", known)
+    assert compare.main([a, same, "--store", store, "--strict"]) == 0
+    assert capsys.readouterr().out.endswith("\nIn short: 1 identical.\n")
+    for name, records, told in (("unclear", trainings([0.90, 0.902]), "1 not resolved."),
+                                ("more", [*known, *trainings([0.9], depth=3)], "1 identical; 1 in one set alone."),
+                                ("bf16", trainings([0.9, 0.91], precision="bfloat16"), "1 not compared.")):
+        b = write(tmp_path / name, records)
+        assert (compare.main([a, b, "--store", store]), compare.main([a, b, "--store", store, "--strict"])) == (0, 3)
+        assert f"\nIn short: {told}\n" in capsys.readouterr().out
+    failed = [msgspec.structs.replace(each, status="error", epochs=Epochs()) for each in known]
+    assert compare.main([a, write(tmp_path / "failed", failed), "--store", store]) == 1
+    assert "In short: 3 failed in B alone." in capsys.readouterr().out
+
+
+def test_cells_of_one_set_alone_are_named_and_so_is_other_software(tmp_path, capsys):
+    other = msgspec.structs.replace(HERE, commit="0123456789abcdef", dirty=True,
+                                    libraries={"torch": "2.14.1", "accelerate": "1.12.0"})
+    a = write(tmp_path / "a", [*trainings([0.9, 0.91]), *trainings([0.9], depth=3)])
+    b = write(tmp_path / "b", trainings([0.9, 0.91], environment=other))
+    compare.main([a, b, "--store", str(tmp_path)])
+    out = capsys.readouterr().out
+    assert out.startswith("A against B: accelerate none against 1.12.0, commit none against 0123456789ab-dirty.\n")
+    assert "\nOnly in A: depth 3.\n" in out
+    assert "| depth 2 " in out
 
 
 # Revisions

@@ -14,59 +14,33 @@ import msgspec
 from bench import stats
 from bench.environment import speed_identity
 from bench.formatting import estimate, points, ratio_text, significant
+from bench.judging.questions import NO_CALIBRATION, NOT_RESOLVED, WORSE, Answer, Question, judge, speed_question
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.records import cells, outcomes, timings
 from bench.records.identity import Numerics
 from bench.records.machines import training_was_disturbed
 from bench.records.noise import record_ratio, resolvable_unpaired
 from bench.records.rows import current
-from bench.records.side_records import Calibration, Metric
+from bench.records.side_records import Calibration, Metric, Pairs
 from fmnist_core.config import ExecutionConfig
 
-NO_CALIBRATION = "not resolved: this machine has no calibration, see python -m bench.calibrate"
 ACCURACY = "test accuracy (%)"
 OTHER_WORK = "machine_shared: other work ran meanwhile"
 
 Kind = TypeVar("Kind", TrainRecord, SpeedRecord)
 
 
-class Answer(NamedTuple):
-    """One row of a comparison, B against A."""
-
-    what: str
-    metric: str
-    a: str
-    b: str
-    change: str
-    verdict: str
-    """`faster`, `slower`, `better`, `worse`, `the same within ...`, or `not resolved` and why."""
-
-
-class Question(NamedTuple):
-    """A comparison before many of them are corrected together."""
-
-    what: str
-    metric: str
-    a: str
-    b: str
-    result: stats.Ratio | stats.Comparison | None
-    """Of a Ratio: A's time over B's, so that above 1 B is faster. None: nothing is known of the noise."""
-    change: str
-    words: tuple[str, str]
-    """If the result is greater; if it is less."""
-    minimum: float
-    equivalent: str
-    """If the whole interval lies within the minimum."""
-
-
 class Sets(NamedTuple):
     answers: list[Answer]
+    names: dict[str, str]
+    """Of every cell of both sets, by its text."""
     refused: dict[str, list[str]]
     """Reason to the cells that it is one of."""
     failed: list[str]
     """What failed in one set of a cell that the other has, too."""
+    num_failed_in_b_alone: int
     only_a: list[str]
-    """Cells that the other set has not, as JSON."""
+    """Texts of the cells that the other set has not."""
     only_b: list[str]
     stale_a: int
     """Trainings left out: of another version of the training code, or of a configuration that can no longer be read."""
@@ -89,14 +63,17 @@ def compare(
     trains_b, speeds_b, failures_b, stale_b = _grouped(b, settings)
     texts_a = dict.fromkeys([*trains_a, *speeds_a, *failures_a])
     texts_b = dict.fromkeys([*trains_b, *speeds_b, *failures_b])
-    names = cells.names([text for text in texts_a if text in texts_b])
+    names = cells.names(list(texts_a | texts_b))
     accuracies: list[Question] = []
     speeds: list[Question] = []
     refused: dict[str, list[str]] = defaultdict(list)
     failed: list[str] = []
-    for text, name in names.items():
+    num_new_failures = 0
+    for text, name in ((text, names[text]) for text in texts_a if text in texts_b):
         failed += [f"{name}: {side}: {_failure(record)}" for side, failures in (("A", failures_a), ("B", failures_b))
                    for record in failures[text]]
+        before = [_task(record) for record in failures_a[text]]
+        num_new_failures += sum(_task(record) not in before for record in failures_b[text])
         pairs, reason = _pairs(trains_a[text], trains_b[text], _numerics, allowed)
         accuracies += [_accuracy(name, one, other, accuracy_threshold) for one, other in pairs]
         reasons = [f"accuracy: {reason}" if reason else ""]
@@ -106,21 +83,40 @@ def compare(
             if reason := _unfit(one[-1], allowed) or _unfit(other[-1], allowed):
                 reasons.append(f"speed: {reason}")
             else:
-                speeds += _speeds(name, one[-1], other[-1], calibration_for(other[-1].environment), threshold)
+                noise = _noise(calibration_for(other[-1].environment), allowed)
+                speeds += _speeds(name, one[-1], other[-1], noise, threshold)
         timed_a, timed_b = _timed(trains_a[text]), _timed(trains_b[text])
         quiet_a, quiet_b = _undisturbed(timed_a, allowed), _undisturbed(timed_b, allowed)
         trainings, reason = _pairs(quiet_a, quiet_b, _conditions, allowed)
         if timed_a and timed_b and not (quiet_a and quiet_b):
             reason = OTHER_WORK
         reasons.append(f"speed: {reason}" if reason else "")
-        speeds += [_epoch(name, of_a, of_b, calibration_for(of_b[-1].environment), threshold)
+        speeds += [_epoch(name, of_a, of_b, _noise(calibration_for(of_b[-1].environment), allowed), threshold)
                    for of_a, of_b in trainings]
         for reason in filter(None, dict.fromkeys(reasons)):
             refused[reason].append(name)
-    return Sets([*judge(accuracies), *judge(speeds)], refused, failed,
+    return Sets([*judge(accuracies), *judge(speeds)], names, refused, failed, num_new_failures,
                 only_a=[each for each in texts_a if each not in texts_b],
                 only_b=[each for each in texts_b if each not in texts_a],
                 stale_a=stale_a, stale_b=stale_b)
+
+
+def software_differences(a: Sequence[Record], b: Sequence[Record]) -> list[str]:
+    """e.g. `accelerate 1.15.0 against 1.12.0`: what the two sets ran with, where it is not the same in both."""
+    of_a, of_b = _software(a), _software(b)
+    told = lambda found: " and ".join(sorted(found)) or "none"
+    return [f"{name} {told(of_a[name])} against {told(of_b[name])}" for name in sorted({*of_a, *of_b})
+            if of_a[name] != of_b[name]]
+
+
+def _software(records: Sequence[Record]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = defaultdict(set)
+    for environment in {id(record.environment): record.environment for record in records}.values():
+        found["commit"].update([environment.commit[:12] + "-dirty" * environment.dirty] if environment.commit else [])
+        found["python"].update([environment.python] if environment.python else [])
+        for name, version in environment.libraries.items():
+            found[name].add(version)
+    return found
 
 
 def names_of_facts() -> list[str]:
@@ -130,29 +126,6 @@ def names_of_facts() -> list[str]:
                                 environment=Environment(device="any but cpu")))
     accuracies = _numerics(TrainRecord(experiment="", quality_key="", seed=0, cell={}))
     return sorted({*speeds, *accuracies, "machine_shared", "warnings"})
-
-
-def judge(questions: Sequence[Question], alpha: float = 0.05) -> list[Answer]:
-    """Verdicts with Holm's correction over all questions that can be answered."""
-    p_values = [_p(question.result) for question in questions]
-    adjusted = iter(stats.holm(known) if (known := [p for p in p_values if p == p]) else [])
-    answers = []
-    for question, p in zip(questions, p_values, strict=True):
-        if question.result is None:
-            verdict = NO_CALIBRATION
-        elif p != p:
-            verdict = "not resolved: needs at least two of each"
-        else:
-            said = stats.verdict(question.result, question.minimum, alpha, p=next(adjusted))
-            verdict = {"greater": question.words[0], "less": question.words[1],
-                       "equivalent": question.equivalent}.get(said, said)
-        answers.append(Answer(question.what, question.metric, question.a, question.b, question.change, verdict))
-    return answers
-
-
-def _p(result: stats.Ratio | stats.Comparison | None) -> float:
-    """nan where the question has no answer."""
-    return float("nan") if result is None else result.p
 
 
 def medians(record: SpeedRecord) -> dict[Metric, float]:
@@ -192,9 +165,12 @@ def _grouped(
     return defaultdict(list, up_to_date), speeds, failures, num_stale
 
 
+def _task(record: Record) -> str:
+    return f"seed {record.seed}" if isinstance(record, TrainRecord) else "the timing"
+
+
 def _failure(record: Record) -> str:
-    what = f"seed {record.seed}" if isinstance(record, TrainRecord) else "the timing"
-    return f"{what} failed, {record.status}" + (f": {record.reason.splitlines()[0]}" if record.reason else "")
+    return f"{_task(record)} failed, {record.status}" + (f": {record.reason.splitlines()[0]}" if record.reason else "")
 
 
 def _numerics(record: TrainRecord) -> dict[str, Any]:
@@ -243,27 +219,55 @@ def _unfit(record: SpeedRecord, allowed: Collection[str]) -> str:
     return "" if "warnings" in allowed or not record.warnings else f"warnings: {record.warnings[0]}"
 
 
+class _Noise(NamedTuple):
+    """What is known of the machine's."""
+
+    metrics: Mapping[Metric, Pairs]
+    reason: str
+    """The verdict where it is not known."""
+
+
+def _noise(calibration: Calibration | None, allowed: Collection[str]) -> _Noise:
+    """A calibration that other work disturbed knows the noise of that hour alone."""
+    if calibration is None:
+        return _Noise({}, NO_CALIBRATION)
+    if calibration.warnings and "warnings" not in allowed:
+        return _Noise({}, f"{NOT_RESOLVED}: the calibration was disturbed, see python -m bench.calibrate")
+    return _Noise(calibration.metrics, NO_CALIBRATION)
+
+
 def _accuracy(name: str, a: Sequence[TrainRecord], b: Sequence[TrainRecord], minimum: float) -> Question:
     values_a, values_b = ([accuracy for record in records if (accuracy := outcomes.test_last(record)) is not None]
                           for records in (a, b))
+    told_a, told_b = (f"{estimate(values)}, n = {len(values)}" for values in (values_a, values_b))
+    words, equivalent = ("better", WORSE), f"the same within {100 * minimum:g} points"
+    num_seeds, num_identical = _identical(a, b)
+    if num_identical == len(values_a) == len(values_b):
+        return Question(name, ACCURACY, told_a, told_b, None, "0", words, minimum, equivalent,
+                        f"identical in {'its seed' if num_seeds == 1 else f'all {num_seeds} seeds'}")
     result = stats.compare(values_a, values_b)
     interval = "" if math.isnan(result.low) else f" [{points(result.low)}, {points(result.high)}]"
     detail = f"{points(result.difference)}{interval} points"
-    return Question(name, ACCURACY, estimate(values_a), estimate(values_b), result, detail, ("better", "worse"),
-                    minimum, f"the same within {100 * minimum:g} points")
+    detail += f"; {num_identical} of {num_seeds} common seeds identical" if num_identical else ""
+    return Question(name, ACCURACY, told_a, told_b, result, detail, words, minimum, equivalent)
 
 
-def _speeds(
-    name: str, a: SpeedRecord, b: SpeedRecord, calibration: Calibration | None, minimum: float
-) -> Iterator[Question]:
+def _identical(a: Sequence[TrainRecord], b: Sequence[TrainRecord]) -> tuple[int, int]:
+    """Seeds that both have, and how many of them learnt the same to the last digit, epoch by epoch."""
+    learnt_a, learnt_b = ({record.seed: msgspec.structs.replace(record.epochs, train_s=[]) for record in records}
+                          for records in (a, b))
+    common = learnt_a.keys() & learnt_b.keys()
+    return len(common), sum(learnt_a[seed] == learnt_b[seed] for seed in common)
+
+
+def _speeds(name: str, a: SpeedRecord, b: SpeedRecord, noise: _Noise, minimum: float) -> Iterator[Question]:
     of_a, of_b = medians(a), medians(b)
     for metric in [metric for metric in of_a if metric in of_b]:
         result, detail = None, significant(of_a[metric] / of_b[metric])
-        if calibration and metric in calibration.metrics:
-            result = record_ratio(of_a[metric], of_b[metric], calibration.metrics[metric])
-            resolved = 100 * resolvable_unpaired(calibration.metrics[metric])
-            detail = f"{ratio_text(result)}, resolvable: {significant(resolved, 2)} %"
-        yield speed_question(name, metric, of_a, of_b, result, detail, minimum)
+        if pairs := noise.metrics.get(metric):
+            result = record_ratio(of_a[metric], of_b[metric], pairs)
+            detail = f"{ratio_text(result)}, resolvable: {significant(100 * resolvable_unpaired(pairs), 2)} %"
+        yield speed_question(name, metric, of_a, of_b, result, detail, minimum, noise.reason)
 
 
 def _timed(records: Sequence[TrainRecord]) -> list[TrainRecord]:
@@ -274,26 +278,11 @@ def _undisturbed(records: Sequence[TrainRecord], allowed: Collection[str]) -> li
     return [record for record in records if "machine_shared" in allowed or not training_was_disturbed(record)]
 
 
-def _epoch(name: str, a: Sequence[TrainRecord], b: Sequence[TrainRecord], calibration: Calibration | None,
-           minimum: float) -> Question:
+def _epoch(name: str, a: Sequence[TrainRecord], b: Sequence[TrainRecord], noise: _Noise, minimum: float) -> Question:
     """Seeds of one sweep share the state of the machine, and so count as one timing, by the median of their medians."""
     a_s, b_s = (stats.median([stats.summarize(record.epochs.train_s).median for record in records])
                 for records in (a, b))
-    noise = calibration and (calibration.metrics.get("epoch") or calibration.metrics.get("train_step"))
-    result = record_ratio(a_s, b_s, noise) if noise else None
+    pairs = noise.metrics.get("epoch") or noise.metrics.get("train_step")
+    result = record_ratio(a_s, b_s, pairs) if pairs else None
     change = ratio_text(result) if result else significant(a_s / b_s)
-    return speed_question(name, "epoch", {"epoch": a_s}, {"epoch": b_s}, result, change, minimum)
-
-
-def speed_question(name: str, metric: Metric, a: Mapping[Metric, float], b: Mapping[Metric, float],
-                   result: stats.Ratio | None, change: str, threshold: float) -> Question:
-    """`a`, `b`: seconds by metric. Batches are a part of every step: by that their change is judged."""
-    minimum, of_what = threshold, ""
-    if metric == "batch" and a.get("train_step"):
-        minimum, of_what = threshold * (a["batch"] + a["train_step"]) / a["batch"], " of a step"
-    return Question(name, metric.replace("_", " "), milliseconds(a[metric]), milliseconds(b[metric]), result, change,
-                    ("faster", "slower"), minimum, f"the same within {100 * threshold:g} %{of_what}")
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{significant(1000 * seconds)} ms"
+    return speed_question(name, "epoch", {"epoch": a_s}, {"epoch": b_s}, result, change, minimum, noise.reason)
