@@ -154,8 +154,9 @@ def _own_files(data_dir: str | None, sha256: str) -> Arrays:
     arrays = _arrays(content)  # first: what is no data set needs no digest
     digest = hashlib.sha256(b"".join(content.values())).hexdigest()
     if digest != sha256:
-        raise DataError(f"data.sha256 = '{sha256}': the files in {folder} have another digest; where they are meant: "
-                        f"--set data.sha256={digest}")
+        what = f"data.sha256 = '{sha256}': the files in {folder} have another digest" if sha256 else (
+            f"data.dataset = 'idx' needs data.sha256, the digest of the files in {folder}")
+        raise DataError(f"{what}; where they are meant: --set data.sha256={digest}")
     return arrays
 
 

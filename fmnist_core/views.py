@@ -19,15 +19,20 @@ def logits(model: nn.Module, images_NCHW: Tensor, views: Views) -> Tensor:
     if views == "one":
         plain: Tensor = model(images_NCHW)
         return plain
-    both = _both_sides(model, images_NCHW)
     if views == "flip":
-        return both
+        return _mean(model, _both_sides(images_NCHW))
     height, width = images_NCHW.shape[-2:]
     padded = F.pad(images_NCHW, (1, 1, 1, 1), mode="replicate")
-    up_left, down_right = padded[..., 2:, 2:], padded[..., :height, :width]
-    return 0.5 * both + 0.25 * _both_sides(model, up_left) + 0.25 * _both_sides(model, down_right)
+    shifted = padded[..., 2:, 2:].clone(), padded[..., :height, :width].clone()
+    as_it_is, up_left, down_right = (_both_sides(each) for each in (images_NCHW, *shifted))
+    return 0.5 * _mean(model, as_it_is) + 0.25 * _mean(model, up_left) + 0.25 * _mean(model, down_right)
 
 
-def _both_sides(model: nn.Module, images_NCHW: Tensor) -> Tensor:
-    mean: Tensor = 0.5 * model(images_NCHW) + 0.5 * model(images_NCHW.flip(-1))
+def _both_sides(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    return images_NCHW, images_NCHW.flip(-1)
+
+
+def _mean(model: nn.Module, sides: tuple[Tensor, Tensor]) -> Tensor:
+    """Of views that were all made before the first is looked at: a network may change its input in place."""
+    mean: Tensor = 0.5 * model(sides[0]) + 0.5 * model(sides[1])
     return mean

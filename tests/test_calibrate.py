@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 
 import msgspec
 import numpy as np
@@ -51,6 +52,13 @@ def test_turns_alternate_and_keep_their_order():
     measured = interleave({name: lambda name=name: calls.append(name) or len(calls) for name in "abc"}, 3)
     assert "".join(calls) == "abccbaabc"
     assert measured == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
+
+
+def test_blocks_that_take_long_are_told_where_no_bar_is(monkeypatch, capsys):
+    clock = iter(range(0, 10_000, 25))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    interleave({"a": lambda: 0, "b": lambda: 0}, 3)
+    assert capsys.readouterr().err == "block 2 of 6, about 2 min left\nblock 4 of 6, about 50 s left\n"
 
 
 def test_noise_of_a_pair_by_hand():

@@ -125,7 +125,8 @@ def test_a_run_from_files_to_results_and_predictions(prepared, tmp_path, capsys)
 @pytest.mark.parametrize(("setting", "message"), [
     ('data.class_names=["a"]',
      r'data.class_names = \["a"\] has no effect on data.dataset = \'fashion-mnist\'; allowed with \'idx\''),
-    ('data.dataset=idx', r"data.sha256 = '': the files in data have another digest.*--set data.sha256=[0-9a-f]{64}"),
+    ('data.dataset=idx',
+     r"needs data.sha256, the digest of the files in data; where they are meant: --set data.sha256=[0-9a-f]{64}"),
     ('data.class_names=["a", "a"]', r"data.class_names = \['a', 'a'\]: expected 10 different names"),
 ])
 def test_what_is_wrong_with_own_files_is_said(setting, message, tmp_path, monkeypatch, capsys):

@@ -85,6 +85,13 @@ def test_the_change_that_counts_follows_the_spread_of_the_processes_but_has_a_fl
     assert gate.judge("check", [1.0 + expected * 0.99], [1.0], noisy).verdict == "within the noise"
 
 
+def test_a_build_chooses_the_change_that_counts():
+    quiet = gate.Baseline(commit="c", ratios=[1.0, 1.001, 0.999, 1.0, 1.0])
+    assert gate.judge("check", [1.08], [1.0], quiet).verdict == "slower"
+    assert gate.judge("check", [1.08], [1.0], quiet, threshold=0.1).verdict == "within the noise"
+    assert gate.judge("check", [1.12], [1.0], quiet, threshold=0.1).verdict == "slower"
+
+
 def test_baselines_gather_processes_of_one_commit_and_keep_other_machines_and_checks(tmp_path):
     one, other = Environment(cpu="one", num_cpus=2), Environment(cpu="other", num_cpus=2, commit="a")
     judged = gate.judge("step", [2.0, 2.1], [1.0, 1.0], None)
@@ -186,6 +193,7 @@ def test_make_perf_says_what_is_missing_keeps_what_it_finds_and_fails_on_a_slowd
     assert run.returncode == 0, run.stdout + run.stderr
     assert "NO BASELINE" in run.stdout
     assert "1 skipped" in run.stdout
+    assert perf(tmp_path, "--perf-require-baseline").returncode == 1
 
     for num in (1, 2):
         run = perf(tmp_path, "--write-baseline")
@@ -203,3 +211,4 @@ def test_make_perf_says_what_is_missing_keeps_what_it_finds_and_fails_on_a_slowd
     assert run.returncode == 1, run.stdout + run.stderr
     assert "slower" in run.stdout
     assert "NO BASELINE" not in run.stdout
+    assert perf(tmp_path, "--perf-threshold", "1e6").returncode == 0

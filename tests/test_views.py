@@ -48,6 +48,19 @@ def cell(**data) -> CellConfig:
                       data=DataConfig(dataset="synthetic", validation_size=40, **data))
 
 
+@pytest.mark.parametrize("seen_as", ["one", "flip", "flip_shift"])
+def test_a_network_that_changes_its_input_in_place_sees_the_same_views(seen_as):
+    class InPlace(Pixels):
+        def forward(self, images_NCHW):
+            return super().forward(images_NCHW.sub_(1000.0).relu_())
+
+    class Plain(Pixels):
+        def forward(self, images_NCHW):
+            return super().forward((images_NCHW - 1000.0).relu())
+
+    assert torch.equal(views.logits(InPlace(), picture(), seen_as), views.logits(Plain(), picture(), seen_as))
+
+
 @pytest.mark.parametrize("seen_as", ["flip", "flip_shift"])
 def test_every_evaluation_takes_the_cells_views(seen_as):
     training = Training(cell(test_views=seen_as), 0, small_dataset())

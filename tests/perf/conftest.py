@@ -24,6 +24,9 @@ Check = Callable[[Callable[[], Any], Callable[[], Any], torch.device], None]
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--perf-rounds", type=int, default=30, help="timed rounds of each check; default: 30")
     parser.addoption("--perf-baseline", type=Path, default=gate.BASELINES, help="the file of baselines")
+    parser.addoption("--perf-threshold", type=float, default=gate.THRESHOLD, metavar="X",
+                     help=f"least relative change that counts; default: {gate.THRESHOLD}")
+    parser.addoption("--perf-require-baseline", action="store_true", help="fail where there is no baseline")
     parser.addoption("--write-baseline", action="store_true", help="add this process to this machine's baseline")
 
 
@@ -67,13 +70,14 @@ def check(benchmark: Any, request: pytest.FixtureRequest) -> Check:
             return
         known = gate.load(option("--perf-baseline")).get(gate.machine_id(here()))
         judged = gate.judge(request.node.name, benchmark.stats.stats.data, reference_s[WARMUP_ROUNDS:],
-                            known.checks.get(request.node.name) if known else None)
+                            known.checks.get(request.node.name) if known else None, option("--perf-threshold"))
         request.config.stash[JUDGED].append(judged)
         benchmark.extra_info.update(verdict=judged.verdict, said=judged.said, reference_s=reference_s[WARMUP_ROUNDS:])
         if option("--write-baseline"):
             return
         if judged.verdict == gate.NO_BASELINE:
-            pytest.skip("measured, but this machine has no baseline to judge it by: `make baseline` makes one")
+            end = pytest.fail if option("--perf-require-baseline") else pytest.skip
+            end("measured, but this machine has no baseline to judge it by: `make baseline` makes one")
         if judged.verdict in ("slower", "faster"):
             pytest.fail(f"{judged.verdict}: {judged.said}. If that is meant, `make baseline` and commit what it writes",
                         pytrace=False)

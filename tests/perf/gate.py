@@ -20,7 +20,7 @@ from fmnist_core.config import digest
 
 BASELINES = Path(__file__).parent / "baseline.json"
 THRESHOLD = 0.025
-"""The least relative change that counts, however quiet the machine."""
+"""The least relative change that counts unless another is asked for, however quiet the machine."""
 ALPHA = 0.01
 """False alarms of one check, so that those of a run of four stay below 5 %."""
 MIN_PROCESSES = 5
@@ -51,9 +51,10 @@ class Judged(NamedTuple):
     """Of this process."""
 
 
-def judge(check: str, measured_s: Sequence[float], reference_s: Sequence[float], baseline: Baseline | None) -> Judged:
+def judge(check: str, measured_s: Sequence[float], reference_s: Sequence[float], baseline: Baseline | None,
+          threshold: float = THRESHOLD) -> Judged:
     """Rounds were taken in turns. An alarm: the ratio lies outside the interval that holds, with 1 - ALPHA, the next
-    process of the baseline, and the change is at least THRESHOLD."""
+    process of the baseline, and the change is at least `threshold`."""
     ratio = stats.summarize([m / r for m, r in zip(measured_s, reference_s, strict=True)]).median
     known = 0 if baseline is None else len(baseline.ratios)
     if baseline is None or known < MIN_PROCESSES:
@@ -61,7 +62,7 @@ def judge(check: str, measured_s: Sequence[float], reference_s: Sequence[float],
                                           "processes of a baseline", ratio)
     logs = [math.log(each) for each in baseline.ratios]
     middle = stats.summarize(logs).mean
-    least = max(stats.prediction_interval(logs, 1 - ALPHA).high - middle, math.log1p(THRESHOLD))
+    least = max(stats.prediction_interval(logs, 1 - ALPHA).high - middle, math.log1p(threshold))
     change = math.log(ratio) - middle
     verdict = "within the noise" if abs(change) < least else "slower" if change > 0 else "faster"
     said = (f"{100 * math.expm1(change):+.1f} % against {known} processes; here a change counts from "
