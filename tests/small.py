@@ -14,4 +14,4 @@ def small_dataset(num_train: int = 230, num_validation: int = 40, num_test: int 
     test = Split(torch.from_numpy(arrays.test_images_NCHW), torch.from_numpy(arrays.test_labels_N).long())
     config = DataConfig(dataset="synthetic", validation_size=num_validation, **options)  # type: ignore[arg-type]
     return Dataset(config, Split(images[:num_train], labels[:num_train]), Split(images[num_train:], labels[num_train:]),
-                   test, 0.0, 1.0)
+                   test, *((0.25, 0.5) if config.normalize else (0.0, 1.0)))

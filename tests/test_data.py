@@ -26,6 +26,13 @@ def test_split_parts_the_training_set_by_its_seed_alone():
     assert key(whole) == key(torch.from_numpy(load_arrays("synthetic").train_images_NCHW.copy()).flatten(1))
 
 
+def test_an_image_keeps_its_label_in_either_part_of_a_split():
+    whole, parts = load_arrays("synthetic"), load(validation_size=59_000)
+    labels = dict(zip(map(bytes, whole.train_images_NCHW), whole.train_labels_N, strict=True))
+    for part in (parts.train, parts.validation):
+        assert [labels[bytes(image)] for image in part.images_NCHW.numpy()] == part.labels_N.tolist()
+
+
 def test_a_split_that_leaves_nothing_is_refused():
     with pytest.raises(ValueError, match=r"data.validation_size = 60000 leaves nothing of 60000 .*_size=10000$"):
         load(validation_size=60_000)
@@ -84,6 +91,18 @@ def test_rotation_by_nothing_is_nothing_and_mass_stays_near():
     assert len({round(float(value), 3) for value in turned[:, 0, 8, 8]}) > 8
 
 
+def test_rotation_reaches_its_angle_either_way_and_no_further():
+    """By the angle at which a dot above the centre ends."""
+    torch.manual_seed(0)
+    images = torch.zeros(500, 1, 28, 28)
+    images[:, :, 3:5, 13:15] = 1
+    mass = augment.rotate(images, 30.0)[:, 0] / 4
+    from_centre = torch.arange(28) - 13.5
+    degrees = torch.atan2((mass.sum(1) * from_centre).sum(1), -(mass.sum(2) * from_centre).sum(1)).rad2deg()
+    assert (degrees.min().item(), degrees.max().item()) == pytest.approx((-30, 30), abs=1)
+    assert degrees.mean().item() == pytest.approx(0, abs=3)
+
+
 def test_erasing_overwrites_one_square_of_the_chosen_images():
     torch.manual_seed(0)
     images = torch.full((400, 1, 28, 28), -1.0)
@@ -122,6 +141,13 @@ def test_random_flip_flips_half_and_only_the_training_set(flip):
     flipped = sum(torch.equal(a, b.flip(-1)) for a, b in zip(images, plain, strict=True))
     assert 70 < flipped < 130
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(images, plain, strict=True))
+
+
+@pytest.mark.parametrize("options", [{"flip": "random"}, {"rotation": 20.0}, {"shift": 3}, {"erasing": 0.5}])
+def test_each_augmentation_is_there_where_it_is_asked_for(options):
+    torch.manual_seed(0)
+    dataset = small_dataset(**options)
+    assert not torch.equal(dataset.train_batch(torch.arange(200))[0], dataset.images(dataset.train, torch.arange(200)))
 
 
 def test_augmentation_is_fresh_for_each_batch():
