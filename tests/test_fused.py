@@ -202,14 +202,17 @@ def test_a_replica_as_a_model_of_its_own() -> None:
 def test_evaluation_sees_each_image_once_whatever_the_batch() -> None:
     training = make(cell_of(Network1(dropout=0.5), global_batch_size=4))
     mine = fused_evaluate(training, training.dataset.test, keep_logits=True)
-    for seed, evaluation in zip(SEEDS, mine, strict=True):
-        other = evaluate(Training(training.cell, seed, training.dataset), training.dataset.test, keep_logits=True)
+    first = fused_evaluate(training, training.dataset.test, limit=3)
+    for seed, evaluation, of_first in zip(SEEDS, mine, first, strict=True):
+        alone = Training(training.cell, seed, training.dataset)
+        other = evaluate(alone, training.dataset.test, keep_logits=True)
         assert evaluation.accuracy == other.accuracy
         assert evaluation.loss == pytest.approx(other.loss, rel=1e-5)
         assert evaluation.logits_NK is not None
         assert other.logits_NK is not None
         torch.testing.assert_close(evaluation.logits_NK, other.logits_NK, rtol=1e-4, atol=1e-5)
-    assert [e.logits_NK for e in fused_evaluate(training, training.dataset.test, limit=3)] == [None] * 3
+        assert of_first.loss == pytest.approx(evaluate(alone, training.dataset.test, limit=3).loss, rel=1e-5)
+        assert of_first.logits_NK is None
 
 
 def test_augmentation_is_drawn_for_each_replica() -> None:

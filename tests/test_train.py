@@ -11,6 +11,7 @@ from torch import nn
 
 from fmnist_core import evaluation, train
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, KernelDepthCNN, Network1, Network2, TrainConfig
+from fmnist_core.data import Split
 from fmnist_core.evaluation import evaluate
 from fmnist_core.models.build import build
 from fmnist_core.seeds import stream
@@ -233,6 +234,17 @@ def test_the_parts_of_all_processes_are_the_test_set(world, batch, monkeypatch):
     assert bool((seen == 1).all())
     assert sums[1].item() / 1003 == alone.accuracy
     assert sums[0].item() / 1003 == pytest.approx(alone.loss, rel=1e-5)
+
+
+def test_after_an_epoch_each_part_is_evaluated_and_of_the_training_images_the_first(monkeypatch):
+    monkeypatch.setattr(evaluation, "TRAIN_SUBSET", 100)
+    training = Training(cell(epochs=1), 0, small_dataset())
+    history, dataset = fit(training), training.dataset
+    first = Split(dataset.train.images_NCHW[:100], dataset.train.labels_N[:100])
+    for part, split in (("train_subset", first), ("validation", dataset.validation), ("test", dataset.test)):
+        alone = evaluate(training, split)
+        assert getattr(history, f"{part}_loss") == [pytest.approx(alone.loss)]
+        assert getattr(history, f"{part}_accuracy") == [alone.accuracy]
 
 
 def test_an_image_evaluated_twice_is_a_hard_failure(monkeypatch):
