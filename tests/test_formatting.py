@@ -70,6 +70,7 @@ def test_small_words():
     assert count(0) == "-"
     assert p_value(0.0004) == "p < 0.001"
     assert p_value(0.0421) == "p = 0.042"
+    assert [p_value(p) for p in (0.0496, 0.0504)] == ["p = 0.0496", "p = 0.0504"], "on which side of 0.05"
 
 
 @pytest.mark.parametrize(("text", "shown"), [
