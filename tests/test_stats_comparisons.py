@@ -206,6 +206,28 @@ def test_a_control_of_another_spread_is_compared_by_its_own():
         assert found.p == pytest.approx(2 * scipy_stats.t.sf(abs(t), (a + b) ** 2 / (a**2 / 3 + b**2 / 4)))
 
 
+def is_pooled(found, *variances):
+    """Whether a difference of 1 was tested by the variance of all, of three values each."""
+    pooled = np.mean(variances)
+    return found.p == pytest.approx(2 * scipy_stats.t.sf(1 / math.sqrt(pooled * 2 / 3), 2 * len(variances)))
+
+
+@pytest.mark.parametrize(("variance", "shared"), [(3.6, True), (3.7, False), (0.14, True), (0.136, False)])
+def test_a_control_shares_the_spread_but_in_the_outer_quarter(variance, shared):
+    """F of 2 and 4 degrees of freedom exceeds x by (1 + x / 2)^-2: an eighth at 3.657, seven eighths at 0.138."""
+    control = [-math.sqrt(variance), 0.0, math.sqrt(variance)]
+    found = stats.compare_with(control, [[0.0, 1.0, 2.0], [5.0, 6.0, 7.0]])[0]
+    assert is_pooled(found, variance, 1, 1) == shared
+
+
+@pytest.mark.parametrize(("variance", "shared"), [(4.3, True), (4.35, False)])
+def test_a_sample_shares_the_spread_but_among_the_tenth_that_is_most_spread(variance, shared):
+    """F of 2 and 4 degrees of freedom exceeds x by (1 + x / 2)^-2: a tenth at 4.325."""
+    sample = [1 - math.sqrt(variance), 1.0, 1 + math.sqrt(variance)]
+    found = stats.compare_with([-1.0, 0.0, 1.0], [sample, [5.0, 6.0, 7.0]])[0]
+    assert is_pooled(found, 1, variance, 1) == shared
+
+
 def test_one_wild_sample_does_not_hide_the_spread_of_the_others():
     rng = np.random.default_rng(8)
     control, *others = rng.normal(0.94, 0.0015, (12, 3))
