@@ -363,6 +363,23 @@ def test_steps_timed_in_turns_tell_what_records_do_not():
     assert verdict(unsure, "4h", [calibration(CPU, 0.5), in_turns(1.25)]).verdict == "supported"
 
 
+def test_steps_are_slower_only_if_they_are_at_every_depth():
+    of = LOADED["kernel_depth"]
+
+    def judged(large_s):
+        """`large_s`: seconds of a step of kernel size 5, by depth."""
+        return verdict([timed(of, cell, [0.01 if model.kernel_size == 2 else large_s[model.depth]] * 10)
+                        for cell in of.cells for model in [cell.config.model]
+                        if model.kernel_size in (2, 5) and model.depth in large_s], "4i").verdict
+
+    slow = {cell.config.model.depth: 0.02 for cell in of.cells}
+    assert judged(slow) == "supported"
+    assert judged(slow | {1: 0.01049}) == "not resolved"
+    assert judged(slow | {1: 0.01}) == "contradicted"
+    del slow[1]
+    assert judged(slow) == "waiting"
+
+
 def test_shared_machines_and_differing_precision_are_no_evidence_of_time():
     of = LOADED["kernel_size_network2"]
     cells = {cell.label: cell for cell in of.cells}
@@ -410,6 +427,16 @@ def test_network_2_over_its_trials():
     assert trials([0.05]) == "contradicted"
     assert trials([0.05, -0.05]) == "contradicted"  # four of seven rise
     assert verdict(with_rise("table_1_2", [-0.05])[:3], "5c").verdict == "waiting"
+
+
+def test_configurations_share_the_level_at_which_their_loss_rises():
+    """5.8 standard errors: of two degrees of freedom t is 4.3 at 1 - 0.05 / 2, but 11.8 at 1 - 0.05 / 14."""
+    of, trial = LOADED["table_1_2"], lambda cell: re.fullmatch(r"Trial-\d", cell.label)
+    rows = collect(with_rise(of.name, [0.02], wanted=trial, spread=(-0.006, 0.0, 0.006)), [of]).of(
+        of.name, lambda row: row.trained)
+    assert len(rows) == 7
+    assert over_fits(rows[:1], expected=True).verdict == "supported"
+    assert over_fits(rows, expected=True).verdict == "not resolved"
 
 
 def test_seeds_to_resolve_it_are_those_of_the_trials_that_make_a_majority():
@@ -533,6 +560,8 @@ def test_factors(name):
     level = dict.fromkeys(own, 0.9)
     assert verdict(seeds(name, level, spread=wide), part).verdict == "not resolved"
     assert verdict(seeds(name, level), part).verdict == "contradicted"  # all surely within 0.3 points
+    barely = {label: 0.9 + 0.0008 * i / (len(own) - 1) for i, label in enumerate(own)}
+    assert verdict(seeds(name, barely, spread=(-1e-5, 0.0, 1e-5)), part).verdict == "contradicted"  # surely apart
     assert verdict(seeds(name, {own[0]: 0.9}), part).verdict == "waiting"
     assert verdict([], part).verdict == "waiting"
 
