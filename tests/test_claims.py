@@ -96,6 +96,30 @@ def test_contradiction_does_not_wait_for_missing_records():
     assert contrasts([missing]).verdict == contrasts([]).verdict == "waiting"
 
 
+def test_more_than_two_groups_are_compared_all_together():
+    alike, apart = [0.900, 0.901, 0.902, 0.903], [0.950, 0.951, 0.952, 0.953]
+    assert evidence.one_way_p([alike, alike, apart]) < 0.05
+
+
+def test_a_cell_has_learnt_if_each_of_its_seeds_has():
+    of = LOADED["loss"]
+    learnt = lambda *accuracies: collect([trained(of, of.cells[0], seed, test=accuracy)
+                                          for seed, accuracy in enumerate(accuracies)], [of]).of(of.name)[0].learnt
+    assert [learnt(0.9, 0.8), learnt(0.9, 0.1), learnt()] == [True, False, False]
+
+
+@pytest.mark.parametrize(("part", "name", "values", "said"), [
+    ("1b", "final", dict.fromkeys(("ReLU after fc1", "nothing after fc1", "split 1"), 0.95), "contradicted"),
+    ("8a", "final", {"ReLU after fc1": 0.95}, "supported"),
+    ("9a", "input_size", {"input_size 28": 0.90, "input_size 32": 0.91, "input_size 40": 0.92}, "supported")])
+def test_no_verdict_waits_for_what_failed(part, name, values, said):
+    """As it does for what nobody has run."""
+    broken = [failed(LOADED[name], cell, 0, "diverged", "at step 3") for cell in LOADED[name].cells
+              if cell.label not in values]
+    assert verdict(seeds(name, values), part).verdict == "waiting"
+    assert verdict([*seeds(name, values), *broken], part).verdict == said
+
+
 # 1 Final network
 
 
@@ -328,6 +352,7 @@ def test_step_time_of_large_kernels():
     assert verdict(pair(0.010, 0.020), "4h").verdict == "supported"
     assert verdict(pair(0.020, 0.010), "4h").verdict == "contradicted"
     assert verdict(pair(0.010, 0.0101), "4h").verdict == "contradicted"  # surely within 5 %
+    assert verdict(pair(0.010, 0.013), "4h", [calibration(CPU, 0.16)]).verdict == "supported"  # p = 0.025
     # What two runs differ by in any case, or what nobody knows, resolves nothing, however steady the steps of each.
     noisy = verdict(pair(0.010, 0.012), "4h", [calibration(CPU, 0.2)])
     assert (noisy.verdict, "1.200 [" in noisy.evidence) == ("not resolved", True)
@@ -356,6 +381,8 @@ def test_steps_timed_in_turns_tell_what_records_do_not():
 
     found = verdict([], "4h", [in_turns(1.25)])
     assert (found.verdict, "in turns: 1.262 [" in found.evidence) == ("supported", True)
+    alone = msgspec.structs.replace(in_turns(1.25), cells=in_turns(1.25).cells[:1])
+    assert verdict([], "4h", [alone]).verdict == "waiting"
     assert verdict([], "4h", [in_turns(0.8)]).verdict == "contradicted"
     assert verdict([], "4h", [in_turns(1.039)]).verdict == "not resolved"
     unsure = [timed(of, cells["kernel size 2"]), timed(of, cells["kernel size 5"], [0.013] * 10)]
@@ -366,26 +393,28 @@ def test_steps_timed_in_turns_tell_what_records_do_not():
 def test_steps_are_slower_only_if_they_are_at_every_depth():
     of = LOADED["kernel_depth"]
 
-    def judged(large_s):
+    def judged(large_s, noise=0.002):
         """`large_s`: seconds of a step of kernel size 5, by depth."""
         return verdict([timed(of, cell, [0.01 if model.kernel_size == 2 else large_s[model.depth]] * 10)
                         for cell in of.cells for model in [cell.config.model]
-                        if model.kernel_size in (2, 5) and model.depth in large_s], "4i").verdict
+                        if model.kernel_size in (2, 5) and model.depth in large_s], "4i",
+                       [calibration(CPU, noise)]).verdict
 
     slow = {cell.config.model.depth: 0.02 for cell in of.cells}
     assert judged(slow) == "supported"
     assert judged(slow | {1: 0.01049}) == "not resolved"
     assert judged(slow | {1: 0.01}) == "contradicted"
+    assert judged(dict.fromkeys(slow, 0.013), noise=0.16) == "not resolved"  # p = 0.025 at each of four depths
     del slow[1]
     assert judged(slow) == "waiting"
 
 
-def test_shared_machines_and_differing_precision_are_no_evidence_of_time():
+def test_shared_machines_differing_precision_and_memory_format_are_no_evidence_of_time():
     of = LOADED["kernel_size_network2"]
     cells = {cell.label: cell for cell in of.cells}
     shared = msgspec.structs.replace(LABELS, machine_shared=True)
     bf16 = msgspec.structs.replace(LABELS, precision="bfloat16")
-    for odd in (shared, bf16):
+    for odd in (shared, bf16, msgspec.structs.replace(LABELS, weight_memory_format="contiguous")):
         records = [timed(of, cells["kernel size 2"]), timed(of, cells["kernel size 5"], [0.02] * 10, labels=odd)]
         assert verdict(records, "4h").verdict == "waiting"
 
