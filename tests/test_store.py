@@ -1,6 +1,7 @@
 """The store in good health: what is appended is read, once; names; locks. Faults are in `test_faults`."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import subprocess
@@ -285,6 +286,17 @@ def test_different_machines_do_not_wait_for_each_other(tmp_path):
 
 
 # Several writers
+
+
+def test_an_append_waits_for_another_writer_of_the_file(tmp_path):
+    thread = threading.Thread(target=Store(tmp_path).append, args=[trained()])
+    with (tmp_path / "quick.jsonl").open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive()
+    thread.join(10)
+    assert set(Store(tmp_path).latest()) == {KEY}
 
 
 def test_two_processes_append_at_once_and_nothing_is_lost_or_mixed(tmp_path):
