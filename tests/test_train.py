@@ -309,6 +309,13 @@ def test_alternating_flip_shows_every_image_both_ways_in_two_epochs():
     torch.testing.assert_close(second, torch.where(was_flipped[:, None, None, None], plain, flipped))
 
 
+def test_every_other_epoch_is_odd():
+    odd = {}
+    fit(Training(cell(KernelDepthCNN(depth=1, width=1), epochs=4), 0, small_dataset()),
+        on_step=lambda running: odd.setdefault(running.epoch, bool(running.odd_epoch)))
+    assert odd == {0: False, 1: True, 2: False, 3: True}
+
+
 def test_train_step_returns_the_mean_loss():
     dataset = small_dataset()
     training = Training(cell(), 0, dataset)
