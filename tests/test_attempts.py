@@ -63,6 +63,19 @@ def test_a_stop_keeps_the_checkpoint_and_a_record_removes_it(tmp_path):
     assert not killed.exists()
 
 
+def test_drafts_of_reports_end_with_the_cell_and_not_with_an_attempt(tmp_path):
+    """A rank that was killed while it wrote one leaves it; at a stop another rank may be writing it now."""
+    attempt = Attempt(tmp_path, KEY, 2)
+    attempt.begin()
+    drafts = [tmp_path / "attempts" / f"{key}.rank{rank}.998.draft" for key in (KEY, "f" * 16) for rank in (0, 1)]
+    for draft in drafts:
+        draft.touch()
+    attempt.stop()
+    assert sorted((tmp_path / "attempts").iterdir()) == drafts
+    attempt.finish()
+    assert sorted((tmp_path / "attempts").iterdir()) == drafts[2:]
+
+
 def test_who_stops_alone_while_others_share_the_cell_leaves_the_note(tmp_path):
     attempt = Attempt(tmp_path, KEY, 2)
     attempt.begin()

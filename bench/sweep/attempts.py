@@ -55,7 +55,8 @@ class Attempt:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        """Who shares a cell and stops alone has left the others behind: that note stays."""
+        """A process stopped on purpose removes its note; one that shares the cell leaves it, since the other ranks were
+        left in the middle of the cell."""
         if kind is Stopped and self.num_processes == 1:
             self.stop()
 
@@ -82,17 +83,20 @@ class Attempt:
         self._write(self._note, _Note())
 
     def report(self, report: Report) -> None:
-        self._write(self._folder / f"{self._key}.rank{report.rank}.json", report)
+        self._write(self._report_of(report.rank), report)
 
     def stop(self) -> None:
-        """It ended as it was meant to: there is nothing to tell. The checkpoint stays."""
+        """It ended as it was meant to: there is nothing to tell. The checkpoint stays, and drafts of reports, which
+        other ranks may be writing now."""
         for path in [self._note, *self._reports()]:
             path.unlink(missing_ok=True)
         remove_drafts(self._note)
 
     def finish(self) -> None:
-        """The cell has its record, or is to be tried from the start."""
+        """The cell has its record, or is to be tried from the start: no rank is at work on it."""
         self.stop()
+        for rank in range(self.num_processes):
+            remove_drafts(self._report_of(rank))
         self.checkpoint.unlink(missing_ok=True)
         remove_drafts(self.checkpoint)
 
@@ -103,6 +107,9 @@ class Attempt:
             if self._note.stat().st_mtime >= launched_at:
                 return
         self.finish()
+
+    def _report_of(self, rank: int) -> Path:
+        return self._folder / f"{self._key}.rank{rank}.json"
 
     def _reports(self) -> list[Path]:
         return sorted(self._folder.glob(f"{self._key}.rank*.json"))
