@@ -1,6 +1,5 @@
 """Eager or compiled: the one whose steps are faster here, by timing both."""
 
-import gc
 from collections.abc import Callable
 from typing import Literal
 
@@ -9,6 +8,7 @@ import torch
 
 from fmnist_core import step_time
 from fmnist_core.config import CellConfig
+from fmnist_core.memory import free_memory
 from fmnist_core.steps import Steps
 
 Mode = Literal["no", "default"]
@@ -38,7 +38,7 @@ def _time_modes(training_of: Callable[[Mode], Steps]) -> dict[Mode, float]:
     timings = step_time.fastest_steps(trainings)
     device, num_processes = trainings["no"].device, trainings["no"].num_processes
     del trainings
-    gc.collect()  # what Accelerate prepared is freed by the garbage collector alone
+    free_memory()
     return timings if num_processes == 1 else _slowest(timings, device)
 
 

@@ -13,6 +13,7 @@ from bench.sweep import launch, trial
 from bench.sweep.plan import Task
 from fmnist_core.fused.choice import choose_num_replicas
 from fmnist_core.fused.training import FusedTraining, fused_fit
+from fmnist_core.memory import free_memory
 from fmnist_core.observe import observe
 from fmnist_core.steps import Diverged
 from fmnist_core.summary import multiply_adds, num_parameters, summarize
@@ -40,7 +41,7 @@ def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared
     except Exception as error:
         status, reason = trial.explain(error, group[0])
         records = [trial.failed(task, status, reason) for task in group]
-    trial.free_memory()
+    free_memory()
     if records[0].status == "oom":
         return None
     wall_s, where, was_shared = time.perf_counter() - start, environment.collect(num_threads), others.check()

@@ -1,6 +1,5 @@
 """One task to one record, whatever happens: a failure is a result with a reason."""
 
-import gc
 import time
 import traceback
 import warnings
@@ -27,6 +26,7 @@ from fmnist_core.accelerator import accelerator_for
 from fmnist_core.clock import synchronize
 from fmnist_core.config import Baseline, TrainConfig, to_dict
 from fmnist_core.evaluation import History, evaluate
+from fmnist_core.memory import free_memory, ran_out
 from fmnist_core.models.own import OwnNetworkError
 from fmnist_core.objective import sign_argmax_accuracy
 from fmnist_core.observe import observe, reset_graph_counts
@@ -138,12 +138,6 @@ def check_device(*, gpu: bool) -> None:
     if found and not gpu:
         raise ValueError(f"torch {torch.__version__} finds a GPU, but nvidia-smi lists none, and records would name "
                          "the wrong device: install nvidia-smi, or train on the CPU with CUDA_VISIBLE_DEVICES=''")
-
-
-def free_memory() -> None:
-    """For the next cell: what Accelerate prepared is freed by the garbage collector alone."""
-    gc.collect()
-    torch.cuda.empty_cache()
 
 
 def _train(task: Task, dataset: data.Dataset, watch: "_Watch", on_epoch: OnStep | None,
@@ -291,8 +285,7 @@ def explain(error: Exception, task: Task) -> tuple[Status, str]:
     if isinstance(error, TimeoutExceeded):
         return "timeout", str(error)
     text = f"{type(error).__name__}: {error}".strip()
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in text.lower() \
-            or "can't allocate memory" in text.lower():
+    if ran_out(error):
         return "oom", f"{text.splitlines()[0]} (train.global_batch_size = {task.cell.config.train.global_batch_size})"
     if isinstance(error, OwnNetworkError):
         return "error", str(error)

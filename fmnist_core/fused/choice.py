@@ -1,6 +1,5 @@
 """How many seeds of a cell to train as one module on a device: from memory and a short timing."""
 
-import gc
 import math
 
 import torch
@@ -9,6 +8,7 @@ from torch import nn
 from fmnist_core.config import Baseline, CellConfig, input_shape
 from fmnist_core.data import Dataset
 from fmnist_core.fused.training import FusedTraining, check_fusible
+from fmnist_core.memory import free_memory
 from fmnist_core.models.build import build
 from fmnist_core.step_time import fastest_steps
 from fmnist_core.summary import LayerRow, num_parameters, summarize
@@ -70,7 +70,7 @@ def replica_bytes(cell: CellConfig) -> int:
 
 def _is_faster(cell: CellConfig, num_replicas: int, dataset: Dataset, alone: Training) -> bool:
     """Whether a fused step beats R steps alone."""
-    gc.collect()  # what Accelerate prepared is freed by the garbage collector alone
+    free_memory()
     try:
         step_s = fastest_steps({"alone": alone, "together": FusedTraining(cell, range(num_replicas), dataset)})
     except torch.OutOfMemoryError:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fmnist_core.config import NUM_CLASSES, CustomModel
+from fmnist_core.memory import ran_out
 from fmnist_core.models.layers import Shape
 from fmnist_core.nearest import nearest, nearest_key, no_module
 
@@ -91,7 +92,7 @@ def refusing(name: str, doing: str = "") -> Iterator[None]:
     except OwnNetworkError:
         raise
     except (Exception, SystemExit) as error:
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        if ran_out(error):
             raise
         text = next(iter(str(error).splitlines()), "") + _place(error)
         raise _error(name, f"{doing}{type(error).__name__}{': ' if text else ''}{text}") from error
