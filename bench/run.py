@@ -27,6 +27,7 @@ from bench.record import Record
 from bench.store import Store, StoreError
 from bench.sweep import dry_run, launch, progress, tracking
 from bench.sweep.attempts import Attempt
+from bench.sweep.conditions import Conditions
 from bench.sweep.plan import Known, Task, due, is_done, missing, outdated, siblings, tasks
 
 POLL_S = 0.5
@@ -124,9 +125,8 @@ class Sweep:
         if at_work and not self.ddp:
             launch.stand_alone(self.world)  # before torch, or the user's code, looks for a GPU
         if at_work:
-            from bench.sweep import trial  # brings torch: only now is it sure that there is work, and on which device
-
-            trial.check_device(gpu=self.gpu)
+            from bench.sweep import device  # brings torch: only now is it sure that there is work, and on which device
+            device.check(gpu=self.gpu)
         dry_run.check(dry_run.to_build(at_work), ddp=self.ddp)
         self.store.check_writable(each.name for each in self.experiments)  # last: it creates the folder
 
@@ -163,8 +163,7 @@ class Sweep:
         for task in cells:
             with self._machine(alone=True):
                 ranks.agree(task, ddp=self.ddp)
-                good = profiling.show(task, self.store.folder, data_dir=self.asked.data_dir,
-                                      num_threads=self._num_threads(alone=True))
+                good = profiling.show(task, self.store.folder, self._conditions(alone=True))
             codes.append(OK if good else FAILED)
         ranks.agree(None, ddp=self.ddp)
         return max(codes)
@@ -207,15 +206,13 @@ class Sweep:
         return group[:num]
 
     def _run_alone(self, task: Task) -> None:
-        from bench.sweep import ranks, trial
+        from bench.sweep import one_task, ranks
 
         alone = task.seed is None
         with self._attempt(task) as attempt, self._machine(alone) as shared, self._tracked(task) as on_epoch:
             ranks.agree(task, ddp=self.ddp)  # the others wait for rank 0, which may wait for the machine
             with self._hold_notice(alone):
-                record = trial.run(task, attempt, data_dir=self.asked.data_dir, notice=self.notice,
-                                   num_threads=self._num_threads(alone), on_epoch=on_epoch, on_save=self.show,
-                                   shared=shared, keep_weights=self._weights_folder())
+                record = one_task.run(task, attempt, self._conditions(alone, shared, on_epoch))
                 if self.leads:
                     self._store(task, record)
 
@@ -227,8 +224,7 @@ class Sweep:
             for task in group:
                 attempts.enter_context(self._attempt(task))
             with self._machine(alone=False) as shared, self._hold_notice(alone=False):
-                records = together.run(group, data_dir=self.asked.data_dir, notice=self.notice,
-                                       num_threads=self._num_threads(alone=False), shared=shared, on_epoch=self.show)
+                records = together.run(group, self._conditions(alone=False, shared=shared, on_epoch=self.show))
                 for task, record in zip(group, records, strict=True) if records is not None else ():
                     self._store(task, record)
             for task in group if records is None else ():
@@ -254,9 +250,9 @@ class Sweep:
         if task.key in self.outdated:
             attempt.forget(self.launched_at)  # to be run again means from the start
         if verdict := attempt.begin():
-            from bench.sweep import trial
+            from bench.sweep import new_record
 
-            self._store(task, trial.failed(task, *verdict, attempt.num_processes))
+            self._store(task, new_record.failed(task, *verdict, attempt.num_processes))
         return verdict is not None
 
     def _store(self, task: Task, record: Record) -> None:
@@ -282,6 +278,11 @@ class Sweep:
     def _hold_notice(self, alone: bool) -> contextlib.AbstractContextManager[None]:
         """A training stops between two steps, and processes that share a cell stop together; a timing stops at once."""
         return self.notice.held() if self.ddp or not alone else contextlib.nullcontext()
+
+    def _conditions(self, alone: bool, shared: Callable[[], bool] = lambda: False,
+                    on_epoch: tracking.OnEpoch | None = None) -> Conditions:
+        return Conditions(data_dir=self.asked.data_dir, num_threads=self._num_threads(alone), shared=shared,
+                          notice=self.notice, on_epoch=on_epoch, on_save=self.show, keep_weights=self._weights_folder())
 
     def _num_threads(self, alone: bool) -> int:
         num_sharing = 1 if alone and not self.ddp else self.world.local_num_processes

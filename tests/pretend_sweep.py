@@ -16,7 +16,7 @@ from bench.sweep import progress
 from bench.sweep.plan import Task
 
 
-def train(task: Task, attempt: Any, **options: Any) -> TrainRecord:
+def train(task: Task, attempt: Any, conditions: Any) -> TrainRecord:
     seconds = float(os.environ.get("PRETEND_S", "0.01"))
     with open(os.environ.get("PRETEND_LOG", os.devnull), "a") as log:
         log.write(f"{task.key}\n")
@@ -28,11 +28,15 @@ def train(task: Task, attempt: Any, **options: Any) -> TrainRecord:
 
 def modules() -> dict[str, ModuleType]:
     """What stands in the place of the modules of `bench` that bring torch, by name."""
-    trial, ranks = ModuleType("bench.sweep.trial"), ModuleType("bench.sweep.ranks")
-    vars(trial)["run"] = train
-    vars(trial)["check_device"] = lambda *, gpu: None
-    vars(ranks)["agree"] = lambda task, *, ddp: task
-    return {"trial": trial, "ranks": ranks}
+    contents: dict[str, dict[str, Any]] = {
+        "device": {"check": lambda *, gpu: None},
+        "one_task": {"run": train},
+        "ranks": {"agree": lambda task, *, ddp: task},
+    }
+    found = {name: ModuleType(f"bench.sweep.{name}") for name in contents}
+    for name, content in contents.items():
+        vars(found[name]).update(content)
+    return found
 
 
 if __name__ == "__main__":

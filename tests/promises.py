@@ -89,18 +89,18 @@ PROMISES = (
         "The record counts the resumes.",
         ("test_checkpoint.py::test_resumed_is_bit_equal_to_uninterrupted",
          "test_checkpoint.py::test_resuming_twice_and_saving_at_every_step_change_nothing",
-         "test_trial.py::test_resumes_are_counted")),
+         "test_one_task.py::test_resumes_are_counted")),
     Promise(
         "Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint and end the sweep at the next step, or after "
         f"{launch.GRACE_S:g} s.",
         ("distributed/test_faults.py::test_a_stopped_sweep_goes_on_where_it_was",
-         "test_trial.py::test_a_notice_leaves_a_checkpoint_and_the_next_attempt_the_same_record",
+         "test_one_task.py::test_a_notice_leaves_a_checkpoint_and_the_next_attempt_the_same_record",
          "test_launch.py::test_a_held_notice_does_not_wait_for_ever"),
         ("notices obeyed within a cell, and gone on from",)),
     Promise(
         "A damaged checkpoint is reported and not used.",
         ("test_checkpoint.py::test_damaged_files_are_reported_and_not_used",
-         "test_trial.py::test_a_damaged_checkpoint_is_reported_and_the_record_is_the_same")),
+         "test_one_task.py::test_a_damaged_checkpoint_is_reported_and_the_record_is_the_same")),
     Promise(
         "Of processes that share a cell, one that raises, is killed or has no memory ends the cell with a record that "
         "names rank and cause.",
@@ -114,7 +114,7 @@ PROMISES = (
     Promise(
         "A training beside which another of the same store ran on its machine says so, and its time is no measurement.",
         ("test_together.py::test_a_sweep_knows_of_another_on_its_machine_and_store",
-         "test_trial.py::test_who_trained_beside_it_is_recorded")),
+         "test_one_task.py::test_who_trained_beside_it_is_recorded")),
     Promise(
         "Of processes that share a cell, one that stalls is given up after FMNIST_DDP_TIMEOUT_S seconds, "
         f"{launch.DDP_TIMEOUT_S:g} unless set.",
@@ -131,12 +131,13 @@ PROMISES = (
         ("test_together.py::test_a_group_without_room_is_trained_seed_by_seed",)),
     Promise(
         "A cell beyond its time limit is stopped and recorded.",
-        ("test_trial.py::test_a_cell_stops_when_its_time_is_up", "test_trial.py::test_time_before_a_resume_counts")),
+        ("test_one_task.py::test_a_cell_stops_when_its_time_is_up",
+         "test_one_task.py::test_time_before_a_resume_counts")),
     Promise(
         "A loss that is not finite stops the cell with step and value, before a fused optimizer spreads it; one of "
         "evaluation stops it, too.",
-        ("test_trial.py::test_a_failure_is_a_record_with_its_reason",
-         "test_trial.py::test_parameters_are_those_before_the_step_that_diverged",
+        ("test_one_task.py::test_a_failure_is_a_record_with_its_reason",
+         "test_one_task.py::test_parameters_are_those_before_the_step_that_diverged",
          "test_train.py::test_a_network_that_is_not_finite_in_evaluation_has_diverged")),
     Promise(
         "An edited network of one's own is another one: its records are not mixed with those of its earlier code, "

@@ -11,7 +11,7 @@ import pytest
 from bench import experiment, run
 from bench.records.lines import decode
 from bench.store import StoreError
-from bench.sweep import dry_run, launch, trial
+from bench.sweep import device, dry_run, launch
 from bench.sweep.attempts import MAX_DEATHS, Attempt, Report, blame
 from bench.sweep.launch import Stopped
 from fmnist_core.config import quality_key
@@ -157,7 +157,7 @@ def sweep(tmp_path, monkeypatch):
     dataset = small_dataset()
     nothing = Arrays(*[bytes(60_000)] * 4)  # type: ignore[list-item]
     monkeypatch.setattr(dry_run, "load_arrays", lambda *arguments: nothing)
-    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
+    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: dataset)
     path, store = tmp_path / "one.toml", tmp_path / "store"
     path.write_text(EXPERIMENT)
     key = quality_key(experiment.load(str(path)).cells[0].config, 0)

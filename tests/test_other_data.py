@@ -12,7 +12,7 @@ from torchvision.datasets import CIFAR10
 
 from bench import report, run
 from bench.store import Store
-from bench.sweep import trial
+from bench.sweep import device
 from fmnist_core import files, predict
 from fmnist_core.config import DATASETS, DataConfig
 from fmnist_core.data import load
@@ -79,7 +79,7 @@ def prepared(tmp_path, monkeypatch, request):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.chdir(tmp_path)
     files.load_arrays.cache_clear()
-    trial._datasets.clear()
+    device._datasets.clear()
     name, data = request.param, f'dataset = "{request.param}"'
     match name:
         case "idx":
@@ -94,7 +94,7 @@ def prepared(tmp_path, monkeypatch, request):
             write_cifar(tmp_path / "data" / "cifar-10-batches-py", monkeypatch)
     yield name, FRUIT if name == "idx" else DATASETS[name].classes, data
     files.load_arrays.cache_clear()
-    trial._datasets.clear()
+    device._datasets.clear()
 
 
 @pytest.mark.parametrize("prepared", ["idx", "mnist", "kmnist", "emnist-digits", "cifar10"], indirect=True)

@@ -1,6 +1,5 @@
 """Profiles: a trace that Perfetto opens, a table of operators, and nothing in the store."""
 
-import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,8 @@ import torch
 from bench import experiment
 from bench.run import main
 from bench.store import Store
-from bench.sweep import launch, profiling, ranks, trial
+from bench.sweep import device, launch, profiling, ranks
+from bench.sweep.conditions import Conditions
 from bench.sweep.plan import Task
 from fmnist_core.config import Baseline, CellConfig
 from tests.small import small_dataset
@@ -31,7 +31,7 @@ def profiled(tmp_path, monkeypatch, capsys):
     for variable in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(variable, raising=False)
     dataset = small_dataset()
-    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
+    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: dataset)
     (tmp_path / "mine.toml").write_text(EXPERIMENT)
     threads = torch.get_num_threads()
     assert main([str(tmp_path / "mine.toml"), "--profile", "--store", str(tmp_path / "runs")]) == 0
@@ -102,8 +102,8 @@ def test_a_cell_that_fails_in_processes_that_share_it_gives_no_traceback(alike, 
     monkeypatch.setattr(torch, "set_num_threads", lambda num: None)
     task = Task("mine", experiment.Cell(config=CellConfig(model=Baseline(estimator="gaussian_nb")), label="naive"), "k",
                 0, 0.0)
-    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: None)
-    ask = functools.partial(profiling.show, task, Path("store"), data_dir=None, num_threads=1)
+    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: None)
+    ask = lambda: profiling.show(task, Path("store"), Conditions(num_threads=1))
     if alike:
         assert ask() is False
         assert capsys.readouterr().err.startswith("mine: naive: error: ") is (rank == 0)
@@ -122,7 +122,7 @@ def test_a_cell_that_fails_is_named_and_the_others_are_profiled(tmp_path, monkey
         return profiling.Profile(folder / "profile_0.json", "| table |")
 
     monkeypatch.setattr(profiling, "profile", fail_first)
-    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: None)
+    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: None)
     monkeypatch.setattr(torch, "set_num_threads", lambda num: None)
     (tmp_path / "mine.toml").write_text(EXPERIMENT)
     assert main([str(tmp_path / "mine.toml"), "--profile", "--store", str(tmp_path / "runs")]) == 1

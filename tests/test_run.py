@@ -61,9 +61,9 @@ def test_what_is_done_is_not_done_again(call_run, bare_folder, monkeypatch):
 
 
 def test_threads_are_those_asked_for_or_the_processors(call_run, bare_folder, monkeypatch):
-    seen, train = [], sys.modules["bench.sweep.trial"].run
-    monkeypatch.setattr(sys.modules["bench.sweep.trial"], "run", lambda task, attempt, **options: (
-        seen.append(options["num_threads"]) or train(task, attempt)))
+    seen, train = [], sys.modules["bench.sweep.one_task"].run
+    monkeypatch.setattr(sys.modules["bench.sweep.one_task"], "run", lambda task, attempt, conditions: (
+        seen.append(conditions.num_threads) or train(task, attempt, conditions)))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     path = written(bare_folder, EXPERIMENT)
     assert call_run(path, "--threads", "3")[0] == call_run(path, "--rerun")[0] == 0

@@ -11,8 +11,9 @@ import torch
 from bench import experiment, run
 from bench.inputs import options
 from bench.store import Store
-from bench.sweep import launch, together, trial
+from bench.sweep import device, launch, one_task, together
 from bench.sweep.attempts import Attempt
+from bench.sweep.conditions import Conditions
 from bench.sweep.plan import siblings, tasks
 from tests.small import small_dataset
 
@@ -53,7 +54,7 @@ def sweep_of(folder, gpu):
 
 @pytest.fixture
 def planned(monkeypatch):
-    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: small_dataset())
+    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: small_dataset())
     return tasks([experiment.parse(CONTENT, name="mine")], num_seeds=None, gpu=False, machine={})
 
 
@@ -65,14 +66,13 @@ def test_siblings_are_the_other_seeds_of_the_cell(planned):
 
 def test_a_record_per_seed_that_says_it_was_fused_and_agrees_with_the_seed_alone(planned, tmp_path):
     group = [planned[0], *siblings(planned[0], planned)]
-    records = together.run(group, data_dir=None, num_threads=1, shared=lambda: False, notice=launch.Notice())
+    records = together.run(group, Conditions(num_threads=1))
     assert not any(record.labels.machine_shared for record in records)
     assert [record.seed for record in records] == [0, 1, 2]
     assert [record.quality_key for record in records] == [task.key for task in group]
     assert {record.labels.fused_seeds for record in records} == {3}
     assert len({record.epochs.train_loss[-1] for record in records}) == 3
-    alone = trial.run(group[1], Attempt(tmp_path, group[1].key, 1), data_dir=None, num_threads=1, shared=lambda: False,
-                      notice=launch.Notice())
+    alone = one_task.run(group[1], Attempt(tmp_path, group[1].key, 1), Conditions(num_threads=1))
     assert alone.labels.fused_seeds == 1
     assert records[1].epochs.train_loss == pytest.approx(alone.epochs.train_loss, rel=1e-3)
     assert sum(map(sum, records[1].test.confusion)) == 70
@@ -85,15 +85,15 @@ def test_a_group_without_room_is_trained_seed_by_seed(notice_comes, planned, tmp
         tried.append([task.seed for task in group])
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    def stop_at_seed_1(task, *arguments, **options):
+    def stop_at_seed_1(task, *arguments):
         if notice_comes and task.seed == 1:
             raise launch.Stopped(signal.SIGTERM)
-        return alone(task, *arguments, **options)
+        return alone(task, *arguments)
 
-    tried, alone = [], trial.run
+    tried, alone = [], one_task.run
     monkeypatch.setattr(together, "_train", no_room)
     monkeypatch.setattr(together, "num_replicas", lambda group, data_dir: len(group))
-    monkeypatch.setattr(trial, "run", stop_at_seed_1)
+    monkeypatch.setattr(one_task, "run", stop_at_seed_1)
     with sweep_of(tmp_path, gpu=True) as sweep:
         if notice_comes:
             with pytest.raises(launch.Stopped):
@@ -126,7 +126,7 @@ def test_a_notice_while_the_number_of_seeds_is_chosen_is_no_death(tmp_path, monk
 @pytest.mark.usefixtures("handlers", "planned")
 def test_a_sweep_knows_of_another_on_its_machine_and_store(with_another, fused, tmp_path, monkeypatch):
     monkeypatch.setattr(together, "num_replicas", lambda group, data_dir: len(group))
-    monkeypatch.setattr(trial, "kept_waiting", lambda before, after: False)
+    monkeypatch.setattr(one_task, "kept_waiting", lambda before, after: False)
     store = tmp_path / "store"
     store.mkdir()
     code = (f"import sys; from bench import environment; from bench.store import Store\n"

@@ -11,9 +11,9 @@ from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bench import experiment
-from bench.sweep import tracking, trial
+from bench.sweep import device, one_task, tracking
 from bench.sweep.attempts import Attempt
-from bench.sweep.launch import Notice
+from bench.sweep.conditions import Conditions
 from bench.sweep.plan import Task
 from fmnist_core.config import CellConfig, KernelDepthCNN, TrainConfig, quality_key
 from fmnist_core.train import Training, fit
@@ -26,7 +26,7 @@ NOTHING = lambda training: None
 def small_data(monkeypatch):
     torch.set_num_threads(1)
     dataset = small_dataset()
-    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
+    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: dataset)
     return dataset
 
 
@@ -39,8 +39,7 @@ def task_of(seed=0, **train) -> Task:
 def run(task, store, names=("tensorboard",)):
     attempt = Attempt(store, task.key)
     with tracking.tracked(names, store, task, NOTHING) as on_epoch:
-        return trial.run(task, attempt, data_dir=None, num_threads=1, shared=lambda: False, notice=Notice(),
-                         on_epoch=on_epoch)
+        return one_task.run(task, attempt, Conditions(num_threads=1, on_epoch=on_epoch))
 
 
 def read(folder: Path) -> dict[str, list[tuple[int, float]]]:

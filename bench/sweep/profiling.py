@@ -12,7 +12,8 @@ import torch
 from accelerate.utils import ProfileKwargs
 from tabulate import tabulate
 
-from bench.sweep import launch, ranks, trial
+from bench.sweep import device, launch, new_record, ranks
+from bench.sweep.conditions import Conditions
 from bench.sweep.plan import Task
 from bench.timing.block import WARMUP_STEPS, time_steps
 from fmnist_core.clock import clock_for
@@ -58,20 +59,21 @@ def profile(cell: CellConfig, dataset: Dataset, folder: Path) -> Profile:
     return Profile(folder / f"profile_{training.rank}.json", text)
 
 
-def show(task: Task, store: Path, *, data_dir: str | None, num_threads: int) -> bool:
+def show(task: Task, store: Path, conditions: Conditions) -> bool:
     """Profile the task's cell into the store's folder, and print what was found; False where it failed."""
-    torch.set_num_threads(num_threads)
+    torch.set_num_threads(conditions.num_threads)
     try:
-        found = profile(task.cell.config, trial.dataset_of(task, data_dir), store / FOLDER / task.folder)
+        dataset = device.dataset_of(task, conditions.data_dir)
+        found = profile(task.cell.config, dataset, store / FOLDER / task.folder)
     except Exception as error:
-        reason, together = ": ".join(trial.explain(error, task)), torch.distributed.is_initialized()
+        reason, together = ": ".join(new_record.explain(error, task)), torch.distributed.is_initialized()
         if together and not ranks.fail_alike(reason):
             raise launch.GroupBroken(reason) from error
         if not together or torch.distributed.get_rank() == 0:
             print(f"{_title(task)}: {reason}", file=sys.stderr)
         return False
     if found.trace.name == "profile_0.json":
-        print(f"\n{_title(task)}, {num_threads} threads\n\n{found.operators}\n\n"
+        print(f"\n{_title(task)}, {conditions.num_threads} threads\n\n{found.operators}\n\n"
               f"Trace: {found.trace}. Perfetto (ui.perfetto.dev) opens it.", flush=True)
     return True
 
@@ -85,9 +87,9 @@ def _marked(*arguments: Any) -> None:
         train_step(*arguments)
 
 
-def _table(events: Sequence[Any], device: torch.device) -> str:
+def _table(events: Sequence[Any], on: torch.device) -> str:
     """The operators that took most time themselves, what they called left out: on the GPU, its kernels."""
-    on_gpu = device.type == "cuda"
+    on_gpu = on.type == "cuda"
     own_us = lambda event: event.self_device_time_total if on_gpu else event.self_cpu_time_total
     operators = sorted((event for event in events if event.key != MARK), key=own_us, reverse=True)
     total_us = sum(map(own_us, operators)) or 1.0

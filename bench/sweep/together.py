@@ -9,8 +9,10 @@ import msgspec
 
 from bench import environment
 from bench.record import Labels, Record
-from bench.sweep import launch, trial
+from bench.sweep import device, launch, new_record
+from bench.sweep.conditions import Conditions
 from bench.sweep.plan import Task
+from bench.sweep.watch import SharedMachineWatch, TimeoutExceeded
 from fmnist_core.fused.choice import choose_num_replicas
 from fmnist_core.fused.training import FusedTraining, fused_fit
 from fmnist_core.memory import free_memory
@@ -22,38 +24,38 @@ from fmnist_core.summary import multiply_adds, num_parameters, summarize
 def num_replicas(group: Sequence[Task], *, data_dir: str | None) -> int:
     """How many of these seeds to train at once: 1 where that does not pay or cannot be found out."""
     try:
-        dataset = trial.dataset_of(group[0], data_dir)
+        dataset = device.dataset_of(group[0], data_dir)
         return choose_num_replicas(group[0].cell.config, dataset, dataset.train.labels_N.device, len(group))
     except Exception:  # the cell fails alone, and is recorded, in its turn
         return 1
 
 
-def run(group: Sequence[Task], *, data_dir: str | None, num_threads: int, shared: Callable[[], bool],
-        notice: launch.Notice, on_epoch: Callable[[Any], None] | None = None) -> list[Record] | None:
+def run(group: Sequence[Task], conditions: Conditions) -> list[Record] | None:
     """Train the group. A failure of all is a record of each, but for want of memory: then None, as each seed alone may
     fit. Raises Stopped on notice: nothing is kept of the group.
     """
     started_at, start = environment.now(), time.perf_counter()
-    others = trial.SharedMachineWatch(shared, on_epoch)
-    trial.set_up(group[0], num_threads)
+    others = SharedMachineWatch(conditions)
+    device.set_up(group[0], conditions.num_threads)
     try:
-        records = _train(group, data_dir, _watch(group, notice, start), others.after_epoch)
+        records = _train(group, conditions.data_dir, _watch(group, conditions.notice, start), others.after_epoch)
     except Exception as error:
-        status, reason = trial.explain(error, group[0])
-        records = [trial.failed(task, status, reason) for task in group]
+        status, reason = new_record.explain(error, group[0])
+        records = [new_record.failed(task, status, reason) for task in group]
     free_memory()
     if records[0].status == "oom":
         return None
-    wall_s, where, was_shared = time.perf_counter() - start, environment.collect(num_threads), others.check()
+    about = {"started_at": started_at, "wall_s": time.perf_counter() - start,
+             "environment": environment.collect(conditions.num_threads)}
+    was_shared = others.check()
     labels = [msgspec.structs.replace(each.labels, machine_shared=was_shared, fused_seeds=len(group))
               for each in records]
-    about = {"started_at": started_at, "wall_s": wall_s, "environment": where}
     return [msgspec.structs.replace(record, labels=each, **about) for record, each in zip(records, labels, strict=True)]
 
 
 def _train(group: Sequence[Task], data_dir: str | None, on_step: Callable[[FusedTraining], None],
            on_epoch: Callable[[Any], None] | None) -> list[Record]:
-    cell, dataset = group[0].cell.config, trial.dataset_of(group[0], data_dir)
+    cell, dataset = group[0].cell.config, device.dataset_of(group[0], data_dir)
     training = FusedTraining(cell, [task.seed for task in group if task.seed is not None], dataset)
     labels, single = Labels(**asdict(observe(training))), training.single(0)
     rows = summarize(single, dataset.input_shape)
@@ -61,12 +63,12 @@ def _train(group: Sequence[Task], data_dir: str | None, on_step: Callable[[Fused
     records: list[Record] = []
     for task, outcome, logits_NK in zip(group, outcomes, training.test_logits_NK, strict=True):
         if isinstance(outcome, Diverged):
-            records.append(trial.failed(task, "diverged", str(outcome)))
+            records.append(new_record.failed(task, "diverged", str(outcome)))
             continue
         assert logits_NK is not None  # of each seed that was evaluated
-        test, extra = trial.details(logits_NK, dataset.test.labels_N.cpu(), cell.train)
-        records.append(trial.trained(task, dataset, outcome, labels=labels, test=test, extra=extra,
-                                     num_parameters=num_parameters(single), multiply_adds=multiply_adds(rows)))
+        test, extra = new_record.details(logits_NK, dataset.test.labels_N.cpu(), cell.train)
+        records.append(new_record.trained(task, dataset, outcome, labels=labels, test=test, extra=extra,
+                                          num_parameters=num_parameters(single), multiply_adds=multiply_adds(rows)))
     return records
 
 
@@ -78,7 +80,7 @@ def _watch(group: Sequence[Task], notice: launch.Notice, start: float) -> Callab
         if notice.number:
             raise launch.Stopped(notice.number)
         if timeout_s and time.perf_counter() - start > timeout_s:
-            raise trial.TimeoutExceeded(f"stopped at step {training.step} of {training.num_steps} "
-                                        f"after {timeout_s:g} s for {len(group)} seeds")
+            raise TimeoutExceeded(f"stopped at step {training.step} of {training.num_steps} "
+                                  f"after {timeout_s:g} s for {len(group)} seeds")
 
     return watch

@@ -11,8 +11,9 @@ import torch
 
 from bench import experiment
 from bench.record import SpeedRecord, TrainRecord
-from bench.sweep import trial
+from bench.sweep import device, one_task, watch
 from bench.sweep.attempts import Attempt
+from bench.sweep.conditions import Conditions
 from bench.sweep.launch import Notice, Stopped
 from bench.sweep.plan import Task
 from bench.timing.other_processes import Usage
@@ -35,7 +36,7 @@ from tests.small import small_dataset
 def small_data(monkeypatch):
     torch.set_num_threads(1)
     dataset = small_dataset()
-    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
+    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: dataset)
     return dataset
 
 
@@ -46,36 +47,21 @@ def misbehaving(how="", after=3, timeout_s=0.0, seed=0, optimizer="adam", **trai
     return Task("e", experiment.Cell(config=config), quality_key(config, 0), seed, timeout_s)
 
 
-def run(task, store, notice=None, shared=lambda: False, **options):
+def run(task, store, **options):
     attempt = Attempt(store, task.key)
     attempt.begin()
-    return trial.run(task, attempt, data_dir=None, num_threads=1, shared=shared, notice=notice or Notice(), **options)
+    return one_task.run(task, attempt, Conditions(num_threads=1, **options))
 
 
 @pytest.mark.parametrize("when", [0, 1, 2, 3, None])
 def test_who_trained_beside_it_is_recorded(when, tmp_path, monkeypatch):
     """At its start, after one of its two epochs, at its end, or never."""
-    monkeypatch.setattr(trial, "kept_waiting", lambda before, after: False)
+    monkeypatch.setattr(one_task, "kept_waiting", lambda before, after: False)
     answers, told = iter([i == when for i in range(4)]), []
     record = run(misbehaving(), tmp_path, shared=lambda: next(answers), on_epoch=told.append)
     assert record.labels.machine_shared is (when is not None)
     assert len(told) == 2
     assert next(answers, "all asked") == "all asked"
-
-
-@pytest.mark.parametrize(("gpu", "found", "told", "expected"), [
-    (True, False, "", "nvidia-smi lists a GPU, but torch .* finds none"),
-    (False, True, "", "finds a GPU, but nvidia-smi lists none"),
-    (False, True, "true", None), (True, True, "", None), (False, False, "", None),
-])
-def test_a_record_cannot_name_another_device_than_trains(gpu, found, told, expected, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: found)
-    monkeypatch.setenv("ACCELERATE_USE_CPU", told)
-    if expected is None:
-        trial.check_device(gpu=gpu)
-    else:
-        with pytest.raises(ValueError, match=expected):
-            trial.check_device(gpu=gpu)
 
 
 @pytest.mark.parametrize(("how", "seed", "status", "reason"), [
@@ -106,7 +92,7 @@ def test_memory_that_cannot_be_had_goes_by_several_names(text, status, tmp_path,
     def fail(*arguments):
         raise RuntimeError(text)
 
-    monkeypatch.setattr(trial, "Training", fail)
+    monkeypatch.setattr(one_task, "Training", fail)
     assert run(misbehaving(), tmp_path).status == status
 
 
@@ -156,13 +142,13 @@ def stop_at(step: int, notice: Notice):
 def at_step(monkeypatch):
     """`at_step(3, notice)`: the notice comes during that step."""
     def arrange(step: int, notice: Notice) -> None:
-        hear, watch = stop_at(step, notice), trial._Watch.__call__
+        hear, look = stop_at(step, notice), watch.TrainingWatch.__call__
 
         def call(self, training: Training) -> None:
             hear(training)
-            watch(self, training)
+            look(self, training)
 
-        monkeypatch.setattr(trial._Watch, "__call__", call)
+        monkeypatch.setattr(watch.TrainingWatch, "__call__", call)
     return arrange
 
 
@@ -184,7 +170,7 @@ def test_a_notice_leaves_a_checkpoint_and_the_next_attempt_the_same_record(step,
     alone = run(task, tmp_path / "alone")
     at_step(step, notice)
     with pytest.raises(Stopped):
-        run(task, tmp_path, notice)
+        run(task, tmp_path, notice=notice)
     assert list((tmp_path / "attempts").iterdir()) == []
     assert Attempt(tmp_path, task.key).checkpoint.exists()
     steps = []
@@ -202,7 +188,7 @@ def test_resumes_are_counted(tmp_path, at_step, handlers):
         notice = Notice()
         at_step(step, notice)
         with pytest.raises(Stopped):
-            run(task, tmp_path, notice)
+            run(task, tmp_path, notice=notice)
     assert run(task, tmp_path).labels.num_resumes == 3
 
 
@@ -211,7 +197,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_record_is_the_same(tmp_path, a
     alone = run(task, tmp_path / "alone")
     at_step(7, notice)
     with pytest.raises(Stopped):
-        run(task, tmp_path, notice)
+        run(task, tmp_path, notice=notice)
     path = Attempt(tmp_path, task.key).checkpoint
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.warns(UserWarning, match="is not used"):
@@ -235,25 +221,25 @@ def test_time_before_a_resume_counts(tmp_path):
 def test_checkpoints_are_made_by_the_clock_and_off_the_clock_of_training(tmp_path, monkeypatch):
     task = misbehaving()
     made, shown, now = [], [], [0.0]
-    monkeypatch.setattr(trial.time, "perf_counter", lambda: now[0])
-    watch = trial._Watch.__call__
+    monkeypatch.setattr(watch.time, "perf_counter", lambda: now[0])
+    look = watch.TrainingWatch.__call__
 
     def one_step(self, training: Training) -> None:
         now[0] += 25.0
-        watch(self, training)
+        look(self, training)
 
     def save(training: Training, path, *, wall_s: float) -> None:
         made.append((training.step, wall_s))
         now[0] += 1000.0
 
-    monkeypatch.setattr(trial._Watch, "__call__", one_step)
+    monkeypatch.setattr(watch.TrainingWatch, "__call__", one_step)
     monkeypatch.setattr(checkpoint, "save", save)
     def show(training: Training) -> None:
         shown.append(training.step)
         now[0] += 100_000.0
 
     record = run(task, tmp_path, on_save=show)
-    assert trial.CHECKPOINT_EVERY_S == 60.0
+    assert watch.CHECKPOINT_EVERY_S == 60.0
     assert made == [(3, 75.0), (6, 101_150.0), (9, 202_225.0)]
     assert shown == [3, 6, 9]
     assert record.epochs.train_s == [125.0, 125.0]
@@ -267,7 +253,7 @@ def test_a_full_disk_stops_no_training(tmp_path, monkeypatch):
             raise OSError(28, "No space left on device")
         sync(descriptor)
 
-    monkeypatch.setattr(trial, "CHECKPOINT_EVERY_S", -1.0)
+    monkeypatch.setattr(watch, "CHECKPOINT_EVERY_S", -1.0)
     monkeypatch.setattr(os, "fsync", full)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -290,7 +276,7 @@ def test_weights_that_cannot_be_written_cost_no_record(tmp_path):
 
 
 def test_a_new_checkpoint_clears_the_deaths_before_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "CHECKPOINT_EVERY_S", -1.0)
+    monkeypatch.setattr(watch, "CHECKPOINT_EVERY_S", -1.0)
     task = misbehaving()
     for _ in range(2):
         Attempt(tmp_path, task.key).begin()
@@ -300,15 +286,10 @@ def test_a_new_checkpoint_clears_the_deaths_before_it(tmp_path, monkeypatch):
     assert '"num_deaths":0' in seen[0]
 
 
-def test_a_failure_is_filed_under_the_processes_that_shared_the_cell():
-    record = trial.failed(misbehaving(), "error", "rank 1 of 2 died", 2)
-    assert record.labels.num_processes == 2
-
-
 @pytest.mark.parametrize(("own_s", "shared"), [(5.0, True), (9.9, False)])
 def test_a_training_that_was_kept_waiting_says_so(own_s, shared, tmp_path, monkeypatch):
     readings = iter([Usage(0.0, None, 0.0), Usage(10.0, None, own_s)])
-    monkeypatch.setattr(trial, "usage", lambda: next(readings))
+    monkeypatch.setattr(one_task, "usage", lambda: next(readings))
     assert run(misbehaving(), tmp_path).labels.machine_shared is shared
 
 
@@ -339,7 +320,7 @@ def test_every_cell_of_a_sweep_is_compiled(tmp_path, monkeypatch):
 def test_the_confusion_is_of_the_evaluation_whose_accuracy_is_recorded(tmp_path, monkeypatch):
     """Also where test images are augmented anew each time."""
     dataset = small_dataset(60, shift=4, flip="random", augment_test=True)
-    monkeypatch.setattr(trial, "dataset_of", lambda task, data_dir: dataset)
+    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: dataset)
     config = CellConfig(model=KernelDepthCNN(), data=dataset.config, train=TrainConfig(epochs=1, global_batch_size=20))
     record = run(Task("e", experiment.Cell(config=config), quality_key(config, 0), 0), tmp_path)
     right = sum(row[i] for i, row in enumerate(record.test.confusion))
@@ -349,4 +330,4 @@ def test_the_confusion_is_of_the_evaluation_whose_accuracy_is_recorded(tmp_path,
 def test_a_model_that_is_no_network_is_of_the_processes_that_were_started():
     config = CellConfig(model=Baseline(estimator="decision_tree", options={"max_depth": 2}))
     task = Task("e", experiment.Cell(config=config), "k", 0)
-    assert trial._fit_baseline(task, 0, small_dataset(60), 2).labels.num_processes == 2
+    assert one_task._fit_baseline(task, 0, small_dataset(60), 2).labels.num_processes == 2
