@@ -25,7 +25,7 @@ from bench import environment, experiment
 from bench.inputs import options
 from bench.record import Record
 from bench.store import Store, StoreError
-from bench.sweep import dry_run, launch, progress, tracking
+from bench.sweep import dry_run, launch, plan_table, progress, tracking
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
 from bench.sweep.plan import Known, Task, due, is_done, missing, outdated, siblings, tasks
@@ -67,7 +67,7 @@ def _run(asked: argparse.Namespace, world: launch.World, notice: launch.Notice) 
         sweep = Sweep(asked, world, notice)
         if asked.list:
             latest = sweep.store.latest()
-            progress.show_plan(sweep.experiments, due(sweep.planned, latest), latest)
+            plan_table.show(sweep.experiments, due(sweep.planned, latest), latest)
             return OK
         sweep.check()
     except ValueError as error:
@@ -138,7 +138,6 @@ class Sweep:
         if not self.left:
             return
         from bench.sweep import ranks  # brings torch
-
         num_done = len(self.planned) - len(self.left)
         with progress.Progress(len(self.planned), num_done, quiet=self.world.rank != 0) as self.bar:
             if self.leads:
@@ -173,7 +172,8 @@ class Sweep:
         latest = self.store.latest()
         planned = due(self.planned, latest)
         if not self.quiet:
-            progress.show_summary(self.experiments, planned, latest, self.store.folder, self.asked.experiments)
+            from bench.sweep import results  # brings scipy
+            results.show(self.experiments, planned, latest, self.store.folder, self.asked.experiments)
         return OK if all(task.key in latest and latest[task.key].status == "ok" for task in planned) else FAILED
 
     @property

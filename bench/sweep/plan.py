@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from bench.experiment import ONLY_CELL, Cell, Experiment
 from bench.record import Record
+from bench.records.cells import TRAINING_SECTIONS
 from bench.records.lines import Head
 from fmnist_core.config import Baseline, CellConfig, quality_key, speed_key
 
@@ -54,6 +55,22 @@ def siblings(task: Task, left: Iterable[Task]) -> list[Task]:
     found = {other.key: other for other in left if task.seed is not None and other.seed not in (None, task.seed)
              and other.cell.config == task.cell.config and other.timeout_s == task.timeout_s}
     return list(found.values())  # half of one cell's batch may be the whole batch of another
+
+
+def cells_of(experiment: Experiment, planned: Iterable[Task]) -> list[Cell]:
+    """Those of the experiment, then those that follow cells too large for the memory."""
+    cells = list(experiment.cells)
+    for task in planned if experiment.launch.halve_batch_after_oom else ():
+        if task.experiment == experiment.name and all(task.cell.config != cell.config for cell in cells):
+            cells.append(task.cell)
+    return cells
+
+
+def is_of(task: Task, config: CellConfig) -> bool:
+    """A training is of every cell that it trains: cells that differ in their execution share it."""
+    if task.seed is None:
+        return task.cell.config == config
+    return all(getattr(task.cell.config, part) == getattr(config, part) for part in TRAINING_SECTIONS)
 
 
 def due(planned: Iterable[Task], latest: Mapping[str, Known]) -> list[Task]:

@@ -1,25 +1,16 @@
-"""What a running sweep shows: its plan, its progress with time left, and what was learnt. No torch."""
+"""What a running sweep shows: how far it is, with the time left, and what became of each task. No torch."""
 
 import contextlib
 import os
-import shlex
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from bench.experiment import Cell, Experiment
 from bench.record import Record, TrainRecord
-from bench.records.cells import TRAINING_SECTIONS
 from bench.records.lines import key_of
-from bench.sweep.plan import Task
-from fmnist_core.config import DATASETS, CellConfig, CustomModel, canonical_json, input_shape, quality_key
-from fmnist_core.models import layers
-from fmnist_core.models.networks import layers_of
 
 TELL_EVERY_S = 30.0
 """Where there is no terminal, the least time between two lines about a training that goes on."""
@@ -107,124 +98,6 @@ def outcome(record: Record) -> str:
     if isinstance(record, TrainRecord):
         time_taken = f"{record.wall_s:.1f} s" if record.wall_s <= 90 else duration(record.wall_s)
         return f"test accuracy {record.epochs.test_accuracy[-1]:.2%}, {time_taken}"
-    from bench.stats import throughput
+    from bench.stats import throughput  # brings scipy
 
     return f"{throughput(record.images_per_step, record.step_s).images_per_s:,.0f} images/s"
-
-
-def show_plan(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record]) -> None:
-    """A table of the cells: what each costs, and how much of it is done."""
-    from tabulate import tabulate
-
-    planned = list(planned)
-    for experiment in experiments:
-        rows = []
-        for cell in _cells(experiment, planned):
-            mine = [task for task in planned if _is_of(task, cell.config)]
-            trained, timed = ([_state(t, latest) for t in mine if (t.seed is None) == speed] for speed in (False, True))
-            rows.append({
-                "cell": cell.label,
-                **_costs(cell.config),
-                "trained": f"{trained.count('done')}/{len(trained)}" + (" failed" if "failed" in trained else ""),
-                "timed": ", ".join(timed) or "not asked for",
-            })
-        print(f"\n{experiment.name}: {experiment.question}\n")
-        print(tabulate(rows, headers="keys", intfmt=",", floatfmt=",.2f", missingval="-"))
-    num_missing = sum(task.key not in latest for task in planned)
-    num_timings = sum(task.seed is None for task in planned)
-    count = lambda number, noun: f"{number:,} {noun}{'s' * (number != 1)}"
-    print(f"\n{count(len(planned) - num_timings, 'training')} and {count(num_timings, 'timing')}, "
-          f"{num_missing:,} without a record. Images and teraflops are of one seed.{_estimate(planned, latest)}")
-    for factory, number in _of_other_code(planned, latest).items():
-        print(f"Not counted: {count(number, 'record')} of other code of {factory} than is here now.")
-    for shared_by, number in _of_other_launches(planned, latest).items():
-        by = f"{shared_by} processes" if shared_by > 1 else "one process"
-        print(f"Not counted: {count(number, 'record')} by {by} to a cell: accuracy belongs to that number.")
-
-
-def _of_other_code(planned: Iterable[Task], latest: Mapping[str, Record]) -> Counter[str]:
-    """Records of one's own networks, by factory, that were made before an edit."""
-    models = [task.cell.config.model for task in planned]
-    code = {model.factory: model.source for model in models if isinstance(model, CustomModel)}
-    made_of = [record.cell.get("model", {}) for record in latest.values()] if code else []
-    return Counter(model["factory"] for model in made_of
-                   if model.get("factory") in code and model.get("source") != code[model["factory"]])
-
-
-def _of_other_launches(planned: Iterable[Task], latest: Mapping[str, Record]) -> Counter[int]:
-    """Records of trainings that are asked for, but by so many processes that shared them."""
-    key_of = lambda task, size: quality_key(task.cell.config, task.seed or 0, num_processes=size)
-    left = [task for task in planned if task.seed is not None and task.key not in latest]
-    sizes = {record.labels.num_processes for record in latest.values() if isinstance(record, TrainRecord)}
-    others = [size for size in sizes if left and key_of(left[0], size) != left[0].key]
-    return Counter(size for task in left for size in others if key_of(task, size) in latest)
-
-
-def _costs(config: CellConfig) -> dict[str, float | None]:
-    """What one seed costs; None where only building the model, or reading its data, would tell."""
-    plain, shape, num_train = layers_of(config.model), input_shape(config.data), DATASETS[config.data.dataset].num_train
-    by_layer = [row.multiply_adds for row in layers.trace(plain, shape)] if plain else []
-    images = None if num_train is None else config.train.epochs * (num_train - config.data.validation_size)
-    return {
-        "parameters": layers.num_parameters(plain, shape) if plain else None,
-        "multiply-adds": sum(by_layer) or None,
-        "images": images,
-        "teraflops": 2 * layers.step_multiply_adds(by_layer) * images / 1e12 if by_layer and images else None,
-    }
-
-
-def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
-    """Time left, from the cells that have a record."""
-    known: dict[bytes, float] = {}
-    for record in latest.values():
-        if isinstance(record, TrainRecord) and record.status == "ok":
-            known[canonical_json(record.cell)] = record.wall_s / record.labels.fused_seeds
-    left = [known.get(canonical_json(task.cell.config)) for task in planned
-            if task.key not in latest and task.seed is not None]
-    if not left or any(seconds is None for seconds in left):
-        return ""
-    return f" About {duration(sum(s for s in left if s))} of one process are left."
-
-
-def show_summary(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record],
-                 folder: Path, asked: Sequence[str] = ()) -> None:
-    """A row per cell: accuracy, speed, size; what failed; then where the records are and what could come next.
-
-    `asked`: the experiments as they were named, of which a report must be told the files.
-    """
-    from bench.sweep import results  # brings scipy
-
-    planned = list(planned)
-    for experiment in experiments:
-        lines = []
-        for cell in _cells(experiment, planned):
-            records = [latest[t.key] for t in planned if _is_of(t, cell.config) and t.key in latest]
-            lines.append(results.Line.of(cell.label, records))
-        for paragraph in (experiment.title, *results.paragraphs(lines)):
-            print(f"\n{paragraph}")
-    files = [name for name in asked if name.endswith(".toml")]
-    print(f"\nRecords: {folder}. Tables and figures of them:\n"
-          f"  {shlex.join(['python', '-m', 'bench.report', '--store', str(folder), *files])}")
-    if [each.name for each in experiments] == ["quick"]:
-        print("The full sweep, with several seeds and more epochs, is kernel_depth in the place of quick.")
-
-
-def _is_of(task: Task, config: CellConfig) -> bool:
-    """A training is of every cell that it trains: cells that differ in their execution share it."""
-    if task.seed is None:
-        return task.cell.config == config
-    return all(getattr(task.cell.config, part) == getattr(config, part) for part in TRAINING_SECTIONS)
-
-
-def _cells(experiment: Experiment, planned: Iterable[Task]) -> list[Cell]:
-    """Those of the experiment, then those that follow cells too large for the memory."""
-    cells = list(experiment.cells)
-    for task in planned if experiment.launch.halve_batch_after_oom else ():
-        if task.experiment == experiment.name and all(task.cell.config != cell.config for cell in cells):
-            cells.append(task.cell)
-    return cells
-
-
-def _state(task: Task, latest: Mapping[str, Record]) -> str:
-    record = latest.get(task.key)
-    return "missing" if record is None else "done" if record.status == "ok" else "failed"

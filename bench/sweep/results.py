@@ -3,17 +3,21 @@
 Nothing is called the best that is not told apart from others: by the digits that are printed, and undisturbed.
 """
 
+import shlex
 import textwrap
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from tabulate import tabulate
 
+from bench.experiment import Experiment
 from bench.formatting import NOISY, NOTHING, SHARED, percent, plural
 from bench.record import Record, SpeedRecord, TrainRecord
 from bench.records.timings import was_disturbed
 from bench.stats import summarize, throughput
+from bench.sweep.plan import Task, cells_of, is_of
 
 MAX_WIDTH = 160
 """Characters of a line about a failure."""
@@ -49,6 +53,27 @@ class Line(NamedTuple):
             mark=(NOISY if rate and rate.noisy else "") + (SHARED if disturbed else ""),
             parameters=good[0].num_parameters if good else 0,
             failures=[f"{record.status}: {record.reason}" for record in records if record.status != "ok"])
+
+
+def show(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record],
+         folder: Path, asked: Sequence[str] = ()) -> None:
+    """A row per cell: accuracy, speed, size; what failed; then where the records are and what could come next.
+
+    `asked`: the experiments as they were named, of which a report must be told the files.
+    """
+    planned = list(planned)
+    for experiment in experiments:
+        lines = []
+        for cell in cells_of(experiment, planned):
+            records = [latest[t.key] for t in planned if is_of(t, cell.config) and t.key in latest]
+            lines.append(Line.of(cell.label, records))
+        for paragraph in (experiment.title, *paragraphs(lines)):
+            print(f"\n{paragraph}")
+    files = [name for name in asked if name.endswith(".toml")]
+    print(f"\nRecords: {folder}. Tables and figures of them:\n"
+          f"  {shlex.join(['python', '-m', 'bench.report', '--store', str(folder), *files])}")
+    if [each.name for each in experiments] == ["quick"]:
+        print("The full sweep, with several seeds and more epochs, is kernel_depth in the place of quick.")
 
 
 def paragraphs(lines: Sequence[Line]) -> Iterator[str]:

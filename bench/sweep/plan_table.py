@@ -1,0 +1,91 @@
+"""The plan of a sweep in a terminal: what each cell costs, and how much of it is done. No torch."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from tabulate import tabulate
+
+from bench.experiment import Experiment
+from bench.record import Record, TrainRecord
+from bench.sweep.plan import Task, cells_of, is_of
+from bench.sweep.progress import duration
+from fmnist_core.config import DATASETS, CellConfig, CustomModel, canonical_json, input_shape, quality_key
+from fmnist_core.models import layers
+from fmnist_core.models.networks import layers_of
+
+
+def show(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record]) -> None:
+    """A table of each experiment's cells; then what is left, and records that do not count."""
+    planned = list(planned)
+    for experiment in experiments:
+        rows = []
+        for cell in cells_of(experiment, planned):
+            mine = [task for task in planned if is_of(task, cell.config)]
+            trained, timed = ([_state(t, latest) for t in mine if (t.seed is None) == speed] for speed in (False, True))
+            rows.append({
+                "cell": cell.label,
+                **_costs(cell.config),
+                "trained": f"{trained.count('done')}/{len(trained)}" + (" failed" if "failed" in trained else ""),
+                "timed": ", ".join(timed) or "not asked for",
+            })
+        print(f"\n{experiment.name}: {experiment.question}\n")
+        print(tabulate(rows, headers="keys", intfmt=",", floatfmt=",.2f", missingval="-"))
+    num_missing = sum(task.key not in latest for task in planned)
+    num_timings = sum(task.seed is None for task in planned)
+    count = lambda number, noun: f"{number:,} {noun}{'s' * (number != 1)}"
+    print(f"\n{count(len(planned) - num_timings, 'training')} and {count(num_timings, 'timing')}, "
+          f"{num_missing:,} without a record. Images and teraflops are of one seed.{_estimate(planned, latest)}")
+    for factory, number in _of_other_code(planned, latest).items():
+        print(f"Not counted: {count(number, 'record')} of other code of {factory} than is here now.")
+    for shared_by, number in _of_other_launches(planned, latest).items():
+        by = f"{shared_by} processes" if shared_by > 1 else "one process"
+        print(f"Not counted: {count(number, 'record')} by {by} to a cell: accuracy belongs to that number.")
+
+
+def _of_other_code(planned: Iterable[Task], latest: Mapping[str, Record]) -> Counter[str]:
+    """Records of one's own networks, by factory, that were made before an edit."""
+    models = [task.cell.config.model for task in planned]
+    code = {model.factory: model.source for model in models if isinstance(model, CustomModel)}
+    made_of = [record.cell.get("model", {}) for record in latest.values()] if code else []
+    return Counter(model["factory"] for model in made_of
+                   if model.get("factory") in code and model.get("source") != code[model["factory"]])
+
+
+def _of_other_launches(planned: Iterable[Task], latest: Mapping[str, Record]) -> Counter[int]:
+    """Records of trainings that are asked for, but by so many processes that shared them."""
+    key_of = lambda task, size: quality_key(task.cell.config, task.seed or 0, num_processes=size)
+    left = [task for task in planned if task.seed is not None and task.key not in latest]
+    sizes = {record.labels.num_processes for record in latest.values() if isinstance(record, TrainRecord)}
+    others = [size for size in sizes if left and key_of(left[0], size) != left[0].key]
+    return Counter(size for task in left for size in others if key_of(task, size) in latest)
+
+
+def _costs(config: CellConfig) -> dict[str, float | None]:
+    """What one seed costs; None where only building the model, or reading its data, would tell."""
+    plain, shape, num_train = layers_of(config.model), input_shape(config.data), DATASETS[config.data.dataset].num_train
+    by_layer = [row.multiply_adds for row in layers.trace(plain, shape)] if plain else []
+    images = None if num_train is None else config.train.epochs * (num_train - config.data.validation_size)
+    return {
+        "parameters": layers.num_parameters(plain, shape) if plain else None,
+        "multiply-adds": sum(by_layer) or None,
+        "images": images,
+        "teraflops": 2 * layers.step_multiply_adds(by_layer) * images / 1e12 if by_layer and images else None,
+    }
+
+
+def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
+    """Time left, from the cells that have a record."""
+    known: dict[bytes, float] = {}
+    for record in latest.values():
+        if isinstance(record, TrainRecord) and record.status == "ok":
+            known[canonical_json(record.cell)] = record.wall_s / record.labels.fused_seeds
+    left = [known.get(canonical_json(task.cell.config)) for task in planned
+            if task.key not in latest and task.seed is not None]
+    if not left or any(seconds is None for seconds in left):
+        return ""
+    return f" About {duration(sum(s for s in left if s))} of one process are left."
+
+
+def _state(task: Task, latest: Mapping[str, Record]) -> str:
+    record = latest.get(task.key)
+    return "missing" if record is None else "done" if record.status == "ok" else "failed"

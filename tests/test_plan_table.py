@@ -1,0 +1,78 @@
+"""The plan of a sweep, as `--list` shows it."""
+
+import pytest
+from msgspec.structs import replace
+
+from bench import experiment
+from bench.record import Labels
+from bench.sweep import plan_table
+from bench.sweep.plan import tasks
+from fmnist_core.config import quality_key
+from tests.swept import timed, trained, two_depths, two_executions
+
+
+@pytest.fixture
+def planned():
+    return two_depths()
+
+
+def test_the_plan_tells_what_is_done_and_the_time_left(planned, capsys):
+    experiments, plan = planned
+    latest = {task.key: trained(task, 0.9) for task in plan if task.seed == 0}
+    plan_table.show(experiments, plan, latest)
+    printed = capsys.readouterr().out
+    assert "mine: Which?" in printed
+    assert printed.count("1/2") == 2
+    assert "\n4 trainings and 2 timings, 4 without a record." in printed
+    assert "About 3 min of one process are left" in printed  # two trainings of 90 s
+
+
+def test_the_time_left_is_that_of_seeds_and_not_of_modules(planned, capsys):
+    """Seeds that were trained together have the seconds of all of them."""
+    experiments, plan = planned
+    latest = {task.key: trained(task, 0.9, labels=Labels(fused_seeds=3)) for task in plan if task.seed == 0}
+    plan_table.show(experiments, plan, latest)
+    assert "About 60 s of one process are left" in capsys.readouterr().out  # two trainings of 90 s / 3
+
+
+def test_how_many_images_data_of_ones_own_has_shows_when_they_are_read(planned, capsys):
+    experiments, plan = planned
+    config = plan[0].cell.config
+    data = replace(config.data, dataset="idx", validation_size=70_000)
+    cell = replace(plan[0].cell, config=replace(config, data=data))
+    plan_table.show([replace(experiments[0], cells=[cell])], [plan[0]._replace(cell=cell)], {})
+    [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(cell.label)]
+    assert line.split()[-6:-3] == ["-", "-", "0/1"]  # images, teraflops, trained; timed: not asked for
+
+
+def test_records_of_other_code_of_ones_own_network_are_told(capsys):
+    content = {"question": "?", "seeds": {"cpu": 2}, "measure": False, "base": {"model": {"name": "tests.small:make"}}}
+    chosen = experiment.parse(content, name="mine")
+    plan = tasks([chosen], num_seeds=None, gpu=False, machine={})
+    plan_table.show([chosen], plan, {task.key: trained(task, 0.9) for task in plan})
+    assert "Not counted" not in capsys.readouterr().out
+    before = [trained(task, 0.9) for task in plan]
+    before[0].cell["model"]["source"] = before[1].cell["model"]["source"] = "0" * 16
+    plan_table.show([chosen], plan, {f"old {i}": record for i, record in enumerate(before)})
+    printed = capsys.readouterr().out
+    assert "0/2" in printed
+    assert "\nNot counted: 2 records of other code of tests.small:make than is here now.\n" in printed
+
+
+def test_records_of_another_number_of_processes_are_not_counted_and_told(planned, capsys):
+    experiments, plan = planned
+    config = plan[0].cell.config
+    shared = replace(trained(plan[0], 0.9), labels=Labels(num_processes=2),
+                     quality_key=quality_key(config, 0, num_processes=2))
+    plan_table.show(experiments, plan, {shared.quality_key: shared})
+    told = "\nNot counted: 1 record by 2 processes to a cell: accuracy belongs to that number.\n"
+    assert told in capsys.readouterr().out
+    plan_table.show(experiments, plan, {plan[0].key: trained(plan[0], 0.9)})
+    assert "Not counted" not in capsys.readouterr().out
+
+
+def test_cells_that_differ_in_their_execution_share_a_training(capsys):
+    experiments, plan = two_executions()
+    latest = {task.key: trained(task, 0.9) if task.seed is not None else timed(task) for task in plan}
+    plan_table.show(experiments, plan, latest)
+    assert capsys.readouterr().out.count("1/1        done") == 2, "each with the training"
