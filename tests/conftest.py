@@ -1,5 +1,6 @@
 """Options and fixtures that all tests share."""
 
+import importlib
 import os
 import sys
 import time
@@ -108,6 +109,10 @@ def bare_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, module in pretend_sweep.modules().items():
         monkeypatch.setitem(sys.modules, module.__name__, module)
         monkeypatch.setattr(bench.sweep, name, module, raising=False)
+    monkeypatch.setitem(sys.modules, "bench.sweep.loop", None)
+    monkeypatch.setattr(bench.sweep, "loop", None, raising=False)
+    del sys.modules["bench.sweep.loop"]  # to be read anew: now with what is pretended, and after the test without
+    importlib.import_module("bench.sweep.loop")
     monkeypatch.setattr(files, "DEBIAN", tmp_path / "debian")
     monkeypatch.setattr(files, "_download", lambda: False)
     files.load_arrays.cache_clear()

@@ -29,8 +29,10 @@ def modules() -> dict[str, ModuleType]:
     """What stands in the place of the modules of `bench` that bring torch, by name."""
     contents: dict[str, dict[str, Any]] = {
         "device": {"check": lambda *, gpu: None},
+        "new_record": {},
         "one_task": {"run": train},
         "ranks": {"agree": lambda task, *, ddp: task},
+        "together": {},
     }
     found = {name: ModuleType(f"bench.sweep.{name}") for name in contents}
     for name, content in contents.items():

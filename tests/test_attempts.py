@@ -13,7 +13,6 @@ from bench.records.lines import decode
 from bench.store import StoreError
 from bench.sweep import device, dry_run, launch
 from bench.sweep.attempts import MAX_DEATHS, Attempt, Report, blame
-from bench.sweep.launch import Stopped
 from fmnist_core.config import quality_key
 from fmnist_core.files import Arrays
 from tests.small import small_dataset
@@ -54,8 +53,7 @@ def test_a_stop_keeps_the_checkpoint_and_a_record_removes_it(tmp_path):
     (tmp_path / "attempts" / f"{KEY}.999.draft").touch()
     of_a_rank = tmp_path / "attempts" / f"{KEY}.rank1.998.draft"  # which may be writing it now
     of_a_rank.touch()
-    with pytest.raises(Stopped), attempt:
-        raise Stopped(15)
+    attempt.stop()
     assert attempt.checkpoint.exists()
     assert list((tmp_path / "attempts").iterdir()) == [of_a_rank]
     attempt.finish()
@@ -74,14 +72,6 @@ def test_drafts_of_reports_end_with_the_cell_and_not_with_an_attempt(tmp_path):
     assert sorted((tmp_path / "attempts").iterdir()) == drafts
     attempt.finish()
     assert sorted((tmp_path / "attempts").iterdir()) == drafts[2:]
-
-
-def test_who_stops_alone_while_others_share_the_cell_leaves_the_note(tmp_path):
-    attempt = Attempt(tmp_path, KEY, 2)
-    attempt.begin()
-    with pytest.raises(Stopped), attempt:
-        raise Stopped(15)
-    assert len(list((tmp_path / "attempts").iterdir())) == 1
 
 
 def test_a_report_becomes_the_record_at_the_first_death(tmp_path):

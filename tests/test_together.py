@@ -1,6 +1,7 @@
 """Seeds trained as one module: a record per seed, as if each had run alone."""
 
 import contextlib
+import dataclasses
 import signal
 import subprocess
 import sys
@@ -11,10 +12,11 @@ import torch
 from bench import experiment, run
 from bench.inputs import options
 from bench.store import Store
-from bench.sweep import device, launch, one_task, together
+from bench.sweep import device, launch, loop, one_task, together
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
 from bench.sweep.plan import siblings, tasks
+from bench.sweep.request import Request
 from tests.small import small_dataset
 
 CONTENT = {"question": "Which?", "seeds": {"cpu": 3, "cuda": 3}, "measure": False,
@@ -42,14 +44,13 @@ def handlers():
 
 @contextlib.contextmanager
 def sweep_of(folder, gpu):
-    """Of the experiment in TOML; `gpu`: but for this, seeds are not fused."""
+    """What runs the experiment in TOML; `gpu`: but for this, seeds are not fused."""
     (folder / "mine.toml").write_text(TOML)
     asked = options.parser(None).parse_args([str(folder / "mine.toml"), "--store", str(folder / "store")])
     with launch.Notice() as notice:
-        sweep = run.Sweep(asked, launch.World(), notice)
-        sweep.check()
-        sweep.gpu = gpu
-        yield sweep
+        request = Request.of(asked, launch.World())
+        work = run.check(request)
+        yield lambda: loop.run(dataclasses.replace(request, gpu=gpu), work, notice)
 
 
 @pytest.fixture
@@ -97,9 +98,9 @@ def test_a_group_without_room_is_trained_seed_by_seed(notice_comes, planned, tmp
     with sweep_of(tmp_path, gpu=True) as sweep:
         if notice_comes:
             with pytest.raises(launch.Stopped):
-                sweep.run()
+                sweep()
         else:
-            sweep.run()
+            sweep()
     found = Store(tmp_path / "store").latest()
     assert tried == [[0, 1, 2]]
     assert [(each.seed, each.status, each.labels.fused_seeds) for each in found.values()] == [
@@ -117,7 +118,7 @@ def test_a_notice_while_the_number_of_seeds_is_chosen_is_no_death(tmp_path, monk
 
     monkeypatch.setattr(together, "num_replicas", notice_comes)
     with sweep_of(tmp_path, gpu=True) as sweep, pytest.raises(launch.Stopped):
-        sweep.run()
+        sweep()
     assert list((tmp_path / "store" / "attempts").iterdir()) == []
 
 
@@ -138,7 +139,7 @@ def test_a_sweep_knows_of_another_on_its_machine_and_store(with_another, fused, 
             other = others.enter_context(subprocess.Popen([sys.executable, "-c", code], **pipes))
             others.callback(other.kill)
             assert other.stdout.readline() == "holds\n"
-        others.enter_context(sweep_of(tmp_path, gpu=fused)).run()
+        others.enter_context(sweep_of(tmp_path, gpu=fused))()
     labels = [record.labels for record in Store(store).latest().values()]
     assert [(each.machine_shared, each.fused_seeds) for each in labels] == [(with_another, 3 if fused else 1)] * 3
 

@@ -19,7 +19,6 @@ from msgspec import Struct
 
 from bench.record import Status
 from bench.store import StoreError
-from bench.sweep.launch import Stopped
 from fmnist_core.whole_files import remove_drafts, write_whole
 
 MAX_DEATHS = 3
@@ -50,15 +49,6 @@ class Attempt:
         self.num_processes = num_processes
         self._folder, self._key = store / "attempts", key
         self._note = self._folder / f"{key}.json"
-
-    def __enter__(self) -> "Attempt":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        """A process stopped on purpose removes its note; one that shares the cell leaves it, since the other ranks were
-        left in the middle of the cell."""
-        if kind is Stopped and self.num_processes == 1:
-            self.stop()
 
     def begin(self) -> tuple[Status, str] | None:
         """Leave a note; or, where attempts before this one died and it is not to be tried again: how it failed.

@@ -3,6 +3,7 @@
 Nothing here is a measurement, since a profiler slows what it watches: no record is made of it.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,9 +16,10 @@ from tabulate import tabulate
 from bench.sweep import device, launch, new_record, ranks
 from bench.sweep.conditions import Conditions
 from bench.sweep.plan import Task
+from bench.sweep.request import Request
 from bench.timing.block import WARMUP_STEPS, time_steps
 from fmnist_core.clock import clock_for
-from fmnist_core.config import Baseline, CellConfig
+from fmnist_core.config import Baseline, CellConfig, canonical_json
 from fmnist_core.data import Dataset
 from fmnist_core.train import Training, train_step
 
@@ -57,6 +59,22 @@ def profile(cell: CellConfig, dataset: Dataset, folder: Path) -> Profile:
     if training.rank == 0:
         (folder / "operators.md").write_text(text + "\n")
     return Profile(folder / f"profile_{training.rank}.json", text)
+
+
+def run(request: Request) -> bool:
+    """Show a profile of each cell, in cells mode of this process's share of them; False where one failed."""
+    cells = list({canonical_json(task.cell.config): task for task in reversed(request.planned)}.values())[::-1]
+    if not request.ddp:
+        cells = cells[request.world.rank :: request.world.num_processes]
+    os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler is silent but for fatal errors
+    conditions = Conditions(num_threads=request.num_threads(alone=True), data_dir=request.asked.data_dir)
+    all_good = True
+    for task in cells:
+        with request.machine(alone=True):
+            ranks.agree(task, ddp=request.ddp)
+            all_good &= show(task, request.store.folder, conditions)
+    ranks.agree(None, ddp=request.ddp)
+    return all_good
 
 
 def show(task: Task, store: Path, conditions: Conditions) -> bool:
