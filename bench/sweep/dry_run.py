@@ -1,4 +1,4 @@
-"""What only reading its data or building its model can say of a cell, before any work: what is wrong is wrong input.
+"""Checks that need the data or a built model. They run before any training, so that a mistake is wrong input.
 
 No torch before a model is built.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from bench.experiment import ONLY_CELL, Cell
-from bench.sweep.plan import Task
+from bench.sweep.plan import Task, first_of_each
 from fmnist_core.batches import check_batches
 from fmnist_core.config import CellConfig, canonical_json, check_validation_size, input_shape
 from fmnist_core.files import load_arrays
@@ -32,14 +32,10 @@ def check_data(tasks: Iterable[Task], data_dir: str | None, num_processes: int) 
 
 
 def to_build(tasks: Iterable[Task]) -> list[Cell]:
-    """The distinct cells whose model has options of its own, or whose network is to begin or step as not all can."""
-    found: dict[bytes, Cell] = {}
-    for cell in (task.cell for task in tasks):
-        config, train = cell.config, cell.config.train
-        if (isinstance(config.model, CustomModel | CitedModel | Baseline) or train.whitening != "no" or train.identity
-                or train.optimizer == "muon"):
-            found.setdefault(canonical_json((config.model, config.data, train)), cell)
-    return list(found.values())
+    """The distinct cells whose model has options of its own, or whose initialization or optimizer not every network
+    supports."""
+    what_is_built = lambda task: canonical_json((task.cell.config.model, task.cell.config.data, task.cell.config.train))
+    return [task.cell for task in first_of_each(filter(_needs_to_be_built, tasks), what_is_built)]
 
 
 def check(cells: Iterable[Cell], *, ddp: bool = False) -> None:
@@ -51,6 +47,12 @@ def check(cells: Iterable[Cell], *, ddp: bool = False) -> None:
         except ValueError as error:
             where = f"cell '{cell.label}': " if cell.label != ONLY_CELL else ""
             raise ValueError(f"{where}{error}") from error
+
+
+def _needs_to_be_built(task: Task) -> bool:
+    model, train = task.cell.config.model, task.cell.config.train
+    return (isinstance(model, CustomModel | CitedModel | Baseline) or train.whitening != "no" or train.identity
+            or train.optimizer == "muon")
 
 
 def _make(cell: CellConfig, ddp: bool) -> None:

@@ -1,7 +1,7 @@
 """What is to be done: tasks, less those whose record is there. Pure; no torch."""
 
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Optional
 
@@ -47,7 +47,15 @@ def tasks(experiments: Iterable[Experiment], *, num_seeds: int | None, gpu: bool
     """
     experiments = list(experiments)
     planned = [*_trainings(experiments, num_seeds, gpu, num_processes), *_timings(experiments, machine, num_processes)]
-    return list({task.key: task for task in reversed(planned)}.values())[::-1]
+    return first_of_each(planned, lambda task: task.key)
+
+
+def first_of_each(planned: Iterable[Task], key: Callable[[Task], Hashable]) -> list[Task]:
+    """The tasks without those whose `key` one before them has."""
+    found: dict[Hashable, Task] = {}
+    for task in planned:
+        found.setdefault(key(task), task)
+    return list(found.values())
 
 
 def siblings(task: Task, left: Iterable[Task]) -> list[Task]:
@@ -75,13 +83,7 @@ def is_of(task: Task, config: CellConfig) -> bool:
 
 def due(planned: Iterable[Task], latest: Mapping[str, Known]) -> list[Task]:
     """The tasks, each followed by the smaller ones whose turn has come, as those before them ran out of memory."""
-    found: dict[str, Task] = {}
-    for task in planned:
-        at: Task | None = task
-        while at is not None:
-            found.setdefault(at.key, at)
-            at = at.smaller if at.key in latest and latest[at.key].status == "oom" else None
-    return list(found.values())
+    return first_of_each(_with_smaller(planned, latest), lambda task: task.key)
 
 
 def missing(planned: Iterable[Task], latest: Mapping[str, Known], outdated: Mapping[str, Known]) -> list[Task]:
@@ -107,6 +109,14 @@ def outdated(latest: Mapping[str, Known], *, rerun: bool = False, retry_failed: 
     """The records that are to be made again but for `kept`: with `retry_failed` those of failures, with `rerun` all."""
     return {key: record for key, record in latest.items()
             if key not in kept and (rerun or (retry_failed and record.status != "ok"))}
+
+
+def _with_smaller(planned: Iterable[Task], latest: Mapping[str, Known]) -> Iterator[Task]:
+    for task in planned:
+        at: Task | None = task
+        while at is not None:
+            yield at
+            at = at.smaller if at.key in latest and latest[at.key].status == "oom" else None
 
 
 def _trainings(experiments: list[Experiment], num_seeds: int | None, gpu: bool, num_processes: int) -> Iterator[Task]:

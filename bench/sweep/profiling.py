@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from bench.sweep import device, launch, new_record, ranks
 from bench.sweep.conditions import Conditions
-from bench.sweep.plan import Task
+from bench.sweep.plan import Task, first_of_each
 from bench.sweep.request import Request
 from bench.timing.block import WARMUP_STEPS, time_steps
 from fmnist_core.clock import clock_for
@@ -63,7 +63,7 @@ def profile(cell: CellConfig, dataset: Dataset, folder: Path) -> Profile:
 
 def run(request: Request) -> bool:
     """Show a profile of each cell, in cells mode of this process's share of them; False where one failed."""
-    cells = list({canonical_json(task.cell.config): task for task in reversed(request.planned)}.values())[::-1]
+    cells = first_of_each(request.planned, lambda task: canonical_json(task.cell.config))
     if not request.ddp:
         cells = cells[request.world.rank :: request.world.num_processes]
     os.environ.setdefault("KINETO_LOG_LEVEL", "5")  # torch's profiler is silent but for fatal errors
