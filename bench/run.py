@@ -87,11 +87,10 @@ def check(request: Request) -> Work:
     launch.check(request.experiments, world, gpu=request.gpu)
     dry_run.check_data(request.planned, asked.data_dir, world.num_processes if request.ddp else 1)
     latest = store.heads()
-    # Processes that torchrun has started again must not run again what this launch ran before that.
     launched_at = launch.began_at() if world.num_restarts else math.inf
-    again = asked.rerun or asked.retry_failed
-    old = outdated(latest, rerun=asked.rerun, retry_failed=asked.retry_failed,
-                   kept=store.since(launched_at) if again and world.num_restarts else ())
+    # Processes that torchrun has started again must not run again what this launch ran before that.
+    kept = store.since(launched_at) if world.num_restarts and (asked.rerun or asked.retry_failed) else ()
+    old = outdated(latest, rerun=asked.rerun, retry_failed=asked.retry_failed, kept=kept)
     work = Work(missing(request.planned, latest, old), old, launched_at)
     at_work = request.planned if asked.profile else work.left
     if at_work and not request.ddp:

@@ -33,7 +33,7 @@ class Report(Struct, frozen=True, forbid_unknown_fields=True):
     status: Status
     reason: str
     others: Fate = ""
-    """What this rank saw of the others, where that and nothing of its own is the reason."""
+    """What this rank saw of the others, where that is the reason and not an error of its own."""
 
 
 class _Note(Struct, frozen=True, forbid_unknown_fields=True):
@@ -91,8 +91,8 @@ class Attempt:
         remove_drafts(self.checkpoint)
 
     def forget(self, launched_at: float) -> None:
-        """`finish`, unless the note is of this launch, which began at `launched_at`, Unix time: the death of which that
-        note tells still counts."""
+        """`finish`, unless the note is from this launch, which began at `launched_at` (Unix time): its deaths still
+        count."""
         with contextlib.suppress(FileNotFoundError):
             if self._note.stat().st_mtime >= launched_at:
                 return

@@ -17,7 +17,7 @@ from fmnist_core.model_config import Baseline, CitedModel, CustomModel
 MAX_NAMED = 5
 """Parameters that a message names."""
 NUM_IMAGES = 64
-"""Made up, for what looks at images before training."""
+"""Random ones, for an initialization or a network that wants to see images."""
 
 
 def check_data(tasks: Iterable[Task], data_dir: str | None, num_processes: int) -> None:
@@ -81,8 +81,8 @@ def _make(cell: CellConfig, ddp: bool) -> None:
 
 
 def _try_step(model: Any, cell: CellConfig, factory: str, ddp: bool) -> None:
-    """In training mode the user's network may be another. DDP waits for a gradient of every parameter, and ends in the
-    first step where one has none."""
+    """In training mode the user's network may do something else than in evaluation. DDP waits for a gradient of every
+    parameter, and would end in the first step where one has none."""
     import torch
 
     from fmnist_core import objective

@@ -24,12 +24,13 @@ ENGINES = {
     "ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed", "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "several kinds of parallelism",
 }
-"""How `accelerate launch` tells its processes to train in a way that this harness has not."""
+"""How `accelerate launch` tells its processes to train in a way that this harness does not offer."""
 PLUGINS = {
     "ACCELERATE_DYNAMO_BACKEND": ("no", "execution.compile"),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": ("1", "train.gradient_accumulation"),
 }
-"""What Accelerate would do to every training, unknown to its record: the value that does nothing, and the setting."""
+"""What Accelerate would do to every training without a trace in its record: the value that does nothing, and the
+setting to ask for instead."""
 LAUNCHED = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
             "PMI_RANK", "PMI_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_RANK",
             "MV2_COMM_WORLD_SIZE")

@@ -37,7 +37,7 @@ def trained(task: Task, dataset: Dataset, history: History, **found: Any) -> Tra
 
 
 def failed(task: Task, status: Status, reason: str, num_processes: int = 1) -> Record:
-    """The record of a task that gave no result, found out now and here. `num_processes`: that share it."""
+    """The record of a task that gave no result, as of now and of this machine. `num_processes`: that share it."""
     about: dict[str, Any] = {"cell": to_dict(task.cell.config), "status": status, "reason": reason,
                              "labels": Labels(num_processes=num_processes),
                              "started_at": environment.now(), "environment": environment.collect()}

@@ -106,7 +106,7 @@ def is_done(task: Task, latest: Mapping[str, Known], outdated: Mapping[str, Know
 
 def outdated(latest: Mapping[str, Known], *, rerun: bool = False, retry_failed: bool = False,
              kept: Collection[str] = ()) -> dict[str, Known]:
-    """The records that are to be made again but for `kept`: with `retry_failed` those of failures, with `rerun` all."""
+    """The records to be made again, but for those `kept`: with `rerun` all, with `retry_failed` those of failures."""
     return {key: record for key, record in latest.items()
             if key not in kept and (rerun or (retry_failed and record.status != "ok"))}
 

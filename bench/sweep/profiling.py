@@ -40,7 +40,10 @@ class Profile(NamedTuple):
 
 
 def profile(cell: CellConfig, dataset: Dataset, folder: Path) -> Profile:
-    """Profile a fresh model of this cell; `folder` gets the trace and `operators.md`. ValueError: it has no steps."""
+    """Profile a fresh model of this cell; `folder` gets the trace and `operators.md`.
+
+    Raises ValueError for a model that takes no steps.
+    """
     if isinstance(cell.model, Baseline):
         raise ValueError("model.name = 'baseline' takes no training steps that could be profiled")
     training = Training(cell, 0, dataset)

@@ -1,6 +1,6 @@
 """What a sweep found, in a terminal: a row per cell, the foremost cells, and what failed. No torch.
 
-Nothing is called the best that is not told apart from others: by the digits that are printed, and undisturbed.
+A cell is called the best only where the printed digits set it apart and, of timings, nothing disturbed its own.
 """
 
 import shlex
