@@ -6,7 +6,7 @@ Rounding happens here and nowhere else. Accuracies come in as fractions and go o
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal
 
 from bench import stats
@@ -91,24 +91,26 @@ def estimate(values: Sequence[float], low_end: float = 0.0) -> str:
     summary = stats.summarize(values)
     if math.isnan(summary.sd):
         return percent(summary.mean)
-    return f"{percent(summary.mean)} ± {percent(summary.sd)}{_interval(values, low_end)}"
+    return f"{percent(summary.mean)} ± {percent(summary.sd)}{interval_text(values, percent, low_end, 1.0)}"
 
 
 def mean_with_interval(values: Sequence[float], low_end: float = 0.0) -> str:
     """As `estimate`, without the sd: for sentences."""
-    return f"{percent(stats.mean(values))}{_interval(values, low_end)}" if values else NOTHING
+    return f"{percent(stats.mean(values))}{interval_text(values, percent, low_end, 1.0)}" if values else NOTHING
 
 
-def _interval(values: Sequence[float], low_end: float) -> str:
+def interval_text(
+    values: Sequence[float], show: Callable[[float], str], low_end: float = -math.inf, high_end: float = math.inf,
+    of: Callable[[Sequence[float]], stats.Interval] = stats.mean_interval,
+) -> str:
+    """What stands behind a mean: its 95 % interval, or another one `of` the values, cut at the ends of what can be.
+
+    Empty for too few values.
+    """
     if len(values) < FEWEST_SPREAD:
         return ""
-    low, high = accuracy_interval(values, low_end)
-    return f" [{percent(low)}, {percent(high)}]"
-
-
-def accuracy_interval(values: Sequence[float], low_end: float = 0.0) -> tuple[float, float]:
-    low, high = stats.mean_interval(values)
-    return max(low, low_end), min(high, 1.0)
+    low, high = of(values)
+    return f" [{show(max(low, low_end))}, {show(min(high, high_end))}]"
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -134,6 +136,11 @@ def ratio_text(ratio: stats.Ratio) -> str:
     if ratio.high > VAGUE * ratio.low:
         return f"{significant(ratio.ratio)} [{significant(ratio.low)}, {significant(ratio.high)}]"
     return f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def first_of(texts: Sequence[str], most: int) -> str:
+    """So many, and how many more there are."""
+    return "; ".join([*texts[:most], *[f"and {len(texts) - most} more"] * (len(texts) > most)])
 
 
 def p_value(p: float) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from bench import stats
-from bench.formatting import escape
+from bench.formatting import escape, first_of
 from bench.judging.evidence import ALPHA, Finding
 from bench.record import SpeedRecord
 from bench.records import timings
@@ -16,6 +16,8 @@ from fmnist_core.config import to_dict
 
 MINIMUM_SLOWDOWN = 0.05
 """Step times that differ by less are never called slower."""
+MOST_TOLD = 4
+"""Pairs that the evidence tells."""
 
 
 def noise_of_machines(results: Results) -> dict[Machine, Pairs]:
@@ -62,7 +64,7 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
         texts.append(f"{about} times the step time, {STEP_WORDS[verdicts[-1]]}"
                      f"{'' if machine in noise else ': not calibrated'}")
     texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
-    shown = "; ".join(texts[:4]) + (f"; and {len(texts) - 4} more" if len(texts) > 4 else "")
+    shown = first_of(texts, MOST_TOLD)
     if "less" in verdicts or "equivalent" in verdicts:
         return Finding("contradicted", shown, lead=texts[0])
     names = [name for name, *_ in (*in_turns, *timed)]

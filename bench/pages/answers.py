@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench import stats
 from bench.experiment import OutcomeName
-from bench.formatting import count, escape, mean_with_interval, named, p_value, percent, plural, points
+from bench.formatting import count, escape, first_of, mean_with_interval, named, p_value, percent, plural, points
 from bench.judging.evidence import ALPHA, MAX_PERMUTED, MINIMUM_EFFECT, one_way_p, pooled_sd
 from bench.judging.one_run import Standing, standing
 from bench.records import outcomes
@@ -157,8 +157,7 @@ def _differences(learnt: Tested, measure: Measure, above_all: str) -> list[str]:
     if control and any(row.cell.label == control for row, _ in learnt):
         return [differs]  # each other against that one is what is asked for
     level = _level_with_best(ordered)
-    rest = f"; and {len(level) - MOST_NAMED} more" if len(level) > MOST_NAMED else ""
-    names = "; ".join(named(row.label) for row in level[:MOST_NAMED]) + rest
+    names = first_of([named(row.label) for row in level], MOST_NAMED)
     told = f"Not told apart from the highest: {names}." if level else f"The highest is above {above_all}."
     if len(level) == len(learnt) - 1 > 1:
         told = "Yet no single cell is resolved to lie below the highest."

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 from bench import stats
 from bench.formatting import (
-    FEWEST_SPREAD,
     NOTHING,
     code,
     escape,
     estimate,
     folded,
+    interval_text,
     p_value,
     percent,
     plural,
@@ -127,7 +127,6 @@ def _expected(row: Row | None, shown: Shown) -> list[str]:
     by_itself = [record for record in row.trained if record.labels.fused_seeds <= 1]
     timed = [record for record in by_itself if is_undisturbed(record)] or by_itself
     values = row.values(outcomes.test_last)
-    low, high = stats.prediction_interval(values)
-    one_run = f" [{percent(max(low, 0.0))}, {percent(min(high, 1.0))}]" if len(values) >= FEWEST_SPREAD else ""
+    one_run = interval_text(values, percent, 0.0, 1.0, stats.prediction_interval)
     return [f"{percent(stats.mean(values))}{one_run}", str(len(values)),
             training_time(replace(row, trained=timed), shown.names)]

@@ -1,7 +1,7 @@
 """The final network in detail, and what over-fitting and early stopping come to. No torch."""
 
 from bench import stats
-from bench.formatting import FEWEST_SPREAD, NOTHING, escape, estimate, folded, percent, plural, points, table
+from bench.formatting import NOTHING, escape, estimate, folded, interval_text, percent, plural, points, table
 from bench.judging.evidence import ALPHA
 from bench.judging.final_network import readings
 from bench.pages.classes import mistakes, per_class
@@ -84,16 +84,13 @@ def _rise(row: Row) -> str:
     values = row.values(outcomes.validation_loss_rise)
     if not values:
         return NOTHING
-    summary, (low, high) = stats.summarize(values), stats.mean_interval(values)
-    return f"{summary.mean:+.4f}" + (f" [{low:+.4f}, {high:+.4f}]" if len(values) >= FEWEST_SPREAD else "")
+    show = lambda rise: f"{rise:+.4f}"
+    return f"{show(stats.mean(values))}{interval_text(values, show)}"
 
 
 def _gain(row: Row) -> str:
     values = row.values(outcomes.gain_by_stopping)
-    if not values:
-        return NOTHING
-    mean, (low, high) = points(stats.mean(values)), stats.mean_interval(values)
-    return f"{mean} [{points(low)}, {points(high)}]" if len(values) >= FEWEST_SPREAD else mean
+    return f"{points(stats.mean(values))}{interval_text(values, points)}" if values else NOTHING
 
 
 def _num_epochs(row: Row) -> int:

@@ -3,7 +3,7 @@
 import math
 
 from bench import stats
-from bench.formatting import FEWEST_SPREAD, NOTHING, ratio_text, significant
+from bench.formatting import NOTHING, interval_text, ratio_text, significant
 from bench.records.noise import paired_noise, pairs_to_find, resolvable, resolvable_unpaired
 from bench.records.side_records import (
     METRICS,
@@ -114,14 +114,13 @@ def rate_text(peer: Peer) -> str:
 
 def _mean(values: list[float]) -> str:
     """Geometric, with its interval, but of two none: of values above 0 that differ by factors."""
-    logs = [math.log(value) for value in values]
-    mean, low, high = (significant(math.exp(log)) for log in (stats.mean(logs), *stats.mean_interval(logs)))
-    return mean if len(values) < FEWEST_SPREAD else f"{mean} [{low}, {high}]"
+    logs, show = [math.log(value) for value in values], lambda log: significant(math.exp(log))
+    return f"{show(stats.mean(logs))}{interval_text(logs, show)}"
 
 
 def _difference(values: list[float]) -> str:
-    mean, (low, high) = stats.mean(values), stats.mean_interval(values)
-    return f"{mean:+.0f}" if len(values) < FEWEST_SPREAD else f"{mean:+.0f} [{low:+.0f}, {high:+.0f}]"
+    show = lambda value: f"{value:+.0f}"
+    return f"{show(stats.mean(values))}{interval_text(values, show)}"
 
 
 def _scaling_table(scaling: Scaling) -> tuple[list[str], list[list[str]]]:

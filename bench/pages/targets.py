@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from bench import stats
-from bench.formatting import FEWEST_SPREAD, NOTHING, SHARED, escape, percent, significant, table, without_empty_columns
+from bench.formatting import NOTHING, SHARED, escape, interval_text, percent, significant, table, without_empty_columns
 from bench.record import TrainRecord
 from bench.records.machines import Conditions, Machine, by_conditions
 from bench.records.rows import Row
@@ -66,11 +66,7 @@ def seconds_text(values: Sequence[float]) -> str:
     if len(values) < 2:
         return significant(values[0]) if values else NOTHING
     summary = stats.summarize(values)
-    text = f"{significant(summary.mean)} ± {significant(summary.sd)}"
-    if len(values) < FEWEST_SPREAD:
-        return text
-    low, high = stats.mean_interval(values)
-    return f"{text} [{significant(max(low, 0.0))}, {significant(high)}]"
+    return f"{significant(summary.mean)} ± {significant(summary.sd)}{interval_text(values, significant, 0.0)}"
 
 
 def _range(values: Sequence[int]) -> str:
