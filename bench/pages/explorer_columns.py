@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from bench import frame, stats
 from bench.formatting import NOISY, SHARED
+from bench.inputs.decoding import tag_of
 from bench.inputs.dotted import as_text
 from bench.inputs.settings import every_setting
 from bench.record import Record
@@ -237,7 +238,7 @@ def _model(config: CellConfig) -> str:
     model = config.model
     if isinstance(model, CitedModel):
         return model.system
-    return model.factory if isinstance(model, CustomModel) else str(type(model).__struct_config__.tag)
+    return model.factory if isinstance(model, CustomModel) else tag_of(type(model))
 
 
 def _kernel_size(config: CellConfig) -> str:

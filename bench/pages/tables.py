@@ -22,7 +22,7 @@ from bench.formatting import (
     without_empty_columns,
 )
 from bench.inputs.dotted import as_written, flatten
-from bench.inputs.settings import known_keys
+from bench.inputs.settings import known_keys, varied
 from bench.record import SpeedRecord
 from bench.records import outcomes, timings
 from bench.records.identity import Numerics
@@ -158,11 +158,9 @@ def labels_text(speeds: Sequence[SpeedRecord]) -> str:
 def settings_table(rows: Sequence[Row]) -> str:
     """The keys in which the cells differ, one column each; empty where they differ in none."""
     cells = list({id(row.cell): row for row in rows}.values())
-    varied = [key for key in _keys(cells) if len({repr(row.setting(key)) for row in cells}) > 1]
-    if not varied:
-        return ""
-    body = [[escape(row.cell.label), *(_show(row.setting(key), key) for key in varied)] for row in cells]
-    return table(["cell", *(code(key) for key in varied)], body)
+    keys = varied([{key: row.setting(key) for key in known_keys(row.cell.config)} for row in cells])
+    body = [[escape(row.cell.label), *(_show(row.setting(key), key) for key in keys)] for row in cells]
+    return table(["cell", *map(code, keys)], body) if keys else ""
 
 
 def shared_settings(rows: Sequence[Row]) -> str:
@@ -210,10 +208,6 @@ def _execution(speed: SpeedRecord) -> str:
     if speed.labels.captured:
         return "compiled, captured" if speed.labels.compiled else "captured"
     return "compiled" if speed.labels.compiled else "eager"
-
-
-def _keys(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(key for row in rows for key in known_keys(row.cell.config)))
 
 
 def _show(value: Any, key: str = "") -> str:
