@@ -19,7 +19,7 @@ from bench.inputs.dotted import flatten
 from bench.record import Record, SpeedRecord
 from bench.records import outcomes, timings, unlisted
 from bench.records.machines import Machine
-from bench.records.rows import Row, collect
+from bench.records.rows import Results, Row, collect
 from bench.store import read
 from fmnist_core.config import to_dict
 
@@ -84,17 +84,18 @@ def load(folder: str | Path, experiments: Sequence[str] | None = None) -> pd.Dat
         return rows(records, experiment.load_all(experiments))
     were_run = {record.experiment for record in records}
     ours = [experiment.load(name) for name in experiment.names() if name in were_run]
-    return rows(records, with_others(records, ours))
+    return of(with_others(records, ours).every_row)
 
 
-def with_others(records: Sequence[Record], experiments: Sequence[Experiment]) -> list[Experiment]:
-    """The experiments, and after them the cells of records that none of them has."""
-    return [*experiments, *unlisted.experiments(collect(records, experiments), most=None)]
+def with_others(records: Sequence[Record], experiments: Sequence[Experiment]) -> Results:
+    """Records joined to the experiments, and after them to the cells that none of them has."""
+    others = unlisted.experiments(collect(records, experiments), most=None)
+    return collect(records, [*experiments, *others])
 
 
 def rows(records: Iterable[Record], experiments: Sequence[Experiment]) -> pd.DataFrame:
     """One row per cell and machine, with the columns of `COLUMNS`; what is not known is NaN."""
-    return of(row for own in collect(records, experiments).rows.values() for row in own)
+    return of(collect(records, experiments).every_row)
 
 
 def of(cells: Iterable[Row]) -> pd.DataFrame:

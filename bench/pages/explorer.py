@@ -20,7 +20,7 @@ from bench.pages.explorer_columns import FILTERS, Line, columns, failures, round
 from bench.record import Epochs, Record
 from bench.records.machines import machine_names
 from bench.records.reproduce import command, selections
-from bench.records.rows import Row, collect
+from bench.records.rows import Row
 from bench.records.side_records import SideRecord
 from fmnist_core.config import to_dict
 
@@ -55,7 +55,7 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
 def content(records: Sequence[Record], experiments: Sequence[Experiment], sides: Sequence[SideRecord] = (), *,
             only_recorded: bool = False) -> dict[str, Any]:
     """What the page shows, as JSON types. Columns, `cell_of` and `times` have an entry per line of the table."""
-    results = collect(records, frame.with_others(records, experiments))
+    results = frame.with_others(records, experiments)
     shown = [own for own in results.rows.values() if not only_recorded or any(row.has_records for row in own)]
     rows = [row for own in shown for row in own]
     lines = [Line(row, machine) for row in rows for machine in row.timed_on]

@@ -167,7 +167,7 @@ def beside(sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
 def _arithmetics(results: Results) -> list[str]:
     """For each two kinds of arithmetic that several cells have two seeds of: whether their accuracies differ."""
     of_cell: dict[str, dict[Numerics, Row]] = defaultdict(dict)
-    for row in (row for rows in results.rows.values() for row in rows):
+    for row in results.every_row:
         values = row.values(outcomes.test_last)
         if row.numerics and len(values) > 1 and row.learnt:
             of_cell[row.trained[0].quality_key][row.numerics] = row  # once, in however many experiments it stands

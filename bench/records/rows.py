@@ -136,6 +136,11 @@ class Results:
     sides: Sequence[SideRecord] = ()
     """What is known of machines beside their cells."""
 
+    @property
+    def every_row(self) -> list[Row]:
+        """Of all experiments, in their order."""
+        return [row for own in self.rows.values() for row in own]
+
     def of(self, experiment: str, where: Callable[[Row], bool] = lambda row: True) -> list[Row]:
         """`one_per_cell` of an experiment; none of one that is not there."""
         return [row for row in one_per_cell(self.rows.get(experiment, ())) if where(row)]
