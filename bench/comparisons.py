@@ -59,7 +59,7 @@ def compare_with_best(ordered: Sequence[Samples]) -> list[tuple[Comparison, floa
     """Each later sample against the first, which is there because its mean is the highest; p adjusted for that pick.
 
     As `compare_with`; adjusted by the range of all pairs: Tukey and Kramer, else Games and Howell (1976). Where p, or p
-    times the number of pairs, decides already, that bound is given: the range takes its time.
+    times the number of pairs, decides already, that bound is given: the range takes long to compute.
     """
     best, *rest = (checked("samples", one) for one in ordered)
     num_pairs, found = len(ordered) * (len(ordered) - 1) / 2, []

@@ -1,7 +1,7 @@
 """How many measurements a question needs, and what a given number of them can resolve.
 
-Floats in, floats out. Counted is the chance that `bench.stats.verdict` says the right thing, "greater" or "less", of a
-true effect: both its gates passed. Computed for the very tests that `bench.stats` makes, at normal samples.
+Floats in, floats out. Power is the chance that `bench.stats.verdict` rightly says "greater" or "less" of a true effect,
+both its gates passed. Computed for the very tests that `bench.stats` makes, for normal samples.
 """
 
 import bisect

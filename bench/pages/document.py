@@ -137,7 +137,7 @@ def _contents(chapters: Sequence[_Chapter]) -> str:
 
 
 def _unlisted(shown: Shown) -> list[_Chapter]:
-    """What they are of: records that no experiment has."""
+    """The chapter of records that no experiment has."""
     others = shown.results
     if not others.experiments:
         return []

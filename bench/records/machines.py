@@ -74,8 +74,8 @@ def by_conditions(records: Iterable[TrainRecord]) -> dict[Conditions, list[Train
 def training_was_disturbed(record: TrainRecord) -> bool:
     """Whether other work ran beside a training: as the harness saw then, or as its epochs tell afterwards.
 
-    They do if IQR / median of their seconds is above 10 %; the first, which may compile, is left out, and three others
-    are the fewest that tell.
+    They do if IQR / median of their seconds is above 10 %. The first, which may compile, is left out; fewer than three
+    others tell nothing.
     """
     seconds = record.epochs.train_s[1:]
     return record.labels.machine_shared or (len(seconds) > 2 and stats.is_noisy(seconds))
