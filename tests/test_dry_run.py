@@ -24,10 +24,41 @@ class Idle(nn.Module):
         return logits
 
 
-def make(width: int) -> nn.Module:
+class Rows(Idle):
+    """One parameter for each image of a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Parameter(torch.zeros(128, 1))
+
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        return super().forward(images_NCHW) + self.rows[: len(images_NCHW)]
+
+
+class Detached(Idle):
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        return super().forward(images_NCHW).detach()
+
+
+class Listed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = [nn.Linear(784, 10)]
+
+    def forward(self, images_NCHW: Tensor) -> Any:
+        return self.layers[0](images_NCHW.flatten(1))
+
+
+MADE = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
+
+
+def make(width: int, num_classes: int = 9) -> nn.Module:
     """Widths above 8 fail."""
-    num_classes = 10 if width <= 8 else 9
-    return nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10 if width <= 8 else num_classes))
+
+
+def soft() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 10), nn.Softmax(1))
 
 
 class TwoHeads(Idle):
@@ -81,6 +112,10 @@ def test_a_parameter_without_a_gradient_is_named_before_processes_wait_for_it() 
 @pytest.mark.parametrize(("factory", "said"), [
     ("TwoHeads", r"on a training step of 64 images: TypeError: .*must be Tensor, not tuple"),
     ("Extra", "its state '_extra_state' is no tensor and cannot be saved with the weights; make it a buffer"),
+    ("Rows", r"on 1000 images, in evaluation: RuntimeError: The size of tensor a \(1000\) must match"),
+    ("Detached", r"its loss has no gradient; is there .detach\(\)"),
+    ("Listed", "it has no parameters to train; layers in a list must be in an nn.ModuleList"),
+    ("MADE", "'MADE' is a network already; expected the class or a function that makes one"),
     ("scripted", "it gave a ScriptModule, whose layers cannot be watched")])
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script.*")
 def test_what_would_fail_after_the_first_step_or_at_the_first_checkpoint_is_told_before(factory: str,
@@ -100,3 +135,18 @@ def test_of_a_grid_the_cell_that_cannot_be_built_is_named() -> None:
     with pytest.raises(ValueError, match=r"^cell 'width 16': model.name = 'tests.test_dry_run:make' cannot be built: "):
         dry_run.check(cells)
     dry_run.check([cells[0], cells[2]])
+
+
+def test_every_mistake_has_a_line_and_an_equal_one_none() -> None:
+    cells = [cell for factory in ("TwoHeads", "Extra", "Idle", "TwoHeads")
+             for cell in dry_run.to_build(planned(factory, num_idle=[1, 2]))]
+    with pytest.raises(ValueError, match=r"^cell 'num_idle 1': .*\ncell 'num_idle 1': [^\n]*$"):
+        dry_run.check(cells)
+    many = dry_run.to_build(planned("make", width=list(range(9, 16)), num_classes=list(range(11, 18))))
+    with pytest.raises(ValueError, match=r"\nand 2 mistakes more$"):
+        dry_run.check(many[::8])
+
+
+def test_probabilities_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="test_dry_run:soft' gives probabilities, where the loss expects logits"):
+        dry_run.check(dry_run.to_build(planned("soft")))

@@ -87,17 +87,17 @@ def test_the_first_epoch_has_no_accuracy_yet(capsys, monkeypatch):
     assert capsys.readouterr().out == "long: epoch 0.25 of 8\n"
 
 
-def test_a_training_goes_on_when_nobody_reads_how_far_it_is(monkeypatch):
-    """As where Ctrl-C ends what a sweep's output is piped into: the checkpoint is still to be saved."""
-    def broken(line, file):
-        raise BrokenPipeError
-
-    now = Now(monkeypatch)
-    monkeypatch.setattr(progress.tqdm, "write", broken)
-    with progress.Progress(4, 0, quiet=False) as bar:
+def test_a_sweep_goes_on_when_nobody_reads_how_far_it_is(planned, monkeypatch):
+    """As after `| head -1`, or where Ctrl-C ends what a sweep's output is piped into."""
+    now, (read, write) = Now(monkeypatch), os.pipe()
+    os.close(read)
+    with open(write, "w") as pipe, progress.Progress(4, 0, quiet=False) as bar:
+        monkeypatch.setattr("sys.stdout", pipe)
         bar.start("long")
         now.seconds += 60
         bar.training(now)
+        bar.finish("long", trained(planned[1][0], 0.5), 1)
+        print("said to nobody", flush=True)
 
 
 def test_lines_say_the_time_left_at_the_pace_of_this_call(planned, capsys, monkeypatch):

@@ -4,6 +4,7 @@ No torch before a model is built.
 """
 
 import contextlib
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +16,7 @@ from fmnist_core.files import load_arrays
 from fmnist_core.model_config import Baseline, CitedModel, CustomModel
 
 MAX_NAMED = 5
-"""Parameters that a message names."""
+"""Parameters, or mistakes, that a message names."""
 NUM_IMAGES = 64
 """Random ones, for an initialization or a network that wants to see images."""
 
@@ -39,14 +40,19 @@ def to_build(tasks: Iterable[Task]) -> list[Cell]:
 
 
 def check(cells: Iterable[Cell], *, ddp: bool = False) -> None:
-    """Make the model and the optimizer of each once. Raises ValueError. `ddp`: whether processes share each."""
+    """Make the model and the optimizer of each once. Raises ValueError, a line for each mistake. `ddp`: whether
+    processes share each."""
+    mistakes: dict[str, str] = {}
     for cell in cells:
         try:
             with contextlib.suppress(MemoryError, RuntimeError):  # too large for the memory: its record will say so
                 _make(cell.config, ddp)
         except ValueError as error:
-            where = f"cell '{cell.label}': " if cell.label != ONLY_CELL else ""
-            raise ValueError(f"{where}{error}") from error
+            mistakes.setdefault(str(error), f"cell '{cell.label}': " if cell.label != ONLY_CELL else "")
+    if mistakes:
+        lines = [f"{where}{text}" for text, where in mistakes.items()]
+        more = [f"and {len(lines) - MAX_NAMED} mistakes more"] * (len(lines) > MAX_NAMED)
+        raise ValueError("\n".join([*lines[:MAX_NAMED], *more]))
 
 
 def _needs_to_be_built(task: Task) -> bool:
@@ -86,17 +92,31 @@ def _try_step(model: Any, cell: CellConfig, factory: str, ddp: bool) -> None:
     import torch
 
     from fmnist_core import objective
-    from fmnist_core.models.own import refusing
+    from fmnist_core.evaluation import EVALUATION_BATCH
+    from fmnist_core.models.own import refusal, refusing
 
     num_images = min(NUM_IMAGES, cell.train.global_batch_size)
     labels_N = torch.zeros(num_images, dtype=torch.int64)
     with refusing(factory, f"on a training step of {num_images} images: "):
         output = model.train()(torch.rand(num_images, *input_shape(cell.data)))
         own = getattr(model, "training_loss", None)
-        (objective.loss(output, labels_N, cell.train) if own is None else own(output, labels_N, 0.0)).backward()
+        loss = objective.loss(output, labels_N, cell.train) if own is None else own(output, labels_N, 0.0)
+        if not loss.requires_grad:
+            raise refusal(factory, "its loss has no gradient; is there .detach(), .numpy(), argmax or torch.no_grad() "
+                                   "in its forward?")
+        loss.backward()
+    if own is None and _are_probabilities(output):
+        warnings.warn(f"model.name = '{factory}' gives probabilities, where the loss expects logits and takes the "
+                      "softmax of them", stacklevel=2)
+    with refusing(factory, f"on {EVALUATION_BATCH} images, in evaluation: "), torch.no_grad():
+        model.eval()(torch.rand(EVALUATION_BATCH, *input_shape(cell.data)))
     if not ddp:
         return
     if idle := [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]:
         more = f" and {len(idle) - MAX_NAMED} more" if len(idle) > MAX_NAMED else ""
         raise ValueError(f"launch.mode = 'ddp' waits for gradients of all parameters; none reach "
                          f"{', '.join(idle[:MAX_NAMED])}{more}: leave them out, or set requires_grad = False")
+
+
+def _are_probabilities(output_NK: Any) -> bool:
+    return bool((output_NK >= 0).all() and ((output_NK.sum(1) - 1).abs() < 1e-3).all())

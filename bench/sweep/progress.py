@@ -1,6 +1,5 @@
 """What a running sweep shows: how far it is, with the time left, and what became of each task. No torch."""
 
-import contextlib
 import os
 import sys
 import time
@@ -48,8 +47,7 @@ class Progress:
             state += f", test {training.history.test_accuracy[-1]:.2%}"
         self._bar.set_postfix_str(state)
         if not self._is_terminal and time.monotonic() - self._told >= TELL_EVERY_S:
-            with contextlib.suppress(BrokenPipeError):  # nobody reads any more: no reason for a training to fail
-                self._say(f"{self._name}: {state}")
+            self._say(f"{self._name}: {state}")
 
     def finish(self, name: str, record: Record, num_done: int, weights: Path | None = None) -> None:
         """`num_done`: tasks done, this one and those of others too. `weights`: folder of those kept."""
@@ -66,8 +64,11 @@ class Progress:
         return "" if self._is_terminal or left_s < TELL_EVERY_S else f"; about {duration(left_s)} left"
 
     def _say(self, line: str) -> None:
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(line, file=sys.stdout)
+            sys.stdout.flush()
+        except BrokenPipeError:  # nobody reads any more: no reason for a sweep to end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         self._told = time.monotonic()
 
 

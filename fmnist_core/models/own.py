@@ -30,19 +30,21 @@ def build(config: CustomModel, input_shape: Shape) -> nn.Module:
     with refusing(config.factory):
         model = factory(**config.options)
     if not isinstance(model, nn.Module):
-        raise _error(config.factory, f"it gave a {type(model).__name__}, not an nn.Module")
+        raise refusal(config.factory, f"it gave a {type(model).__name__}, not an nn.Module")
     if isinstance(model, torch.jit.ScriptModule):
-        raise _error(config.factory, "it gave a ScriptModule, whose layers cannot be watched; expected the nn.Module "
-                                     "that it was made of")
+        raise refusal(config.factory, "it gave a ScriptModule, whose layers cannot be watched; expected the nn.Module "
+                                      "that it was made of")
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise refusal(config.factory, "it has no parameters to train; layers in a list must be in an nn.ModuleList")
     if odd := [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]:
-        raise _error(config.factory, f"its state '{odd[0]}' is no tensor and cannot be saved with the weights; make it "
-                                     "a buffer")
+        raise refusal(config.factory, f"its state '{odd[0]}' is no tensor and cannot be saved with the weights; make "
+                                      "it a buffer")
     with refusing(config.factory, f"on images of shape {(2, *input_shape)}: "), torch.no_grad():
         logits_NK = model.eval()(torch.zeros(2, *input_shape))
     if not isinstance(logits_NK, Tensor) or logits_NK.shape != (2, NUM_CLASSES):
         shape = tuple(getattr(logits_NK, "shape", ()))
-        raise _error(config.factory, f"2 images gave {type(logits_NK).__name__} of shape {shape}, "
-                                     f"not logits of shape (2, {NUM_CLASSES})")
+        raise refusal(config.factory, f"2 images gave {type(logits_NK).__name__} of shape {shape}, "
+                                      f"not logits of shape (2, {NUM_CLASSES})")
     return model.train()
 
 
@@ -53,12 +55,14 @@ def _find(name: str) -> Callable[..., Any]:
             module = importlib.import_module(module_name)
         except ModuleNotFoundError as error:
             if error.name and f"{module_name}.".startswith(f"{error.name}."):  # else a module that the user's imports
-                raise _error(name, no_module(error.name)) from error
+                raise refusal(name, no_module(error.name)) from error
             raise
     factory: Any = getattr(module, factory_name, None)
+    if isinstance(factory, nn.Module):
+        raise refusal(name, f"'{factory_name}' is a network already; expected the class or a function that makes one")
     if not callable(factory):
         what = f"is a {type(factory).__name__}, not a function" if hasattr(module, factory_name) else "is not there"
-        raise _error(name, f"'{factory_name}' {what}{nearest(factory_name, _functions(module))}")
+        raise refusal(name, f"'{factory_name}' {what}{nearest(factory_name, _functions(module))}")
     found: Callable[..., Any] = factory
     return found
 
@@ -78,10 +82,10 @@ def _check_arguments(config: CustomModel, factory: Callable[..., Any]) -> None:
         if option not in names:
             hint = nearest_key(f"model.{option}", [f"model.{each}" for each in names])
             arguments = f"its arguments: {', '.join(names)}" if names else "it has no arguments"
-            raise _error(config.factory, f"it has no argument for the key 'model.{option}'{hint}; {arguments}")
+            raise refusal(config.factory, f"it has no argument for the key 'model.{option}'{hint}; {arguments}")
     for each in named:
         if each.default is each.empty and each.name not in config.options:
-            raise _error(config.factory, f"missing key 'model.{each.name}', an argument without a default")
+            raise refusal(config.factory, f"missing key 'model.{each.name}', an argument without a default")
 
 
 @contextlib.contextmanager
@@ -95,7 +99,7 @@ def refusing(name: str, doing: str = "") -> Iterator[None]:
         if ran_out(error):
             raise
         text = next(iter(str(error).splitlines()), "") + _place(error)
-        raise _error(name, f"{doing}{type(error).__name__}{': ' if text else ''}{text}") from error
+        raise refusal(name, f"{doing}{type(error).__name__}{': ' if text else ''}{text}") from error
 
 
 def _place(error: BaseException) -> str:
@@ -112,5 +116,6 @@ def _is_users(filename: str) -> bool:
     return not is_pythons and filename != __file__ and not filename.startswith(str(Path(torch.__file__).parent))
 
 
-def _error(name: str, reason: str) -> OwnNetworkError:
+def refusal(name: str, reason: str) -> OwnNetworkError:
+    """To be raised: names the network."""
     return OwnNetworkError(f"model.name = '{name}' cannot be built: {reason}")
