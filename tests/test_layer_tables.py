@@ -6,12 +6,13 @@ from bench import experiment
 from bench.pages.layer_tables import in_closed_form, layer_table
 from bench.pages.sections import WITH_LAYERS, section
 from bench.pages.shown import Shown
+from bench.record import Layer
 from bench.records.machines import machine_names
 from bench.records.rows import collect
 from fmnist_core.config import CellConfig, KernelDepthCNN, Network1, Network2, input_shape
 from fmnist_core.models.build import build
 from fmnist_core.summary import summarize
-from tests.made import complete
+from tests.made import complete, timed
 
 
 @pytest.mark.parametrize("model", [
@@ -39,3 +40,13 @@ def test_the_trials_are_shown_layer_by_layer():
         text = section(of, Shown(results, machine_names(results.records, ())))
         assert ("<summary>Layers, " in text) == is_shown
         assert (layer_table(in_closed_form(of.cells[0].config)) in text) == is_shown
+
+
+def test_a_network_of_ones_own_is_shown_as_its_timing_saw_it():
+    content = {"question": "?", "base": {"model": {"name": "tests.test_dry_run:make", "width": 4}}}
+    of = experiment.parse(content, name="mine")
+    seen = [Layer(name="1", kind="Linear", in_shape=[784], out_shape=[10], num_parameters=7850, multiply_adds=7840)]
+    for layers in (seen, []):
+        results = collect([timed(of, of.cells[0], layers=layers)], [of])
+        text = section(of, Shown(results, machine_names(results.records, ())))
+        assert (layer_table(seen) in text) == ("<summary>Layers, " in text) == bool(layers)

@@ -28,10 +28,11 @@ from bench.records.machines import Machine
 from bench.records.noise import resolvable_unpaired
 from bench.records.rows import Row, comparable, one_per_cell
 from bench.records.side_records import Pairs, Turns
-from fmnist_core.config import to_dict
+from fmnist_core.config import CustomModel, to_dict
 
 WITH_LAYERS = ("network1_printed", "network2_printed", "table_1_1", "table_1_2")
-"""Whose first cell is shown layer by layer: the sizes that its settings leave unsaid."""
+"""Whose first cell is shown layer by layer, as that of a network of one's own is: sizes that its settings leave unsaid.
+"""
 MOST_NAMED = 9
 """Cells of a sentence; of more it gives the number."""
 
@@ -120,7 +121,7 @@ def _tables(rows: Sequence[Row], dataset: str, shown: Shown) -> list[str]:
     parts = [f"**Data set: {escape(dataset)}**" if dataset != "fashion-mnist" else "",
              f"All cells: {shared}." if shared else "",
              f"**Settings**\n\n{settings}" if (settings := _written_out(rows) and settings_table(rows)) else "",
-             _layers(rows[0].cell) if rows[0].experiment.name in WITH_LAYERS else "",
+             _layers(rows[0]),
              f"**Accuracy (%)**\n\n{accuracy_table(rows, names)}",
              "\n".join(part for part in (_trained_on(rows, shown), _notes(rows)) if part), _extra_figures(rows)]
     if len(comparable(rows)) < len(rows):
@@ -144,8 +145,12 @@ def _tables(rows: Sequence[Row], dataset: str, shown: Shown) -> list[str]:
     return parts
 
 
-def _layers(cell: Cell) -> str:
-    return folded(f"Layers, {escape(cell.label)}", layer_table(in_closed_form(cell.config)))
+def _layers(row: Row) -> str:
+    """In closed form; of a network of one's own as its timing saw them."""
+    layers = in_closed_form(row.cell.config) if row.experiment.name in WITH_LAYERS else []
+    if isinstance(row.cell.config.model, CustomModel):
+        layers = next((speed.layers for speed in row.speeds if speed.layers), [])
+    return folded(f"Layers, {escape(row.cell.label)}", layer_table(layers)) if layers else ""
 
 
 def _named(rows: Sequence[Row]) -> str:
