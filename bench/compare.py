@@ -72,14 +72,18 @@ class _Found(NamedTuple):
     answers: list[Answer]
     num_failures: int = 0
     """In B alone."""
+    num_other_failures: int = 0
     num_refused: int = 0
-    """Reasons, each of one or several cells."""
+    """Cells of which something was not compared."""
     num_alone: int = 0
     """Cells that one set has alone."""
+    num_stale: int = 0
+    """Trainings left out."""
 
     @property
     def is_open(self) -> bool:
-        return bool(self.num_refused or self.num_alone or not all(answer.is_resolved for answer in self.answers))
+        return (any([self.num_other_failures, self.num_refused, self.num_alone, self.num_stale])
+                or not all(answer.is_resolved for answer in self.answers))
 
     @property
     def in_short(self) -> str:
@@ -87,9 +91,11 @@ class _Found(NamedTuple):
         kinds = Counter(next(kind for kind in KINDS if answer.verdict.startswith(kind)) for answer in self.answers)
         told = [", ".join(f"{kinds[kind]} {kind}" for kind in KINDS if kinds[kind])] if kinds else []
         told += [f"{num} {what}" for num, what in ((self.num_failures, "failed in B alone"),
+                                                   (self.num_other_failures, "failed in A, too, or alone"),
                                                    (self.num_refused, "not compared"),
-                                                   (self.num_alone, "in one set alone")) if num]
-        return f"In short: {'; '.join(told)}."
+                                                   (self.num_alone, "in one set alone"),
+                                                   (self.num_stale, "left out")) if num]
+        return f"In short: {'; '.join(told) or 'nothing to compare'}."
 
 
 def _compare(options: argparse.Namespace, given: Collection[str]) -> _Found:
@@ -120,7 +126,8 @@ def _compare_records(options: argparse.Namespace) -> _Found:
     used: list[Calibration] = []
 
     def known_noise(of: Environment) -> Calibration | None:
-        found = next((each for folder in folders if (each := calibration_for(folder, of))), None)
+        known = [each for folder in folders if (each := calibration_for(folder, of))]
+        found = min(known, key=lambda each: bool(each.warnings), default=None)  # an undisturbed one, if there is any
         if found and found not in used:
             used.append(found)
         return found
@@ -147,7 +154,9 @@ def _compare_records(options: argparse.Namespace) -> _Found:
             print(f"Only in {side}: {_few([sets.names[text] for text in texts])}.\n")
     if not sets.answers and not sets.refused and not sets.failed:
         raise ValueError(f"{options.a} and {options.b} have no cell in common{_nearest(sets)}")
-    return _Found(sets.answers, sets.num_failed_in_b_alone, len(sets.refused), len(sets.only_a) + len(sets.only_b))
+    return _Found(sets.answers, sets.num_failed_in_b_alone, len(sets.failed) - sets.num_failed_in_b_alone,
+                  len({name for names in sets.refused.values() for name in names}),
+                  len(sets.only_a) + len(sets.only_b), sets.stale_a + sets.stale_b)
 
 
 def _few(names: Sequence[str]) -> str:

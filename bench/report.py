@@ -42,7 +42,9 @@ def wanted(document: Document, output: Path) -> dict[Path, bytes | None]:
         if content is not None or name not in document.figures:
             files[output.parent / figures.FOLDER / name] = content
     if document.short and (page := output.parent / README).is_file():
-        files[page] = readme.inserted(page.read_text(), document.short).encode()
+        text = page.read_text()
+        if (filled := readme.inserted(text, document.short)) != text:
+            files[page] = filled.encode()
     return files
 
 

@@ -117,10 +117,13 @@ class _Crew:
     def reductions(self, rounds: int) -> list[Reduction]:
         """All-reduces of every size; those before a failure, where a process fails."""
         found: list[Reduction] = []
-        with contextlib.suppress(WorkerFailed):
+        try:
             for num_bytes in REDUCED_BYTES:
                 seconds = [max(answer["seconds"] for answer in self._ask(str(num_bytes))) for _ in range(rounds)]
                 found.append(Reduction(num_processes=self.asked.num_processes, num_bytes=num_bytes, seconds=seconds))
+        except WorkerFailed as reason:
+            print(f"bench.scaling: no more all-reduces of {self.asked.num_processes} processes: {reason}",
+                  file=sys.stderr)
         return found
 
     def point(self) -> Point:

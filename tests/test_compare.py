@@ -259,6 +259,20 @@ def test_cells_are_named_by_what_differs():
     assert (len(found.only_a), len(found.only_b)) == (0, 1)
 
 
+def test_a_failed_timing_hides_none_of_another_execution():
+    good, bad = (lambda form: timing(execution={"memory_format": form}),
+                 lambda form: msgspec.structs.replace(timing(execution={"memory_format": form}), status="error"))
+    found = sets([bad("channels_last"), good("contiguous")], [good("channels_last"), bad("contiguous")])
+    assert found.num_failed_in_b_alone == 1
+
+
+def test_an_undisturbed_calibration_is_taken_before_a_disturbed_one(tmp_path):
+    a, b = write(tmp_path / "a", [timing()]), write(tmp_path / "b", [timing(0.02)])
+    save(tmp_path, msgspec.structs.replace(calibration(), warnings=["other processes used 1.00 CPUs meanwhile"]))
+    save(tmp_path / "a", calibration())
+    assert compare.main([a, b, "--store", str(tmp_path)]) == 1
+
+
 def test_failed_records_are_no_measurements():
     failed = msgspec.structs.replace(timing(0.001), status="error")
     assert sets([timing(), failed], [failed]).answers == []
@@ -406,7 +420,16 @@ def test_what_could_not_be_told_has_an_exit_code_of_its_own(tmp_path, capsys):
         b = write(tmp_path / name, records)
         assert (compare.main([a, b, "--store", store]), compare.main([a, b, "--store", store, "--strict"])) == (0, 3)
         assert f"\nIn short: {told}\n" in capsys.readouterr().out
+    timed, untimed = write(tmp_path / "timed", [*known, timing()]), a
+    assert compare.main([timed, untimed, "--store", store, "--strict"]) == 3
+    assert "not compared: speed: in A alone: name cnn" in capsys.readouterr().out
+    old = [msgspec.structs.replace(record, quality_key="0" * 16) for record in known[:1]]
+    assert compare.main([a, write(tmp_path / "old", [*known, *old]), "--store", store, "--strict"]) == 3
+    assert "In short: 1 identical; 1 left out." in capsys.readouterr().out
     failed = [msgspec.structs.replace(each, status="error", epochs=Epochs()) for each in known]
+    both = write(tmp_path / "both", failed)
+    assert compare.main([both, both, "--store", store, "--strict"]) == 3
+    assert "In short: 6 failed in A, too, or alone." in capsys.readouterr().out
     assert compare.main([a, write(tmp_path / "failed", failed), "--store", store]) == 1
     assert "In short: 3 failed in B alone." in capsys.readouterr().out
 

@@ -1,7 +1,9 @@
 """What is tried of a cell before any work, and how the cell that fails is named."""
 
+import warnings
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import Tensor, nn
@@ -150,3 +152,8 @@ def test_every_mistake_has_a_line_and_an_equal_one_none() -> None:
 def test_probabilities_are_warned_of() -> None:
     with pytest.warns(UserWarning, match="test_dry_run:soft' gives probabilities, where the loss expects logits"):
         dry_run.check(dry_run.to_build(planned("soft")))
+    [cell] = dry_run.to_build(planned("soft"))
+    squared = msgspec.structs.replace(cell.config, train=msgspec.structs.replace(cell.config.train, loss="mse"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of that loss they are the targets
+        dry_run.check([msgspec.structs.replace(cell, config=squared)])

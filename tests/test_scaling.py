@@ -81,7 +81,7 @@ def test_crews_of_real_processes() -> None:
     assert all(each.num_processes == 2 and len(each.seconds) == 2 for each in reductions)
 
 
-def test_reductions_end_where_a_process_does() -> None:
+def test_reductions_end_where_a_process_does(capsys: pytest.CaptureFixture[str]) -> None:
     """What was measured until then is kept, and no link is fitted to a single size."""
     class Crew(scaling._Crew):
         def __init__(self) -> None:
@@ -93,6 +93,7 @@ def test_reductions_end_where_a_process_does() -> None:
             return [{"seconds": 1.0}, {"seconds": 2.0}]
 
     found = Crew().reductions(rounds=3)
+    assert capsys.readouterr().err == "bench.scaling: no more all-reduces of 2 processes: killed\n"
     assert [(each.num_bytes, each.seconds) for each in found] == [(scaling.REDUCED_BYTES[0], [2.0] * 3)]
     assert "| 2 | 1,000 |" not in scaling_tables.render(msgspec.structs.replace(made.scaling(), reductions=found))
 

@@ -74,9 +74,13 @@ def compare(
                    for record in failures[text]]
         before = [_task(record) for record in failures_a[text]]
         num_new_failures += sum(_task(record) not in before for record in failures_b[text])
+        # What failed is told above; what nobody ran in one of the sets is told here.
+        reasons = [f"{what}: in {'A' if of_a else 'B'} alone" for what, of_a, of_b in (
+            ("accuracy", trains_a[text], trains_b[text]), ("speed", speeds_a[text], speeds_b[text]))
+            if bool(of_a) != bool(of_b) and not (failures_a[text] or failures_b[text])]
         pairs, reason = _pairs(trains_a[text], trains_b[text], _numerics, allowed)
         accuracies += [_accuracy(name, one, other, accuracy_threshold) for one, other in pairs]
-        reasons = [f"accuracy: {reason}" if reason else ""]
+        reasons.append(f"accuracy: {reason}" if reason else "")
         timings, reason = _pairs(speeds_a[text], speeds_b[text], _facts, allowed)
         reasons.append(f"speed: {reason}" if reason else "")
         for one, other in timings:
@@ -166,7 +170,10 @@ def _grouped(
 
 
 def _task(record: Record) -> str:
-    return f"seed {record.seed}" if isinstance(record, TrainRecord) else "the timing"
+    if isinstance(record, TrainRecord):
+        return f"seed {record.seed}"
+    execution = record.cell.get("execution", {})
+    return " ".join(["the timing", *(f"{key} {value}" for key, value in sorted(execution.items()))])
 
 
 def _failure(record: Record) -> str:
@@ -233,7 +240,7 @@ def _noise(calibration: Calibration | None, allowed: Collection[str]) -> _Noise:
         return _Noise({}, NO_CALIBRATION)
     if calibration.warnings and "warnings" not in allowed:
         return _Noise({}, f"{NOT_RESOLVED}: the calibration was disturbed, see python -m bench.calibrate")
-    return _Noise(calibration.metrics, NO_CALIBRATION)
+    return _Noise(calibration.metrics, f"{NOT_RESOLVED}: not in the calibration, see python -m bench.calibrate")
 
 
 def _accuracy(name: str, a: Sequence[TrainRecord], b: Sequence[TrainRecord], minimum: float) -> Question:

@@ -27,7 +27,8 @@ def verdict_text(judged: Judged) -> str:
 
 
 def why(judged: Judged) -> str:
-    """What tells most of the parts that decide, and how many more there are. Whatever is told beside is left out."""
+    """The evidence of the first `MOST_TOLD` parts that decide the verdict, and how many others had each verdict. Parts
+    that are told beside are left out."""
     own = [(part, finding) for part, finding in judged.told if part.decides]
     deciding = [(part, finding) for part, finding in own if finding.verdict == judged.verdict]
     texts = [f"*{escape(part.statement)}*: {finding.in_short}." for part, finding in deciding[:MOST_TOLD]]

@@ -105,13 +105,16 @@ def _try_step(model: Any, cell: CellConfig, factory: str, ddp: bool) -> None:
             raise refusal(factory, "its loss has no gradient; is there .detach(), .numpy(), argmax or torch.no_grad() "
                                    "in its forward?")
         loss.backward()
-    if own is None and _are_probabilities(output):
+    if own is None and cell.train.loss == "cross_entropy" and _are_probabilities(output):
         warnings.warn(f"model.name = '{factory}' gives probabilities, where the loss expects logits and takes the "
                       "softmax of them", stacklevel=2)
+    if ddp:
+        _check_that_none_is_idle(model)
     with refusing(factory, f"on {EVALUATION_BATCH} images, in evaluation: "), torch.no_grad():
         model.eval()(torch.rand(EVALUATION_BATCH, *input_shape(cell.data)))
-    if not ddp:
-        return
+
+
+def _check_that_none_is_idle(model: Any) -> None:
     if idle := [name for name, each in model.named_parameters() if each.requires_grad and each.grad is None]:
         more = f" and {len(idle) - MAX_NAMED} more" if len(idle) > MAX_NAMED else ""
         raise ValueError(f"launch.mode = 'ddp' waits for gradients of all parameters; none reach "

@@ -35,7 +35,9 @@ def build(config: CustomModel, input_shape: Shape) -> nn.Module:
         raise refusal(config.factory, "it gave a ScriptModule, whose layers cannot be watched; expected the nn.Module "
                                       "that it was made of")
     if not any(parameter.requires_grad for parameter in model.parameters()):
-        raise refusal(config.factory, "it has no parameters to train; layers in a list must be in an nn.ModuleList")
+        why = ("requires_grad is False for all of them" if any(True for _ in model.parameters()) else
+               "layers in a list must be in an nn.ModuleList")
+        raise refusal(config.factory, f"it has no parameters to train; {why}")
     if odd := [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]:
         raise refusal(config.factory, f"its state '{odd[0]}' is no tensor and cannot be saved with the weights; make "
                                       "it a buffer")

@@ -76,8 +76,10 @@ def check(benchmark: Any, request: pytest.FixtureRequest) -> Check:
         if option("--write-baseline"):
             return
         if judged.verdict == gate.NO_BASELINE:
-            end = pytest.fail if option("--perf-require-baseline") else pytest.skip
-            end("measured, but this machine has no baseline to judge it by: `make baseline` makes one")
+            said = "measured, but this machine has no baseline to judge it by: `make baseline` makes one"
+            if option("--perf-require-baseline"):
+                pytest.fail(said, pytrace=False)
+            pytest.skip(said)
         if judged.verdict in ("slower", "faster"):
             pytest.fail(f"{judged.verdict}: {judged.said}. If that is meant, `make baseline` and commit what it writes",
                         pytrace=False)
