@@ -21,7 +21,7 @@ from statistics import geometric_mean
 from typing import NamedTuple
 
 from bench import command, environment, stats, store
-from bench.formatting import ratio_text, significant, table
+from bench.formatting import first_of, ratio_text, significant, table
 from bench.judging import record_sets
 from bench.judging.questions import NOT_RESOLVED, SLOWER, WORSE, Answer, judge, speed_question
 from bench.judging.record_sets import Sets
@@ -127,7 +127,7 @@ def _compare_records(options: argparse.Namespace) -> _Found:
 
     def known_noise(of: Environment) -> Calibration | None:
         known = [each for folder in folders if (each := calibration_for(folder, of))]
-        found = min(known, key=lambda each: bool(each.warnings), default=None)  # an undisturbed one, if there is any
+        found = min(known, key=lambda each: each.was_disturbed, default=None)  # an undisturbed one, if there is any
         if found and found not in used:
             used.append(found)
         return found
@@ -139,7 +139,7 @@ def _compare_records(options: argparse.Namespace) -> _Found:
     if differences := record_sets.software_differences(a, b):
         print(f"A against B: {', '.join(differences)}.\n")
     for reason, names in sets.refused.items():
-        print(f"not compared: {reason}: {_few(names)}")
+        print(f"not compared: {reason}: {first_of(names, MAX_NAMED, ', ')}")
     if sets.refused:
         print("To compare all the same, name what may differ: --allow NAME\n")
     for failure in sets.failed:
@@ -151,16 +151,12 @@ def _compare_records(options: argparse.Namespace) -> _Found:
               f"{sets.stale_a} trainings of A, {sets.stale_b} of B.\n")
     for side, texts in (("A", sets.only_a), ("B", sets.only_b)):
         if texts:
-            print(f"Only in {side}: {_few([sets.names[text] for text in texts])}.\n")
+            print(f"Only in {side}: {first_of([sets.names[text] for text in texts], MAX_NAMED, ', ')}.\n")
     if not sets.answers and not sets.refused and not sets.failed:
         raise ValueError(f"{options.a} and {options.b} have no cell in common{_nearest(sets)}")
     return _Found(sets.answers, sets.num_failed_in_b_alone, len(sets.failed) - sets.num_failed_in_b_alone,
                   len({name for names in sets.refused.values() for name in names}),
                   len(sets.only_a) + len(sets.only_b), sets.stale_a + sets.stale_b)
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:MAX_NAMED]) + (f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else "")
 
 
 def _nearest(sets: Sets) -> str:
@@ -203,7 +199,7 @@ def judge_revisions(what: str, metrics: Mapping[Metric, Pairs], threshold: float
             for side in ("a_s", "b_s"))
     ratios = {metric: stats.paired_ratio(pairs.a_s, pairs.b_s) for metric, pairs in metrics.items()}
     return judge([speed_question(what, metric, a, b, ratio, ratio_text(ratio), threshold)
-                              for metric, ratio in ratios.items()])
+                  for metric, ratio in ratios.items()])
 
 
 def _say_resolvable(pairs: Pairs, calibration: Calibration | None, threshold: float) -> None:
@@ -212,15 +208,16 @@ def _say_resolvable(pairs: Pairs, calibration: Calibration | None, threshold: fl
     if rounds < 2 or not threshold:
         return
     known = {"the spread of these pairs": pairs}
-    if calibration:
+    if calibration and not calibration.was_disturbed:
         known[f"the calibration of {calibration.started_at[:10]}"] = calibration.metrics["train_step"]
     found = [f"{significant(100 * resolvable(noise, rounds, threshold), 2)} % by {source}"
              for source, noise in known.items()]
     needed = [f"{_pairs_needed(noise, threshold)} by {source}" for source, noise in known.items()]
     print(f"A change of the training step that {rounds} pairs find {100 * POWER:g} times in 100: {'; '.join(found)}.\n"
           f"Pairs (--rounds) that find {200 * threshold:g} %: {'; '.join(needed)}.\n")
-    if not calibration:
-        print("This machine has no calibration, see python -m bench.calibrate.\n")
+    if len(known) == 1:
+        what = "a disturbed calibration, which says nothing" if calibration else "no calibration"
+        print(f"This machine has {what}, see python -m bench.calibrate.\n")
 
 
 def _pairs_needed(noise: Pairs, threshold: float) -> str:

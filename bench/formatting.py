@@ -138,9 +138,9 @@ def ratio_text(ratio: stats.Ratio) -> str:
     return f"{ratio.ratio:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
-def first_of(texts: Sequence[str], most: int) -> str:
+def first_of(texts: Sequence[str], most: int, between: str = "; ") -> str:
     """So many, and how many more there are."""
-    return "; ".join([*texts[:most], *[f"and {len(texts) - most} more"] * (len(texts) > most)])
+    return between.join([*texts[:most], *[f"and {len(texts) - most} more"] * (len(texts) > most)])
 
 
 def p_value(p: float) -> str:

@@ -19,6 +19,7 @@ from bench.inputs import options
 from bench.store import StoreError
 from bench.sweep import dry_run, launch, plan_table
 from bench.sweep.plan import due, missing, outdated
+from bench.sweep.progress import to_whoever_reads
 from bench.sweep.request import Request, Work
 
 OK, FAILED, WRONG_INPUT, BROKEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
@@ -117,7 +118,8 @@ def _finish(request: Request, is_quiet: bool) -> int:
     if not is_quiet:
         from bench.sweep import results  # brings scipy
 
-        results.show(request.experiments, planned, latest, request.store.folder, request.asked.experiments)
+        with to_whoever_reads():
+            results.show(request.experiments, planned, latest, request.store.folder, request.asked.experiments)
     return OK if all(task.key in latest and latest[task.key].status == "ok" for task in planned) else FAILED
 
 

@@ -135,3 +135,17 @@ def call_run(bare_folder: Path, capsys: pytest.CaptureFixture[str]) -> Callable[
         return code, said.out, said.err
 
     return run_it
+
+
+@pytest.fixture
+def small_data(monkeypatch):
+    """A few synthetic images, for tasks that are run in this process."""
+    import torch  # not for the tests that do without
+
+    from bench.sweep import device
+    from tests.small import small_dataset
+
+    torch.set_num_threads(1)
+    dataset = small_dataset()
+    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: dataset)
+    return dataset

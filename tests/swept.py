@@ -5,6 +5,14 @@ from bench.record import Epochs, SpeedRecord, TrainRecord
 from bench.sweep.plan import tasks
 from fmnist_core.config import to_dict
 
+ONE_CELL = """
+question = "?"
+measure = false
+seeds = { cpu = 1, cuda = 1 }
+base.data.dataset = "synthetic"
+base.model.name = "cnn"
+"""
+
 
 def sweep_of(**content):
     """An experiment of one network with a grid, as a list, and its tasks."""

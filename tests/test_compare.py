@@ -273,6 +273,13 @@ def test_an_undisturbed_calibration_is_taken_before_a_disturbed_one(tmp_path):
     assert compare.main([a, b, "--store", str(tmp_path)]) == 1
 
 
+def test_of_many_commits_a_few_are_named():
+    grown = [msgspec.structs.replace(timing(), environment=msgspec.structs.replace(HERE, commit=f"{i}" * 12))
+             for i in range(5)]
+    assert record_sets.software_differences(grown, [timing()]) == [
+        "commit 000000000000, 111111111111, 222222222222, and 2 more against none"]
+
+
 def test_failed_records_are_no_measurements():
     failed = msgspec.structs.replace(timing(0.001), status="error")
     assert sets([timing(), failed], [failed]).answers == []

@@ -51,6 +51,11 @@ class Listed(nn.Module):
         return self.layers[0](images_NCHW.flatten(1))
 
 
+class FloatLoss(Idle):
+    def training_loss(self, logits_NK: Tensor, labels_N: Tensor, progress: float) -> float:
+        return 1.0
+
+
 MADE = nn.Sequential(nn.Flatten(), nn.Linear(784, 10))
 
 
@@ -112,7 +117,8 @@ def test_a_parameter_without_a_gradient_is_named_before_processes_wait_for_it() 
 
 
 @pytest.mark.parametrize(("factory", "said"), [
-    ("TwoHeads", r"on a training step of 64 images: TypeError: .*must be Tensor, not tuple"),
+    ("TwoHeads", r"on a training step of 64 images: TypeError: .*must be Tensor, not tuple$"),
+    ("FloatLoss", "its training_loss gave a float, not a tensor$"),
     ("Extra", "its state '_extra_state' is no tensor and cannot be saved with the weights; make it a buffer"),
     ("Rows", r"on 1000 images, in evaluation: RuntimeError: The size of tensor a \(1000\) must match"),
     ("Detached", r"its loss has no gradient; is there .detach\(\)"),
@@ -134,7 +140,7 @@ def test_a_network_that_needs_more_than_two_images_passes(ddp: bool) -> None:
 def test_of_a_grid_the_cell_that_cannot_be_built_is_named() -> None:
     cells = dry_run.to_build(planned("make", width=[4, 16, 8]))
     assert [cell.label for cell in cells] == ["width 4", "width 16", "width 8"]
-    with pytest.raises(ValueError, match=r"^cell 'width 16': model.name = 'tests.test_dry_run:make' cannot be built: "):
+    with pytest.raises(ValueError, match=r"^cell 'width 16': model.name = 'tests.test_dry_run:make' cannot be used: "):
         dry_run.check(cells)
     dry_run.check([cells[0], cells[2]])
 

@@ -245,7 +245,7 @@ def test_the_value_at_an_unknown_key():
         ("seeds = { cpu = 0 }", ["seeds.cpu = 0", ">= 1"]),
         ('seeds = "3"', ["seeds = '3'", "expected a whole number, or a table of cpu and cuda"]),
         ('base.model.name = "mine.nets:tiny"', [
-            "model.name = 'mine.nets:tiny' cannot be built: there is no module 'mine'", "PYTHONPATH=FOLDER"]),
+            "model.name = 'mine.nets:tiny' cannot be used: there is no module 'mine'", "PYTHONPATH=FOLDER"]),
         ("seeds = 2.5", ["seeds = 2.5", "expected a whole number, or a table of cpu and cuda"]),
         ('control = "width 3"', ["control = 'width 3': no cell has this label"]),
         ("targets = [90]", ["targets[0] = 90", "< 1.0"]),

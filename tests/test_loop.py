@@ -14,14 +14,7 @@ from bench.sweep import launch
 from bench.sweep.attempts import Attempt
 from bench.sweep.progress import Progress
 from bench.sweep.request import Request
-
-EXPERIMENT = """
-question = "?"
-measure = false
-seeds = { cpu = 1, cuda = 1 }
-base.data.dataset = "synthetic"
-base.model.name = "cnn"
-"""
+from tests.swept import ONE_CELL
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +40,7 @@ def left_of_attempts(bare_folder):
 
 @pytest.mark.parametrize(("place", "name"), [(Attempt, "begin"), (Progress, "start"), (Attempt, "finish")])
 def test_a_notice_at_any_moment_of_a_task_leaves_no_note(place, name, call_run, bare_folder, monkeypatch):
-    (bare_folder / "mine.toml").write_text(EXPERIMENT)
+    (bare_folder / "mine.toml").write_text(ONE_CELL)
     monkeypatch.setattr(place, name, then_comes_a_notice(getattr(place, name)))
     assert call_run("mine.toml")[0] == run.TERMINATED
     assert left_of_attempts(bare_folder) == 0
@@ -55,7 +48,7 @@ def test_a_notice_at_any_moment_of_a_task_leaves_no_note(place, name, call_run, 
 
 def test_a_notice_where_a_cell_is_given_up_keeps_what_is_known_of_it(call_run, bare_folder, monkeypatch):
     """It is recorded, or its deaths still count."""
-    (bare_folder / "mine.toml").write_text(EXPERIMENT)
+    (bare_folder / "mine.toml").write_text(ONE_CELL)
     monkeypatch.setattr(Attempt, "begin", then_comes_a_notice(lambda attempt: ("error", "it died")))
     failed = lambda task, status, reason, _: TrainRecord(experiment="mine", quality_key=task.key, seed=0, cell={},
                                                          status=status, reason=reason)
@@ -68,7 +61,7 @@ def test_a_notice_where_a_cell_is_given_up_keeps_what_is_known_of_it(call_run, b
 def test_who_stops_alone_while_others_share_the_cell_leaves_the_note(ddp, num_left, bare_folder, monkeypatch):
     from bench.sweep import loop
 
-    (bare_folder / "mine.toml").write_text(EXPERIMENT)
+    (bare_folder / "mine.toml").write_text(ONE_CELL)
     monkeypatch.setattr(Progress, "start", then_comes_a_notice(Progress.start))
     with launch.Notice() as notice:
         request = Request.of(options.parser(None).parse_args(["mine.toml"]), launch.World())

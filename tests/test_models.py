@@ -235,7 +235,7 @@ def test_what_is_wrong_with_your_own_model_is_said_in_one_line(factory, options,
     name = f"tests.test_models:{factory}"
     with pytest.raises(OwnNetworkError) as error:
         build(CustomModel(factory=name, options=options), SHAPE)
-    told = f"model.name = '{name}' cannot be built: {reason}"
+    told = f"model.name = '{name}' cannot be used: {reason}"
     if "Error: " in reason or "Exit: " in reason:  # of the factory's own: where in it
         assert re.fullmatch(re.escape(told) + r" \(test_models\.py, line \d+\)", str(error.value))
     else:
@@ -257,7 +257,7 @@ def test_a_module_that_cannot_be_imported(module, reason, tmp_path, monkeypatch)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(OwnNetworkError) as error:
         build(CustomModel(factory=f"{module}:net"), SHAPE)
-    told = str(error.value).removeprefix(f"model.name = '{module}:net' cannot be built: ")
+    told = str(error.value).removeprefix(f"model.name = '{module}:net' cannot be used: ")
     assert told == reason if reason.startswith("importing") else told.startswith(reason)
 
 

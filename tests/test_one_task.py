@@ -31,13 +31,7 @@ from fmnist_core.steps import Diverged
 from fmnist_core.train import Training, fit, train_epoch
 from tests.small import small_dataset
 
-
-@pytest.fixture(autouse=True)
-def small_data(monkeypatch):
-    torch.set_num_threads(1)
-    dataset = small_dataset()
-    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: dataset)
-    return dataset
+pytestmark = pytest.mark.usefixtures("small_data")
 
 
 def misbehaving(how="", after=3, timeout_s=0.0, seed=0, optimizer="adam", **train) -> Task:

@@ -212,3 +212,10 @@ def test_make_perf_says_what_is_missing_keeps_what_it_finds_and_fails_on_a_slowd
     assert "slower" in run.stdout
     assert "NO BASELINE" not in run.stdout
     assert perf(tmp_path, "--perf-threshold", "1e6").returncode == 0
+
+
+def test_a_baseline_cannot_be_demanded_where_nothing_is_timed():
+    command = [sys.executable, "-m", "pytest", "tests/perf", "--perf-require-baseline"]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert run.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "--perf-require-baseline needs --benchmark-enable: nothing would be timed" in run.stderr

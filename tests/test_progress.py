@@ -97,7 +97,8 @@ def test_a_sweep_goes_on_when_nobody_reads_how_far_it_is(planned, monkeypatch):
         now.seconds += 60
         bar.training(now)
         bar.finish("long", trained(planned[1][0], 0.5), 1)
-        print("said to nobody", flush=True)
+        with progress.to_whoever_reads():
+            print("said to nobody")
 
 
 def test_lines_say_the_time_left_at_the_pace_of_this_call(planned, capsys, monkeypatch):

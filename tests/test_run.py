@@ -13,16 +13,10 @@ from bench.records.lines import decode
 from bench.store import Store, StoreError
 from bench.sweep import tracking
 from bench.sweep.plan import tasks
+from tests.swept import ONE_CELL
 
 ROOT = Path(__file__).resolve().parent.parent
-EXPERIMENT = """
-question = "?"
-measure = false
-seeds = { cpu = 1, cuda = 1 }
-base.data.dataset = "synthetic"
-base.model.name = "cnn"
-grid.model.depth = [1, 2]
-"""
+EXPERIMENT = f"{ONE_CELL}grid.model.depth = [1, 2]\n"
 
 
 def written(bare_folder, text):

@@ -11,7 +11,7 @@ from accelerate.utils import LoggerType
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bench import experiment
-from bench.sweep import device, one_task, tracking
+from bench.sweep import one_task, tracking
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
 from bench.sweep.plan import Task
@@ -22,12 +22,7 @@ from tests.small import small_dataset
 NOTHING = lambda training: None
 
 
-@pytest.fixture(autouse=True)
-def small_data(monkeypatch):
-    torch.set_num_threads(1)
-    dataset = small_dataset()
-    monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: dataset)
-    return dataset
+pytestmark = pytest.mark.usefixtures("small_data")
 
 
 def task_of(seed=0, **train) -> Task:

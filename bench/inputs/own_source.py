@@ -51,7 +51,7 @@ def with_custom_model(settings: dict[str, Any], code_of: Callable[[str], str]) -
                 raise ValueError(f"model.{key} = {value!r}: expected a number, a string, true or false")
         source = code_of(name)
         if not source and not _is_there(top := name.partition(":")[0].partition(".")[0]):
-            raise ValueError(f"model.name = '{name}' cannot be built: {no_module(top)}")
+            raise ValueError(f"model.name = '{name}' cannot be used: {no_module(top)}")
         return {**settings, "model": {"name": "custom", "factory": name, "options": options, "source": source}}
     return settings
 

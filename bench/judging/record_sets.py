@@ -13,7 +13,7 @@ import msgspec
 
 from bench import stats
 from bench.environment import speed_identity
-from bench.formatting import estimate, points, ratio_text, significant
+from bench.formatting import estimate, first_of, points, ratio_text, significant
 from bench.judging.questions import NO_CALIBRATION, NOT_RESOLVED, WORSE, Answer, Question, judge, speed_question
 from bench.record import Environment, Record, SpeedRecord, TrainRecord
 from bench.records import cells, outcomes, timings
@@ -25,6 +25,8 @@ from bench.records.side_records import Calibration, Metric, Pairs
 from fmnist_core.config import ExecutionConfig
 
 ACCURACY = "test accuracy (%)"
+MAX_VERSIONS = 3
+"""Of one name, that are told of a set."""
 OTHER_WORK = "machine_shared: other work ran meanwhile"
 
 Kind = TypeVar("Kind", TrainRecord, SpeedRecord)
@@ -108,7 +110,7 @@ def compare(
 def software_differences(a: Sequence[Record], b: Sequence[Record]) -> list[str]:
     """e.g. `accelerate 1.15.0 against 1.12.0`: what the two sets ran with, where it is not the same in both."""
     of_a, of_b = _software(a), _software(b)
-    told = lambda found: " and ".join(sorted(found)) or "none"
+    told = lambda found: first_of(sorted(found), MAX_VERSIONS, ", ") or "none"
     return [f"{name} {told(of_a[name])} against {told(of_b[name])}" for name in sorted({*of_a, *of_b})
             if of_a[name] != of_b[name]]
 
@@ -235,10 +237,9 @@ class _Noise(NamedTuple):
 
 
 def _noise(calibration: Calibration | None, allowed: Collection[str]) -> _Noise:
-    """A calibration that other work disturbed knows the noise of that hour alone."""
     if calibration is None:
         return _Noise({}, NO_CALIBRATION)
-    if calibration.warnings and "warnings" not in allowed:
+    if calibration.was_disturbed and "warnings" not in allowed:
         return _Noise({}, f"{NOT_RESOLVED}: the calibration was disturbed, see python -m bench.calibrate")
     return _Noise(calibration.metrics, f"{NOT_RESOLVED}: not in the calibration, see python -m bench.calibrate")
 

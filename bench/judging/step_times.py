@@ -21,9 +21,9 @@ MOST_TOLD = 4
 
 
 def noise_of_machines(results: Results) -> dict[Machine, Pairs]:
-    """How far two timings of one training step differ by themselves, on each machine that was calibrated."""
+    """How far two timings of one step differ by themselves, by machine; a disturbed calibration does not know it."""
     return {Machine.at(side.environment): side.metrics["train_step"] for side in results.sides
-            if isinstance(side, Calibration)}
+            if isinstance(side, Calibration) and not side.was_disturbed}
 
 
 STEP_WORDS: dict[stats.Direction, str] = {

@@ -58,6 +58,11 @@ class Calibration(_Side, frozen=True, tag="calibration", kw_only=True):
     cell: dict[str, Any]
     metrics: dict[Metric, Pairs]
 
+    @property
+    def was_disturbed(self) -> bool:
+        """By other work: it knows the noise of that hour alone, and decides nothing."""
+        return bool(self.warnings)
+
 
 class LedgerLine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     name: str

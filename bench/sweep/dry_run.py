@@ -101,6 +101,8 @@ def _try_step(model: Any, cell: CellConfig, factory: str, ddp: bool) -> None:
         output = model.train()(torch.rand(num_images, *input_shape(cell.data)))
         own = getattr(model, "training_loss", None)
         loss = objective.loss(output, labels_N, cell.train) if own is None else own(output, labels_N, 0.0)
+        if not isinstance(loss, torch.Tensor):
+            raise refusal(factory, f"its training_loss gave a {type(loss).__name__}, not a tensor")
         if not loss.requires_grad:
             raise refusal(factory, "its loss has no gradient; is there .detach(), .numpy(), argmax or torch.no_grad() "
                                    "in its forward?")

@@ -1,8 +1,10 @@
 """What a running sweep shows: how far it is, with the time left, and what became of each task. No torch."""
 
+import contextlib
 import os
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -64,12 +66,20 @@ class Progress:
         return "" if self._is_terminal or left_s < TELL_EVERY_S else f"; about {duration(left_s)} left"
 
     def _say(self, line: str) -> None:
-        try:
+        with to_whoever_reads():
             tqdm.write(line, file=sys.stdout)
-            sys.stdout.flush()
-        except BrokenPipeError:  # nobody reads any more: no reason for a sweep to end
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         self._told = time.monotonic()
+
+
+@contextlib.contextmanager
+def to_whoever_reads() -> Iterator[None]:
+    """What is printed within, as far as somebody reads it: that `head` has left is no reason for a sweep to end."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())
 
 
 def is_terminal(stream: TextIO) -> bool:

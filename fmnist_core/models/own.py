@@ -18,6 +18,10 @@ from fmnist_core.memory import ran_out
 from fmnist_core.models.layers import Shape
 from fmnist_core.nearest import nearest, nearest_key, no_module
 
+_CORE = Path(__file__).resolve().parents[1]
+NOT_THE_USERS = (Path(torch.__file__).parent, _CORE, _CORE.parent / "bench")
+"""Folders of code in which a mistake of the user's may show itself."""
+
 
 class OwnNetworkError(ValueError):
     """It cannot be used: one line that says why."""
@@ -115,9 +119,9 @@ def _place(error: BaseException) -> str:
 def _is_users(filename: str) -> bool:
     installed = "site-packages" in filename or "dist-packages" in filename
     is_pythons = filename.startswith(("<", sysconfig.get_path("stdlib"))) and not installed
-    return not is_pythons and filename != __file__ and not filename.startswith(str(Path(torch.__file__).parent))
+    return not is_pythons and not any(Path(filename).is_relative_to(folder) for folder in NOT_THE_USERS)
 
 
 def refusal(name: str, reason: str) -> OwnNetworkError:
     """To be raised: names the network."""
-    return OwnNetworkError(f"model.name = '{name}' cannot be built: {reason}")
+    return OwnNetworkError(f"model.name = '{name}' cannot be used: {reason}")

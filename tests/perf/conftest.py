@@ -32,6 +32,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[JUDGED] = []
+    if config.getoption("--perf-require-baseline") and not config.getoption("--benchmark-enable"):
+        raise pytest.UsageError("--perf-require-baseline needs --benchmark-enable: nothing would be timed")
     if config.getoption("--benchmark-enable"):
         keep_freed_memory()
 
