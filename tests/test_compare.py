@@ -587,10 +587,13 @@ def test_a_setting_is_of_the_cell_that_is_timed(tmp_path):
 
 
 def test_a_block_as_json(monkeypatch, capsys):
-    monkeypatch.setattr("bench.timing.block.load", lambda *arguments: small_dataset())
+    asked = []
+    monkeypatch.setattr("bench.timing.block.load", lambda *arguments: asked.append(arguments[2]) or small_dataset())
     monkeypatch.setattr("bench.timing.block.NUM_SINGLE_PASSES", 3)
+    monkeypatch.setattr("torch.set_num_threads", asked.append)
     cell = CellConfig(model=KernelDepthCNN(depth=1), data=data.DataConfig(dataset="synthetic", validation_size=40))
-    time_block(json.dumps({"cell": to_dict(cell), "threads": 1, "data_dir": None, "min_block_s": 0.0}))
+    time_block(json.dumps({"cell": to_dict(cell), "threads": 7, "data_dir": "here", "min_block_s": 0.0}))
+    assert asked == [7, "here"]
     answer = json.loads(capsys.readouterr().out)
     assert set(answer["seconds"]) == set(METRICS)
     assert all(seconds > 0 for seconds in answer["seconds"].values())

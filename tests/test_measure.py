@@ -14,6 +14,7 @@ from bench import counters, measure, stats
 from bench.timing import block, memory
 from bench.timing import other_processes as load
 from bench.timing.other_processes import Usage
+from fmnist_core.clock import CudaClock, HostClock
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, Network2, TrainConfig
 from fmnist_core.models.layers import step_multiply_adds
 from fmnist_core.models.networks import layers_of
@@ -41,15 +42,18 @@ class FakeClock:
 
 
 class StepClock(FakeClock):
-    """A batch takes 10 ms and a step 40 ms, wherever the readings begin: it knows which of them `time_steps` makes."""
+    """A batch takes 10 ms and a step 40 ms, wherever the readings begin: it knows which of them `time_steps` makes.
 
-    def __init__(self, monkeypatch):
+    The first `num_cold` steps take longer, each 40 ms less than the one before.
+    """
+
+    def __init__(self, monkeypatch, num_cold=0):
         super().__init__(0.0)
         original = block.train_step
-        self.next_s = BATCH_S
+        self.next_s, self.num_cold = BATCH_S, num_cold
 
         def step(*arguments):
-            self.next_s = STEP_S
+            self.next_s, self.num_cold = STEP_S * (1 + self.num_cold), max(0, self.num_cold - 1)
             return original(*arguments)
 
         monkeypatch.setattr(block, "train_step", step)
@@ -91,6 +95,23 @@ def test_throughput_counts_each_image_of_a_step_once(quick, monkeypatch, batch_s
     assert rate.images_per_s == pytest.approx(batch_size / 0.04)
 
 
+def test_steps_of_a_cold_machine_are_no_samples_but_the_first(quick, monkeypatch):
+    record = record_of(cell(), StepClock(monkeypatch, num_cold=1 + block.WARMUP_STEPS))
+    assert record.first_step_s == pytest.approx((2 + block.WARMUP_STEPS) * STEP_S)
+    assert record.step_s == pytest.approx([STEP_S] * block.MIN_STEPS)
+
+
+def test_a_record_says_what_it_is_of_and_the_ceilings_of_its_precision(quick, monkeypatch):
+    order, make = [], measure.Training
+    monkeypatch.setattr(memory, "forget_earlier_peaks", lambda: order.append("forgotten"))
+    monkeypatch.setattr(measure, "Training", lambda *arguments: order.append("made") or make(*arguments))
+    monkeypatch.setattr(measure, "matmul_flops_per_s", lambda device, precision: {"bf16": 2 * MATMUL}[precision])
+    record = record_of(cell(train={"precision": "bf16"}), StepClock(monkeypatch))
+    assert (record.experiment, record.speed_key) == ("test", "0" * 16)
+    assert (record.matmul_flops_per_s, record.copy_bytes_per_s) == (2 * MATMUL, COPY)
+    assert order == ["forgotten", "made"], "the peak is that of this model alone"
+
+
 def test_a_batch_larger_than_the_training_set_is_the_training_set(quick, monkeypatch):
     assert record_of(cell(512), StepClock(monkeypatch), num_train=50).images_per_step == 50
 
@@ -102,6 +123,9 @@ def test_the_block_is_the_sum_of_its_samples_or_says_so(quick, monkeypatch):
     assert measure.disagreement([1.0, 1.0], 2.09) == []
     assert measure.disagreement([1.0, 1.0], 2.2) == ["samples add up to 2 s, their block took 2.2 s"]
     assert measure.disagreement([1.0, 1.0], 1.8) == ["samples add up to 2 s, their block took 1.8 s"]
+    monkeypatch.setattr(measure, "host_clock", lambda clock: FakeClock(10.0))
+    record = record_of(cell(), StepClock(monkeypatch))
+    assert record.warnings == ["samples add up to 2 s, their block took 10 s"]
 
 
 @pytest.mark.parametrize(("step_s", "expected"), [(1e-4, 1000), (0.01, 150), (0.5, 40)])
@@ -110,14 +134,56 @@ def test_a_block_has_forty_steps_and_one_and_a_half_seconds_and_at_most_a_thousa
     assert block.num_steps_to_fill(training, FakeClock(step_s / 2)) == expected
 
 
+def test_a_block_gives_the_median_of_each_metric(monkeypatch):
+    subject = block.Subject(Training(cell(), 0, small_dataset()), min_steps=2, min_block_s=0.0, clock=FakeClock(0.1))
+    monkeypatch.setattr(block, "time_steps", lambda *_: ([1.0, 2.0, 9.0], [3.0, 4.0, 9.0]))
+    monkeypatch.setattr(block, "time_evaluations", lambda *_: [5.0, 6.0, 9.0])
+    monkeypatch.setattr(block, "time_inference", lambda training, clock, size: [size, 3.0 * size, 9.0 * size])
+    monkeypatch.setattr(block, "_slowest_process", lambda training, seconds: [2 * value for value in seconds])
+    trained = []
+    monkeypatch.setattr(block, "train_epoch",
+                        lambda training: trained.append(training.steps_per_epoch - training.step_in_epoch))
+    epoch_s = pytest.approx(2 * 0.1 / 2 * 8)  # two of its steps are timed, 230 images are eight
+    assert subject.block() == {"train_step": 4.0, "batch": 2.0, "epoch": epoch_s, "evaluate": 6.0,
+                               "inference": 3.0 * 70, "latency": 3.0}
+    assert trained == [1, 2]
+    assert subject.step_s() == 4.0
+
+
 def test_evaluation_and_inference_have_a_sample_per_pass(quick):
     record = record_of(cell(), FakeClock(0.01), num_test=200)
     assert record.evaluate_s == pytest.approx([0.01] * 3)
     assert record.images_per_evaluation == 200
     assert {one.batch_size: len(one.batch_s) for one in record.inference} == {1: 5, 128: 3}  # 1000 are not there
+    assert [one.batch_size for one in record_of(cell(), FakeClock(0.01), num_test=128).inference] == [1, 128]
     rates = [stats.throughput(one.batch_size, one.batch_s).images_per_s for one in record.inference]
     assert rates == pytest.approx([100.0, 12_800.0])  # every pass takes 10 ms
     assert stats.throughput(record.images_per_evaluation, record.evaluate_s).images_per_s == pytest.approx(20_000.0)
+
+
+def test_what_is_timed_is_the_whole_batch_in_evaluation_and_the_whole_test_set(monkeypatch):
+    training, seen, waits = Training(cell(), 0, small_dataset()), [], []
+    monkeypatch.setattr(block, "synchronize", waits.append)
+    training.model.register_forward_pre_hook(
+        lambda model, images: seen.append((len(images[0]), model.training, torch.is_inference_mode_enabled())))
+    for time_it, size, num_timed in [
+        (lambda: block.time_inference(training, FakeClock(0.01), 64), 64, block.NUM_BATCH_PASSES),
+        (lambda: block.time_inference(training, FakeClock(0.01), 1), 1, block.NUM_SINGLE_PASSES),
+        (lambda: block.time_evaluations(training, FakeClock(0.01)), 70, block.NUM_EVALUATIONS),
+    ]:
+        assert len(time_it()) == num_timed
+        assert seen == [(size, False, True)] * (1 + num_timed), "the first pass is to warm up"
+        assert training.model.training
+        seen.clear()
+    assert len(waits) == 1 + block.NUM_SINGLE_PASSES, "the host waits for each single image alone"
+    assert isinstance(block.host_clock(CudaClock()), HostClock)
+
+
+def test_a_subject_is_warm_and_its_block_is_as_long_as_asked():
+    steps = []
+    subject = block.Subject(Training(cell(), 0, small_dataset()), step=lambda *step: steps.append(step), min_steps=2,
+                            min_block_s=0.5, clock=FakeClock(0.05))
+    assert (len(steps), subject.num_steps) == (block.WARMUP_STEPS + 5, 5)  # half a second of a tenth each
 
 
 def test_the_floor_by_hand():
@@ -156,6 +222,11 @@ def test_the_ceilings_by_hand(monkeypatch):
     device = torch.device("cpu")
     assert measure.matmul_flops_per_s.__wrapped__(device, "no") == 2048**3  # times two operations, over two seconds
     assert measure.copy_bytes_per_s.__wrapped__(device) == 2**28  # read and written
+    products = []
+    monkeypatch.setattr(torch, "mm", lambda a, b: products.append((a.dtype, b.dtype, a.shape, b.shape)))
+    monkeypatch.setattr(measure, "_best", lambda work, device: work() or 2.0)
+    measure.matmul_flops_per_s.__wrapped__(device, "bf16")
+    assert products == [(torch.bfloat16, torch.bfloat16, (2048, 2048), (2048, 2048))]
 
 
 def test_the_best_is_the_shortest(monkeypatch):
@@ -186,6 +257,8 @@ def test_peak_memory_is_the_cells_own(quick, monkeypatch):
 def test_recompiles_are_counted(quick, monkeypatch):
     compile_ = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model, **options: compile_(model, backend="eager", dynamic=False))
+    earlier = compile_(lambda x: x + 1, backend="eager", dynamic=False)
+    assert [len(earlier(torch.ones(size))) for size in (2, 3)] == [2, 3], "compiled twice, and none of the cell's"
     record = record_of(cell(30, compile="default"), StepClock(monkeypatch), num_test=200)
     assert record.labels.compiled
     assert record.labels.graph_breaks == 0
@@ -211,6 +284,14 @@ def test_replays_are_timed_whole_over_full_batches():
     assert batch_s == []
     assert step_s == pytest.approx([0.006] * 7)  # three full batches an epoch
     assert training.step_in_epoch == 0
+    batch_s, step_s = block.time_steps(training, FakeClock(0.01, 0.04), 2, lambda *step: None)  # in their place
+    assert (batch_s, step_s) == (pytest.approx([0.01] * 2), pytest.approx([0.04] * 2))
+
+
+def test_a_captured_cell_has_neither_batches_nor_operators(quick):
+    record = record_of(cell(30, capture=True), FakeClock(0.01))
+    assert (record.batch_s, record.operators_per_step) == ([], 0)
+    assert record.step_s == pytest.approx([0.01] * 150)
 
 
 # Other processes
@@ -272,6 +353,16 @@ def test_a_warning_comes_into_the_record(quick, monkeypatch):
 # Several processes
 
 
+def test_processor_time_of_a_run_is_that_of_its_processes_on_this_machine(monkeypatch):
+    training, before, after = Training(cell(), 0, small_dataset()), Usage(0.0, 0.0, 1.0), Usage(1.0, 1.0, 4.0)
+    assert measure._own_s(training, before, after) == 3.0
+    training.num_processes = 4
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda total: total.mul_(4))
+    assert measure._own_s(training, before, after) == 12.0
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert measure._own_s(training, before, after) == 6.0
+
+
 TWO = """
 import json, sys
 from pathlib import Path
@@ -289,8 +380,10 @@ measure.load_warning = lambda before, after, own_s: []
 block.NUM_SINGLE_PASSES = block.NUM_BATCH_PASSES = 3
 rank = accelerator_for("no").process_index
 clock = FakeClock(0.005 if rank else 0.0025)
-record = measure.measure(cell(30), small_dataset(), experiment="test", speed_key="0" * 16, clock=clock)
-said = [rank, record.images_per_step, record.step_s[0], len(record.step_s), record.labels.num_processes]
+measure.floor_s = lambda multiply_adds, num_bytes, num_images, matmul, copy: num_images + num_bytes / copy
+record = measure.measure(cell(31), small_dataset(), experiment="test", speed_key="0" * 16, clock=clock)
+said = [rank, record.images_per_step, record.step_s[0], len(record.step_s), record.labels.num_processes,
+        record.evaluate_s[0], record.inference[0].batch_s[0]]
 (Path(__file__).parent / f"{rank}.json").write_text(json.dumps([*said, record.floor_s]))
 torch.distributed.destroy_process_group()  # whose threads may else end the process by a signal
 """
@@ -307,5 +400,6 @@ def test_two_processes_count_the_global_batch_and_the_slower_one(tmp_path):
     assert run.returncode == 0, run.stderr
     answers = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
     # a step with its batch takes 10 ms in the slower process: 1.5 s are 150 of them, in both
-    floor_s = pytest.approx((4 * 4 * OUTPUTS * 15 + 4 * 10 * PARAMETERS) / COPY)
-    assert answers == [[rank, 30, pytest.approx(0.005), 150, 2, floor_s] for rank in (0, 1)]
+    floor_s = pytest.approx(16 + (4 * 4 * OUTPUTS * 16 + 4 * 10 * PARAMETERS) / COPY)  # of 31 images 16 and 15
+    assert answers == [[rank, 31, pytest.approx(0.005), 150, 2, pytest.approx(0.005), pytest.approx(0.005), floor_s]
+                       for rank in (0, 1)]
