@@ -1,5 +1,6 @@
 """Bytes of a training step: by hand, by shapes, by the resident set of a process, and in any order of cells."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import torch
 from torch import nn
 
 from bench.timing import memory
+from fmnist_core.average import Average
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, Network2, TrainConfig
+from fmnist_core.models.build import build
 from fmnist_core.train import Training
 from tests.small import small_dataset
 
@@ -41,6 +44,11 @@ def test_bytes_of_a_step_by_hand(optimizer, moments):
     assert counted.optimizer_state == moments * PARAMETERS + steps
     # images; what ReLU gives; log-probabilities; labels of 8 bytes; the sum of the weights of the mean
     assert counted.saved == 4 * 30 * 784 + 4 * 30 * 4 + 4 * 30 * 10 + 8 * 30 + 4
+
+
+def test_what_is_saved_is_what_the_cells_own_loss_needs():
+    counted = memory.step_bytes(TINY, (1, 28, 28), TrainConfig(global_batch_size=30, loss="mse"))
+    assert counted.saved == 4 * 30 * 784 + 4 * 30 * 4 + 2 * 4 * 30 * 10  # of the loss the logits and the labels
 
 
 def test_what_is_saved_follows_the_largest_accumulated_part():
@@ -77,6 +85,16 @@ def test_counting_leaves_the_model_alone():
     assert all(p.grad is None and p.device.type == "cpu" for p in training.model.parameters())
 
 
+def test_a_step_is_counted_as_it_trains_whatever_the_model_did_before():
+    model = build(Network2(dropout=0.5), (1, 28, 28))
+    count = lambda: memory.step_bytes(model, (1, 28, 28), TrainConfig(global_batch_size=30))
+    assert model.training
+    in_training = count()
+    model.eval()
+    assert count() == in_training
+    assert not model.training
+
+
 # Tensors alive
 
 
@@ -89,6 +107,8 @@ def test_peak_of_bytes_alive_by_hand():
         del a, view
         c = torch.empty(700, dtype=torch.uint8)
     assert (alive.peak, alive.bytes) == (1500, 1200)
+    assert memory.peak_alive(lambda: torch.empty(300, dtype=torch.uint8)) == 300
+    assert gc.isenabled()
     del b, c
 
 
@@ -100,6 +120,12 @@ def test_what_a_training_holds_by_hand():
     assert memory.held_bytes(training) == 4 * 3 * count + 4 * tensors + buffers  # Adam: two moments, its own step
     training.num_processes = 2
     assert memory.held_bytes(training) == 4 * 4 * count + 4 * tensors + buffers  # and the buckets of DDP
+    training.model.conv1.weight.requires_grad_(False)
+    frozen = training.model.conv1.weight.nbytes
+    assert memory.held_bytes(training) == 4 * 4 * count + 4 * tensors + buffers - frozen  # which DDP does not reduce
+    training.average = Average(training.model, 0.9)
+    averaged = sum(mean.nbytes for mean in training.average.means.values()) + 4  # and the number of steps
+    assert memory.held_bytes(training) == 4 * 4 * count + 4 * tensors + buffers - frozen + averaged
 
 
 def test_a_compiled_model_hides_its_operators():

@@ -184,6 +184,31 @@ def test_networks_of_ones_own_are_summarized_whatever_their_layers_are_given():
     assert (rows["fc"].in_shape, rows["fc"].out_shape, rows["fc"].num_parameters) == ((4,), (10,), 50)
 
 
+class Shared(nn.Module):
+    """A grouped convolution with a kernel that is not square, a pool, a layer that runs twice, one that does not learn.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.grouped, self.pool = nn.Conv2d(4, 8, (3, 5), groups=2), nn.AvgPool2d(4, stride=2, padding=1)
+        self.twice, self.frozen = nn.Linear(8, 8), nn.Linear(8, 10).requires_grad_(False)
+
+    def forward(self, images_NCHW):
+        means = self.pool(self.grouped(images_NCHW.expand(-1, 4, -1, -1))).mean((2, 3))
+        return self.frozen(self.twice(self.twice(means)))
+
+
+def test_a_summary_counts_groups_kernels_and_what_learns_once():
+    model = Shared().eval()
+    rows = summarize(model, SHAPE)
+    assert [(row.name, row.multiply_adds, row.num_parameters) for row in rows] == [
+        ("grouped", 8 * 26 * 24 * 2 * 3 * 5, 8 * 2 * 15 + 8), ("pool", 0, 0), ("twice", 64, 72), ("twice", 64, 0),
+        ("frozen", 80, 0)]
+    assert (rows[1].kernel_size, rows[1].stride, rows[1].padding) == (4, 2, "1")
+    assert num_parameters(model) == 8 * 2 * 15 + 8 + 72
+    assert not model.training
+
+
 def test_least_bytes_by_hand():
     """One Linear layer of 4 to 3: 3 outputs x 4 passes x 2 images, and 15 parameters x 6 and 30 moments x 2."""
     model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
