@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from bench import experiment, frame
+from bench.record import Inference
 from bench.records.lines import encode
 from tests.made import GPU, ONE_FACTOR, complete, experiment_of, failed, timed, trained
 
@@ -40,6 +41,52 @@ def test_values_of_a_cell():
     assert (row["latency_s"], row["times_limit"]) == (pytest.approx(0.0002), pytest.approx(2.0))
     assert not row["machine_shared"]
     assert math.isnan(other["train_images_per_s"])
+
+
+def test_each_figure_is_in_its_own_column():
+    curve = {"validation": [0.5, 0.6, 0.9, 0.7, 0.8, 0.75], "test": [0.1, 0.2, 0.3, 0.95, 0.5, 0.4], "train": 0.97}
+    records = [trained(MADE, K2, seed, **curve) for seed in range(3)]
+    slow = msgspec.structs.replace(records[2].epochs, train_s=[9.0] * 6)
+    records[2] = msgspec.structs.replace(records[2], epochs=slow)
+    steps = [0.005, 0.005, *[0.01] * 6, 0.03, 0.03]
+    row = frame.rows([*records, timed(MADE, K2, steps)], [MADE]).iloc[0]
+    figures = {"validation_last": 0.75, "validation_best": 0.9, "test_last": 0.4, "test_selected": 0.3,
+               "test_best": 0.95, "train_last": 0.97, "gap_last": 0.22}
+    assert {name: row[f"{name}_mean"] for name in frame.OUTCOMES} == pytest.approx(figures)
+    assert row["arithmetic"] == "float32"
+    assert (row["train_s"], row["train_s_shared"]) == (pytest.approx(12.0), False)  # seconds 12, 12 and 54
+    assert (row["num_parameters"], row["multiply_adds"]) == (1234, 56789)
+    assert row[["step_s", "first_step_s", "times_limit"]].tolist() == pytest.approx([0.01, 0.5, 2.0])
+    rates = [row[f"train_images_per_s{end}"] for end in ("", "_low", "_high")]
+    assert rates == pytest.approx([10_000, 100 / 0.03, 20_000])  # the second smallest and the second largest step
+    assert (row["train_noisy"], row["peak_memory_bytes"], row["reserved_memory_bytes"]) == (False, 3e6, 4.5e6)
+
+
+def test_the_best_inference_is_of_the_batch_with_the_highest_throughput_and_a_latency_is_a_median():
+    passes = {1: [0.0002, 0.0002, 0.01], 50: [0.002], 100: [0.001], 200: [0.008], 400: []}
+    inference = [Inference(batch_size=size, batch_s=seconds) for size, seconds in passes.items()]
+    row = frame.rows([timed(MADE, K2, inference=inference)], [MADE]).iloc[0]
+    assert (row["inference_images_per_s"], row["inference_batch_size"]) == (pytest.approx(100_000), 100)
+    assert row["latency_s"] == pytest.approx(0.0002)
+    single = frame.rows([timed(MADE, K2, inference=inference[:1])], [MADE]).iloc[0]
+    assert single[["inference_images_per_s", "inference_batch_size"]].isna().all()
+
+
+def test_a_timing_under_load_is_marked_and_what_it_lacks_is_nan():
+    shared = msgspec.structs.replace(timed(MADE, K2).labels, machine_shared=True)
+    for doubt in ({"labels": shared}, {"warnings": ["other processes used 1.00 CPUs meanwhile"]}):
+        assert frame.rows([timed(MADE, K2, **doubt)], [MADE])["machine_shared"][0]
+    busy = msgspec.structs.replace(trained(MADE, K2), labels=shared)
+    assert frame.rows([busy], [MADE])["train_s_shared"][0]
+    lacking = ["first_step_s", "peak_memory_bytes", "reserved_memory_bytes", "times_limit"]
+    unknown = timed(MADE, K2, first_step_s=0.0, peak_memory_bytes=0, reserved_memory_bytes=0, floor_s=0.0)
+    assert frame.rows([unknown], [MADE])[lacking].iloc[0].isna().all()
+    assert frame.rows([timed(MADE, K2, [0.01, 0.02] * 5)], [MADE])["train_noisy"][0]
+
+
+def test_reported_accuracies_are_those_of_the_experiment():
+    row = frame.rows([], [experiment.load("final")]).iloc[0]
+    assert (row["reported_validation"], row["reported_test"]) == (0.916, 0.904)
 
 
 def test_a_cell_timed_on_two_machines_has_two_rows():
