@@ -164,6 +164,19 @@ def test_more_confidence_is_wider(samples):
     assert wide.low <= narrow.low <= narrow.high <= wide.high
 
 
+@pytest.mark.parametrize("interval", [
+    stats.prediction_interval, lambda *given: stats.throughput(100, *given)[1:3],
+    lambda *given: stats.paired_ratio(given[0], [1.0] * 8, *given[1:])[1:3],
+    lambda *given: stats.compare([1.0, 2.0, 4.0], *given)[3:5],
+    lambda *given: stats.compare_with([1.0, 2.0, 4.0], [given[0]], *given[1:])[0][3:5]],
+    ids=["prediction", "throughput", "ratio", "difference", "of several"])
+def test_less_confidence_than_the_usual_is_narrower(interval):
+    samples = [3.0, 5.0, 4.0, 7.0, 2.0, 6.0, 9.0, 8.0]
+    (low, high), (narrow_low, narrow_high) = interval(samples), interval(samples, 0.5)
+    assert low < narrow_low < narrow_high < high
+    assert interval(samples, 0.95) == (low, high)
+
+
 def test_throughput_by_hand():
     rate = stats.throughput(128, [0.5, 0.25, 0.25, 0.25, 1.0, 0.2])
     assert rate.images_per_s == 512.0  # 128 / 0.25, whatever the slow steps do

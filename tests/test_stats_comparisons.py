@@ -165,6 +165,9 @@ def test_the_best_of_a_sample_is_told_apart_by_tukey():
     for (comparison, p), expected, own in zip(stats.compare_with_best(ordered), oracle, plain, strict=True):
         assert comparison.p == own
         assert p == pytest.approx(expected, rel=1e-3) or (p < 0.05) == (expected < 0.05), "a bound that decides alike"
+    ordered = [[6.0, 7.0, 8.0], [5.0, 6.0, 7.0], [4.1, 4.8, 5.8], [3.3, 4.5, 5.5]]  # where no bound decides
+    expected = scipy_stats.tukey_hsd(*ordered).pvalue[0][2:]
+    assert [p for _, p in stats.compare_with_best(ordered)[1:]] == pytest.approx(expected, rel=1e-3)
     [(_, p)] = stats.compare_with_best([[5.0, 5.5, 6.1], [3.9, 4.4, 5.0]])
     assert p == pytest.approx(stats.compare_with([5.0, 5.5, 6.1], [[3.9, 4.4, 5.0]])[0].p)  # of two, nothing to adjust
 
@@ -226,6 +229,15 @@ def test_a_sample_shares_the_spread_but_among_the_tenth_that_is_most_spread(vari
     sample = [1 - math.sqrt(variance), 1.0, 1 + math.sqrt(variance)]
     found = stats.compare_with([-1.0, 0.0, 1.0], [sample, [5.0, 6.0, 7.0]])[0]
     assert is_pooled(found, 1, variance, 1) == shared
+
+
+@pytest.mark.parametrize(("variance", "shared"), [(13.4, True), (13.6, False)])
+def test_the_most_spread_of_three_is_left_out_at_a_third_of_the_level(variance, shared):
+    """F of 2 and 4 degrees of freedom exceeds x by (1 + x / 2)^-2: a sixtieth at 13.49."""
+    sample = [1 - math.sqrt(variance), 1.0, 1 + math.sqrt(variance)]
+    found = stats.compare_with([-1.0, 0.0, 1.0], [[0.0, 1.0, 2.0], [5.0, 6.0, 7.0], sample])[0]
+    assert is_pooled(found, 1, 1, 1, variance) == shared
+    assert is_pooled(found, 1, 1, 1) != shared
 
 
 def test_one_wild_sample_does_not_hide_the_spread_of_the_others():
