@@ -161,7 +161,7 @@ def test_resuming_twice_and_saving_at_every_step_change_nothing(tmp_path):
 
 
 def test_an_epoch_cut_in_two_took_what_both_parts_took(tmp_path, monkeypatch):
-    now = [0.0]
+    now = [50.0]
     monkeypatch.setattr(time, "perf_counter", lambda: now[0])
 
     def one_second(training: Training) -> None:
@@ -232,6 +232,17 @@ def test_a_checkpoint_of_another_training_is_not_used(tmp_path):
     for other in (fresh(seed=1), fresh(learning_rate=0.1), fresh("sgd")):
         with pytest.warns(UserWarning, match="it is of another training"):
             assert checkpoint.load(other, path) is None
+
+
+def test_a_checkpoint_of_another_number_of_processes_or_of_another_network_is_not_used(tmp_path, monkeypatch):
+    path, shared, other = tmp_path / "checkpoint.safetensors", fresh(), fresh("sgd")
+    interrupted(fresh(), path, 3)
+    shared.num_processes = 2
+    with pytest.warns(UserWarning, match="it is of another training"):
+        assert checkpoint.load(shared, path) is None
+    monkeypatch.setattr(checkpoint, "_key", lambda training: checkpoint._read(path)[0]["key"])
+    with pytest.warns(UserWarning, match="its parameters are not those of this network"):
+        assert checkpoint.load(other, path) is None
 
 
 @pytest.mark.parametrize("is_earlier", [False, True], ids=["now", "before files said so"])

@@ -31,6 +31,15 @@ def test_an_image_keeps_its_label_in_either_part_of_a_split():
     labels = dict(zip(map(bytes, whole.train_images_NCHW), whole.train_labels_N, strict=True))
     for part in (parts.train, parts.validation):
         assert [labels[bytes(image)] for image in part.images_NCHW.numpy()] == part.labels_N.tolist()
+    assert torch.equal(parts.test.images_NCHW, torch.from_numpy(whole.test_images_NCHW.copy()))
+    assert parts.test.labels_N.tolist() == whole.test_labels_N.tolist()
+
+
+def test_the_split_of_a_seed_stays_what_it_was():
+    """Records of all versions are of the same images."""
+    places = {bytes(image): i for i, image in enumerate(load_arrays("synthetic").train_images_NCHW)}
+    validation = load(validation_size=10_000).validation.images_NCHW[:4].numpy()
+    assert [places[bytes(image)] for image in validation] == [39467, 53581, 54761, 24706]
 
 
 def test_a_split_that_leaves_nothing_is_refused():
@@ -56,14 +65,15 @@ def test_normalized_training_pixels_have_mean_0_and_deviation_1():
     assert images.std().item() == pytest.approx(1, abs=1e-4)
 
 
-def test_resizing_keeps_the_mean_and_flips_like_the_image():
-    dataset = load(validation_size=59_990, input_size=40)
-    assert dataset.input_shape == (1, 40, 40)
+@pytest.mark.parametrize("size", [20, 40])
+def test_resizing_keeps_the_mean_and_flips_like_the_image(size):
+    dataset = load(validation_size=59_990, input_size=size)
+    assert dataset.input_shape == (1, size, size)
     small = load(validation_size=59_990)
     large = dataset.images(dataset.train, torch.arange(10))
     plain = small.images(small.train, torch.arange(10))
     assert large.mean().item() == pytest.approx(plain.mean().item(), abs=0.01)
-    expected = F.interpolate(plain.flip(-1), size=(40, 40), mode="bilinear", antialias=True)
+    expected = F.interpolate(plain.flip(-1), size=(size, size), mode="bilinear", antialias=True)
     torch.testing.assert_close(large.flip(-1), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -112,6 +122,8 @@ def test_erasing_overwrites_one_square_of_the_chosen_images():
     assert 70 < (touched > 0).sum() < 130
     rows = (erased != -1).any(3).sum(2).flatten()
     assert set(rows.tolist()) == {0, 6}
+    inside = (erased != -1)[:, 0]
+    assert not torch.equal(inside.any(2), inside.any(1)), "rows and columns are drawn apart"
 
 
 def test_black_moves_into_normalised_images_too():
@@ -139,7 +151,7 @@ def test_random_flip_flips_half_and_only_the_training_set(flip):
     images, _ = dataset.train_batch(torch.arange(200))
     plain = dataset.images(dataset.train, torch.arange(200))
     flipped = sum(torch.equal(a, b.flip(-1)) for a, b in zip(images, plain, strict=True))
-    assert 70 < flipped < 130
+    assert 85 < flipped < 115
     assert all(torch.equal(a, b) or torch.equal(a, b.flip(-1)) for a, b in zip(images, plain, strict=True))
 
 
@@ -148,6 +160,16 @@ def test_each_augmentation_is_there_where_it_is_asked_for(options):
     torch.manual_seed(0)
     dataset = small_dataset(**options)
     assert not torch.equal(dataset.train_batch(torch.arange(200))[0], dataset.images(dataset.train, torch.arange(200)))
+
+
+def test_an_image_is_flipped_and_rotated_and_shifted_and_erased_in_this_order():
+    dataset, flip_N = small_dataset(shift=3, rotation=20.0, erasing=0.5), torch.arange(32) % 2 == 0
+    images = dataset.images(dataset.train, torch.arange(32))
+    torch.manual_seed(0)
+    augmented = augment.augment(images, dataset.config, flip_N)
+    torch.manual_seed(0)
+    flipped = torch.where(flip_N[:, None, None, None], images.flip(-1), images)
+    assert torch.equal(augmented, augment.erase(augment.shift(augment.rotate(flipped, 20.0), 3), 0.5, 8))
 
 
 def test_augmentation_is_fresh_for_each_batch():

@@ -236,6 +236,15 @@ def test_the_parts_of_all_processes_are_the_test_set(world, batch, monkeypatch):
     assert sums[0].item() / 1003 == pytest.approx(alone.loss, rel=1e-5)
 
 
+def test_every_process_evaluates_by_the_statistics_of_the_first(monkeypatch):
+    training = Training(cell(Network2(dropout=0.0)), 0, small_dataset())
+    training.num_processes = 2
+    monkeypatch.setattr(torch.distributed, "broadcast", lambda buffer, source: buffer.fill_(7 + source))
+    buffers = list(evaluation._model_to_evaluate(training).buffers())
+    assert buffers
+    assert all(bool((buffer == 7).all()) for buffer in buffers)
+
+
 def test_after_an_epoch_each_part_is_evaluated_and_of_the_training_images_the_first(monkeypatch):
     monkeypatch.setattr(evaluation, "TRAIN_SUBSET", 100)
     training = Training(cell(epochs=1), 0, small_dataset())
@@ -245,13 +254,15 @@ def test_after_an_epoch_each_part_is_evaluated_and_of_the_training_images_the_fi
         alone = evaluate(training, split)
         assert getattr(history, f"{part}_loss") == [pytest.approx(alone.loss)]
         assert getattr(history, f"{part}_accuracy") == [alone.accuracy]
+    assert [part for part, *_ in evaluation.parts(small_dataset(num_validation=0))] == ["train_subset", "test"]
 
 
-def test_an_image_evaluated_twice_is_a_hard_failure(monkeypatch):
+@pytest.mark.parametrize(("times", "said"), [(2, "0 of 70 images once, 70 more often"), (0, "0 of 70 images once, 0")])
+def test_an_image_evaluated_twice_or_never_is_a_hard_failure(times, said, monkeypatch):
     dataset = small_dataset()
     training = Training(cell(), 0, dataset)
-    monkeypatch.setattr(training.accelerator, "reduce", lambda tensor, how: 2 * tensor)
-    with pytest.raises(AssertionError, match="0 of 70 images once, 70 more often"):
+    monkeypatch.setattr(training.accelerator, "reduce", lambda tensor, how: times * tensor)
+    with pytest.raises(AssertionError, match=said):
         evaluate(training, dataset.test)
 
 
@@ -279,6 +290,18 @@ def test_a_network_that_is_not_finite_in_evaluation_has_diverged():
     training = Training(cell(optimizer="sgd", learning_rate=1e30, epochs=1, global_batch_size=230), 0, small_dataset())
     with pytest.raises(Diverged, match=r"the loss on the training images was (nan|inf) after epoch 1"):
         fit(training)
+
+
+@pytest.mark.parametrize(("part", "images"), [("train_subset", "training"), ("validation", "validation"),
+                                              ("test", "test")])
+def test_a_last_loss_that_is_not_finite_is_named_by_its_images(part, images):
+    history = evaluation.History()
+    for losses in ((1.0, 0.0, 0.0), (math.nan, 1.0, 1.0)):  # an SVM's may be 0
+        assert history.divergence() == ""
+        for name, loss in zip((part, *{"train_subset", "validation", "test"} - {part}), losses, strict=True):
+            history.add(name, loss, 0.5)
+    assert history.divergence() == f"the loss on the {images} images was nan after epoch 2"
+    assert [len(history.train_subset_loss), len(history.validation_loss), len(history.test_loss)] == [2, 2, 2]
 
 
 def test_early_stopping_counts_epochs_without_a_better_validation_accuracy(monkeypatch):
