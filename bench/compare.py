@@ -21,13 +21,13 @@ from statistics import geometric_mean
 from typing import NamedTuple
 
 from bench import command, environment, stats, store
-from bench.formatting import first_of, ratio_text, significant, table
+from bench.formatting import first_of, ratio_text, table
 from bench.judging import record_sets
 from bench.judging.questions import NOT_RESOLVED, SLOWER, WORSE, Answer, judge, speed_question
 from bench.judging.record_sets import Sets
 from bench.record import Environment, Record
 from bench.records import cells
-from bench.records.noise import POWER, pairs_to_find, resolvable
+from bench.records.noise import POWER, pairs_to_find, resolvable_text
 from bench.records.side_records import PAIRS, THRESHOLD, Calibration, Metric, Pairs, calibration_for
 from bench.sample_size import MAX_NEEDED
 from bench.timing import revisions, side_runs
@@ -210,7 +210,7 @@ def _say_resolvable(pairs: Pairs, calibration: Calibration | None, threshold: fl
     known = {"the spread of these pairs": pairs}
     if calibration and not calibration.was_disturbed:
         known[f"the calibration of {calibration.started_at[:10]}"] = calibration.metrics["train_step"]
-    found = [f"{significant(100 * resolvable(noise, rounds, threshold), 2)} % by {source}"
+    found = [f"{resolvable_text(noise, rounds, threshold)} % by {source}"
              for source, noise in known.items()]
     needed = [f"{_pairs_needed(noise, threshold)} by {source}" for source, noise in known.items()]
     print(f"A change of the training step that {rounds} pairs find {100 * POWER:g} times in 100: {'; '.join(found)}.\n"

@@ -120,6 +120,7 @@ def _gpus() -> list[dict[str, str]]:
 def _all_gpus() -> list[dict[str, str]]:
     if not shutil.which("nvidia-smi"):
         return []
+    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts; CUDA else: the fastest first
     query = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
     if answer.returncode:

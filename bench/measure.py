@@ -46,6 +46,8 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_k
     """
     memory.forget_earlier_peaks()
     training = Training(cell, 0, dataset)
+    if cell.execution.compile == "auto":  # two others were timed to choose
+        memory.forget_earlier_peaks()
     compiled = training.cell.execution.compile != "no"
     if compiled:  # which happens at the first step
         reset_graph_counts()
@@ -64,7 +66,8 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_k
     if compiled:
         labels = msgspec.structs.replace(labels, **graph_counts()._asdict())
     operators = {} if compiled or training.captured else count_operators(training)
-    matmul, copy = matmul_flops_per_s(device, cell.train.precision), copy_bytes_per_s(device)
+    tf32 = labels.matmul_tf32 or labels.cudnn_tf32  # where either kind of product uses it, its speed is the bound
+    matmul, copy = matmul_flops_per_s(device, cell.train.precision, tf32), copy_bytes_per_s(device)
     params, most_images = num_parameters(training.model), shares(size, training.num_processes)[1]
     num_bytes = least_bytes(rows, params, num_moments(training.optimizer), most_images,
                             DTYPES[cell.train.precision].itemsize)
@@ -98,11 +101,19 @@ def disagreement(samples: Sequence[float], block_s: float) -> list[str]:
 
 
 @lru_cache(maxsize=8)
-def matmul_flops_per_s(device: torch.device, precision: Precision) -> float:
-    """The best of several large square matrix products in this precision, two operations per multiply-add."""
+def matmul_flops_per_s(device: torch.device, precision: Precision, tf32: bool = False) -> float:
+    """The best of several large square matrix products in this precision, two operations per multiply-add.
+
+    `tf32`: allowed here, as convolutions may have it where matrix products have not.
+    """
     size = 8192 if device.type == "cuda" else 2048
     a, b = (torch.randn(size, size, device=device, dtype=DTYPES[precision]) for _ in range(2))
-    return 2 * size**3 / _best(lambda: torch.mm(a, b), device)
+    before = torch.backends.cuda.matmul.allow_tf32
+    try:
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        return 2 * size**3 / _best(lambda: torch.mm(a, b), device)
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @lru_cache(maxsize=4)

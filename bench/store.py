@@ -184,9 +184,12 @@ class _Reader(Generic[Line]):
         self._offsets: dict[Path, int] = {}  # by file: the end of the last line read
 
     def latest(self) -> dict[str, Line]:
+        """Of each key the last line of a file; of several files that have the key, the one last begun."""
         for path, line in self.lines():
-            self._latest[key_of(line)] = line
-            self.homes[key_of(line)] = path
+            key = key_of(line)
+            if self.homes.get(key, path) == path or line.started_at >= self._latest[key].started_at:
+                self._latest[key] = line
+                self.homes[key] = path
         return self._latest
 
     def lines(self) -> Iterator[tuple[Path, Line]]:

@@ -71,9 +71,11 @@ def summarize(model: nn.Module, input_shape: Shape) -> list[LayerRow]:
         model.train(was_training)
         for handle in handles:
             handle.remove()
-    if outside := (counter.get_total_flops() - in_layers) // 2:
+    outside = (counter.get_total_flops() - in_layers) // 2
+    of_no_layer = max(0, num_parameters(model) - sum(row.num_parameters for row in rows))
+    if outside or of_no_layer:
         rows.append(LayerRow(name="", kind="outside of layers", in_shape=(), out_shape=(), kernel_size=None,
-                             stride=None, padding="", num_parameters=0, multiply_adds=outside))
+                             stride=None, padding="", num_parameters=of_no_layer, multiply_adds=outside))
     return rows
 
 

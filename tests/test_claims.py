@@ -10,7 +10,7 @@ import pytest
 from bench import claims, experiment
 from bench.judging import evidence
 from bench.judging.findings import ACCURACY, LOSS, Contrast, contrasts, over_fits
-from bench.judging.one_run import standing
+from bench.judging.one_run import reaches, standing
 from bench.pages import verdicts
 from bench.records.rows import collect
 from bench.records.side_records import Calibration, Pairs, TimedCell, Turns
@@ -183,6 +183,11 @@ def test_a_wide_interval_disagrees_with_what_it_leaves_out_and_agrees_with_nothi
     assert [standing(narrow, one) for one in (0.89, 0.9, 0.91)] == ["higher", "may give it", "lower"]
     assert [standing(wide, one) for one in (0.78, 0.9, 1.0)] == ["higher", "unclear", "lower"]
     assert standing([0.9, 0.9001], 0.5) == "unclear"
+
+
+@pytest.mark.parametrize("figure", [0.904, 0.908, 0.916])
+def test_a_figure_is_reached_from_half_of_its_last_digit_on(figure):
+    assert [reaches(round(figure + 0.0001 * images, 4), figure) for images in (-6, -5, 0)] == [False, True, True]
 
 
 def test_one_reading_that_gives_the_figure_is_enough():

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from bench import compare
+from bench.formatting import significant
 from bench.judging import record_sets
 from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord
 from bench.records.lines import encode
-from bench.records.noise import pairs_to_find
+from bench.records.noise import pairs_to_find, resolvable, resolvable_text
 from bench.records.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, save
 from bench.timing import revisions, side_runs
 from bench.timing.block import Subject
@@ -488,6 +489,13 @@ def test_a_threshold_that_no_number_of_pairs_reaches_is_told_beside_the_verdicts
     stub_blocks(1.5)
     assert compare.main(["a", "b", "--threshold", "1e-9", "--store", str(tmp_path)]) == 1
     assert "(--rounds) that find 2e-07 %: more than 1,000,000,000 by" in capsys.readouterr().out
+
+
+def test_what_noise_hides_altogether_has_no_figure():
+    wild = Pairs(a_s=[1.0, 9.0, 1.0], b_s=[9.0, 1.0, 8.0])
+    assert resolvable_text(wild, 3) == "more than 100"
+    calm = Pairs(a_s=[1.0, 1.01, 1.0, 1.02, 1.0, 1.0], b_s=[1.01, 1.0, 1.0, 1.0, 1.01, 1.0])
+    assert resolvable_text(calm, 6) == significant(100 * resolvable(calm, 6), 2)
 
 
 # The whole decision, simulated: five metrics, Holm, both gates

@@ -48,6 +48,8 @@ def test_world_is_that_of_the_launcher(monkeypatch):
      r"experiment .*: execution.capture = true does not go with execution.compile = 'default' on a CPU"),
     ({"base": {"model": {"name": "network1"}, "execution": {"capture": True}}, "launch": {"mode": "ddp"}},
      World(num_processes=2), False, r"does not go with 2 processes on one cell; allowed: launch.mode = 'cells'"),
+    ({"base": {"model": {"name": "network2"}, "train": {"sync_batch_norm": True}}}, World(num_processes=2), False,
+     r"train.sync_batch_norm = true has no effect where one process trains a cell; allowed: launch.mode = 'ddp' with"),
 ], ids=lambda value: None)
 def test_what_an_experiment_asks_for_is_checked(content, world, gpu, message):
     with pytest.raises(ValueError, match=message):

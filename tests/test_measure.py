@@ -14,6 +14,7 @@ from bench import counters, measure, stats
 from bench.timing import block, memory
 from bench.timing import other_processes as load
 from bench.timing.other_processes import Usage
+from fmnist_core import compile_choice
 from fmnist_core.clock import CudaClock, HostClock
 from fmnist_core.config import CellConfig, DataConfig, ExecutionConfig, Network2, TrainConfig
 from fmnist_core.models.layers import step_multiply_adds
@@ -66,7 +67,7 @@ class StepClock(FakeClock):
 @pytest.fixture
 def quick(monkeypatch):
     """Fewer repetitions, and ceilings that are known."""
-    monkeypatch.setattr(measure, "matmul_flops_per_s", lambda device, precision: MATMUL)
+    monkeypatch.setattr(measure, "matmul_flops_per_s", lambda device, precision, tf32: MATMUL)
     monkeypatch.setattr(measure, "copy_bytes_per_s", lambda device: COPY)
     monkeypatch.setattr(block, "NUM_SINGLE_PASSES", 5)
     monkeypatch.setattr(block, "NUM_BATCH_PASSES", 3)
@@ -105,11 +106,30 @@ def test_a_record_says_what_it_is_of_and_the_ceilings_of_its_precision(quick, mo
     order, make = [], measure.Training
     monkeypatch.setattr(memory, "forget_earlier_peaks", lambda: order.append("forgotten"))
     monkeypatch.setattr(measure, "Training", lambda *arguments: order.append("made") or make(*arguments))
-    monkeypatch.setattr(measure, "matmul_flops_per_s", lambda device, precision: {"bf16": 2 * MATMUL}[precision])
+    monkeypatch.setattr(measure, "matmul_flops_per_s", lambda device, precision, tf32: {"bf16": 2 * MATMUL}[precision])
     record = record_of(cell(train={"precision": "bf16"}), StepClock(monkeypatch))
     assert (record.experiment, record.speed_key) == ("test", "0" * 16)
     assert (record.matmul_flops_per_s, record.copy_bytes_per_s) == (2 * MATMUL, COPY)
     assert order == ["forgotten", "made"], "the peak is that of this model alone"
+
+
+def test_the_peak_is_not_that_of_the_trainings_that_a_choice_was_made_by(quick, monkeypatch):
+    order, make = [], measure.Training
+    monkeypatch.setattr(compile_choice, "_time_modes", lambda training_of: order.append("chosen") or {"no": 1.0})
+    monkeypatch.setattr(memory, "forget_earlier_peaks", lambda: order.append("forgotten"))
+    monkeypatch.setattr(measure, "Training", lambda *arguments: order.append("made") or make(*arguments))
+    record_of(cell(compile="auto"), StepClock(monkeypatch))
+    assert order == ["forgotten", "made", "chosen", "forgotten"]
+
+
+def test_the_ceiling_of_products_in_tf32_is_measured_in_tf32(monkeypatch):
+    at_work = []
+    monkeypatch.setattr(measure, "_best", lambda work, device: at_work.append(
+        torch.backends.cuda.matmul.allow_tf32) or 1.0)
+    for tf32 in (True, False):
+        measure.matmul_flops_per_s.__wrapped__(torch.device("cpu"), "no", tf32)
+    assert at_work == [True, False]
+    assert not torch.backends.cuda.matmul.allow_tf32, "as it was"
 
 
 def test_a_batch_larger_than_the_training_set_is_the_training_set(quick, monkeypatch):
@@ -128,8 +148,8 @@ def test_the_block_is_the_sum_of_its_samples_or_says_so(quick, monkeypatch):
     assert record.warnings == ["samples add up to 2 s, their block took 10 s"]
 
 
-@pytest.mark.parametrize(("step_s", "expected"), [(1e-4, 1000), (0.01, 150), (0.5, 40)])
-def test_a_block_has_forty_steps_and_one_and_a_half_seconds_and_at_most_a_thousand(step_s, expected):
+@pytest.mark.parametrize(("step_s", "expected"), [(1e-4, 5000), (0.01, 150), (0.5, 40)])
+def test_a_block_has_forty_steps_and_one_and_a_half_seconds_and_at_most_five_thousand(step_s, expected):
     training = Training(cell(), 0, small_dataset())
     assert block.num_steps_to_fill(training, FakeClock(step_s / 2)) == expected
 
@@ -374,7 +394,7 @@ from tests.test_measure import FakeClock, cell
 from tests.small import small_dataset
 from fmnist_core.accelerator import accelerator_for
 from fmnist_core.train import Training
-measure.matmul_flops_per_s = lambda device, precision: 1e9
+measure.matmul_flops_per_s = lambda device, precision, tf32: 1e9
 measure.copy_bytes_per_s = lambda device: 1e8
 measure.load_warning = lambda before, after, own_s: []
 block.NUM_SINGLE_PASSES = block.NUM_BATCH_PASSES = 3

@@ -153,6 +153,8 @@ def test_multiply_adds_of_any_layer_and_of_none():
         # four projections of 28 places, their products, the sum of values; the ten classes
         "": 28 * 4 * 32 * 32 + 2 * 28 * 28 * 32 + 32 * 10}
     assert rows[-1].kind == "outside of layers"
+    assert rows[-1].num_parameters == 10 * 32 + 4 * 32 * (32 + 1), "the classes; the four projections"
+    assert sum(row.num_parameters for row in rows) == num_parameters(model)
     assert model.training
     assert torch.backends.mkldnn.enabled
     assert torch.backends.mha.get_fastpath_enabled()

@@ -33,6 +33,7 @@ def text_of(records, *experiments):
     return report.render(records, experiments or [MADE]).text
 
 
+NOT_LEARNT = "Not learnt (seeds that end at 50 % on test or less), and so not compared"
 SPEED_COLUMNS = 15
 """Of a speed table: no other has as many."""
 
@@ -403,7 +404,7 @@ def test_answer_tests_no_cell_of_seeds_that_did_not_learn_and_names_the_best_of_
     line = text_of([trained(made, cell, seed, test=value) for cell, values in zip(made.cells, accuracies, strict=True)
                     for seed, value in enumerate(values)], made)
     assert "The highest is above every other of two seeds or more." in line
-    assert "- Not learnt, and so not compared: *kernel_size 4* (2 of 3 seeds)." in line
+    assert f"- {NOT_LEARNT}: *kernel_size 4* (2 of 3 seeds)." in line
     assert "One seed, no test: 1 cell, the highest of them *kernel_size 5* with 93.00 %." in line
 
 
@@ -489,7 +490,7 @@ def test_trend_is_told_for_a_grid_of_numbers():
 def test_where_nothing_learnt_no_trend_is_looked_for():
     text = text_of([trained(MADE, cell, seed, test=0.1 + 0.001 * seed) for cell in (K2, K3) for seed in range(2)], MADE)
     assert "**Answer.** Not resolved: fewer than two cells with two seeds learnt." in text
-    assert "- Not learnt, and so not compared: *kernel_size 2* (2 of 2 seeds), *kernel_size 3* (2 of 2 seeds)." in text
+    assert f"- {NOT_LEARNT}: *kernel_size 2* (2 of 2 seeds), *kernel_size 3* (2 of 2 seeds)." in text
     assert "trend" not in text.split("**Settings**")[0]
 
 

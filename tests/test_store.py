@@ -84,6 +84,18 @@ def test_the_newest_record_of_a_key_wins_in_whatever_order_the_files_are_read(tm
     assert [path.name for path in tmp_path.glob("*.jsonl")] == ["b.jsonl"]
 
 
+@pytest.mark.parametrize("find", [Store.latest, Store.heads])
+def test_of_a_key_in_two_files_the_record_last_begun_counts_and_of_one_file_the_last_line(tmp_path, find):
+    first, later = "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"
+    (tmp_path / "a.jsonl").write_bytes(encode(trained(started_at=later)))
+    (tmp_path / "b.jsonl").write_bytes(encode(trained(status="error", started_at=first)))
+    store = Store(tmp_path)
+    assert find(store)[KEY].status == "ok"
+    store.append(trained(status="oom", started_at="2026-01-15T00:00:00+00:00"))  # of a clock that was set back
+    assert find(store)[KEY].status == find(Store(tmp_path))[KEY].status == "oom"
+    assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 2
+
+
 @pytest.mark.parametrize("torn", [b"{", encode(trained(OTHER_KEY))[:-1], b"x" * 200_000, b"\0" * 70_000])
 def test_a_torn_last_line_is_passed_over_and_then_cut_off(tmp_path, torn):
     Store(tmp_path).append(trained())

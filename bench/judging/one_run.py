@@ -28,7 +28,7 @@ def standing(values: Sequence[float], figure: float, half_a_digit: float = HALF_
 
 def reaches(value: float, figure: float) -> bool:
     """Whether a run is at least as high as a figure, as that is printed."""
-    return value >= figure - HALF_A_DIGIT
+    return round(value - figure + HALF_A_DIGIT, 9) >= 0  # 0.904 - 0.0005 is above 0.9035, as floats go
 
 
 def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, beside: str = "") -> Finding:
@@ -49,7 +49,7 @@ def figure_of_one_run(rows: Sequence[Row], outcome: Outcome, figure: float, besi
     evidence = f"{told}{beside}; {_intervals(measured, figure)}"
     standings = [standing(values, figure) for _, values in measured]
     giving = [values for (_, values), one in zip(measured, standings, strict=True) if one == "may give it"]
-    if any(min(own) < figure + HALF_A_DIGIT and reaches(max(own), figure) for own in giving):
+    if any(not reaches(min(own), figure + 2 * HALF_A_DIGIT) and reaches(max(own), figure) for own in giving):
         return Finding("supported", evidence, lead=lead)
     if any(row.waits for row in rows):
         return Finding("waiting", evidence, lead=lead)

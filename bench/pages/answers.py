@@ -168,7 +168,8 @@ def _lost(tested: Tested) -> list[str]:
     """The cells with seeds that did not learn: their spread is another's, and they are compared with none."""
     cells = [f"{named(row.label)} ({count(num)} of {count(len(values))} seeds)" for row, values in tested
              if (num := sum(value <= outcomes.LEARNT for value in row.values(outcomes.test_last)))]
-    return [f"Not learnt, and so not compared: {', '.join(cells)}."] if cells else []
+    least = f"seeds that end at {100 * outcomes.LEARNT:g} % on test or less"
+    return [f"Not learnt ({least}), and so not compared: {', '.join(cells)}."] if cells else []
 
 
 def _level_with_best(ordered: Tested) -> list[Row]:

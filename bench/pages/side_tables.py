@@ -4,7 +4,7 @@ import math
 
 from bench import stats
 from bench.formatting import NOTHING, interval_text, ratio_text, significant
-from bench.records.noise import paired_noise, pairs_to_find, resolvable, resolvable_unpaired
+from bench.records.noise import paired_noise, pairs_to_find, resolvable_text, resolvable_unpaired
 from bench.records.side_records import (
     METRICS,
     PAIRS,
@@ -63,7 +63,7 @@ def _turns_table(turns: Turns) -> tuple[list[str], list[list[str]]]:
 def _resolved(pairs: Pairs) -> list[str]:
     if len(pairs.a_s) < 2:
         return [NOTHING] * 2
-    return [significant(100 * resolvable(pairs)), f"{pairs_to_find(pairs):,}"]
+    return [resolvable_text(pairs), f"{pairs_to_find(pairs):,}"]
 
 
 def _ledger_table(ledger: Ledger) -> tuple[list[str], list[list[str]]]:

@@ -25,12 +25,14 @@ class TrainHead(Struct, tag_field="kind", tag="train", frozen=True, kw_only=True
     schema: PositiveInt
     quality_key: str
     status: Status = "ok"
+    started_at: str = ""
 
 
 class SpeedHead(Struct, tag_field="kind", tag="speed", frozen=True, kw_only=True):
     schema: PositiveInt
     speed_key: str
     status: Status = "ok"
+    started_at: str = ""
 
 
 Head = TrainHead | SpeedHead
@@ -91,8 +93,10 @@ def decode_head(line: bytes | str) -> Head:
 
 def _head_of(record: Record) -> Head:
     if isinstance(record, TrainRecord):
-        return TrainHead(schema=record.schema, quality_key=record.quality_key, status=record.status)
-    return SpeedHead(schema=record.schema, speed_key=record.speed_key, status=record.status)
+        return TrainHead(schema=record.schema, quality_key=record.quality_key, status=record.status,
+                         started_at=record.started_at)
+    return SpeedHead(schema=record.schema, speed_key=record.speed_key, status=record.status,
+                     started_at=record.started_at)
 
 
 def key_of(record: Record | Head) -> str:

@@ -3,6 +3,7 @@
 import math
 
 from bench import stats
+from bench.formatting import significant
 from bench.records.side_records import METRICS, PAIRS, THRESHOLD, Pairs
 from bench.samples import half_width, t_test
 
@@ -24,6 +25,12 @@ def resolvable(pairs: Pairs, num_pairs: int = PAIRS, threshold: float = THRESHOL
     """
     noise = stats.sd_upper_bound(paired_noise(pairs))
     return stats.resolvable_ratio(noise, num_pairs, power=POWER, alpha=ALPHA_EACH, minimum_effect=threshold)
+
+
+def resolvable_text(pairs: Pairs, num_pairs: int = PAIRS, threshold: float = THRESHOLD) -> str:
+    """In per cent. Beyond twice the time, the figure is that of a noise that nothing is found in."""
+    change = resolvable(pairs, num_pairs, threshold)
+    return significant(100 * change, 2) if change <= 1 else "more than 100"
 
 
 def pairs_to_find(pairs: Pairs, threshold: float = THRESHOLD) -> int:

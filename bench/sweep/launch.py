@@ -181,6 +181,9 @@ def check(experiments: Iterable[Experiment], started: World, *, gpu: bool) -> No
                 raise ValueError(f"experiment {experiment.name}: train.precision = 'fp16' needs a GPU; "
                                  "allowed on a CPU: 'no', 'bf16'")
             sharing = started.num_processes if asked.mode == "ddp" else 1
+            if cell.config.train.sync_batch_norm and sharing == 1:  # the same training under another key
+                raise ValueError(f"experiment {experiment.name}: train.sync_batch_norm = true has no effect where one "
+                                 "process trains a cell; allowed: launch.mode = 'ddp' with several processes")
             try:
                 check_capture(cell.config, "cuda" if gpu else "cpu", sharing)
             except ValueError as error:
