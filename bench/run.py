@@ -14,6 +14,7 @@ import math
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from bench.inputs import options
 from bench.store import StoreError
@@ -36,20 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench/run.py: {error}", file=sys.stderr)
         return WRONG_INPUT
-    go_on = (f"Finished records are in {asked.store}; "
-             + ("--rerun would begin anew." if asked.rerun else "the same command goes on from there."))
     with launch.Notice() as notice:
         try:
             return _run(asked, world, notice)
         except launch.Stopped as stop:
             code, what = (INTERRUPTED, "Interrupted") if stop.number == signal.SIGINT else (TERMINATED, "Stopped")
             if world.rank == 0:
-                print(f"\n{what}. {go_on}", file=sys.stderr)
+                print(f"\n{what}. {_go_on(asked)}", file=sys.stderr)
         except launch.GroupBroken as error:
             code = TERMINATED if notice.number else BROKEN
             if not notice.number:
-                print(f"bench/run.py: rank {world.rank} of {world.num_processes}: {error}. {go_on}", file=sys.stderr)
+                print(f"bench/run.py: rank {world.rank} of {world.num_processes}: {error}. {_go_on(asked)}",
+                      file=sys.stderr)
     return code
+
+
+def _go_on(asked: argparse.Namespace) -> str:
+    if not Path(asked.store).exists():
+        return "Nothing was begun."
+    return (f"Finished records are in {asked.store}; "
+            + ("--rerun would begin anew." if asked.rerun else "the same command goes on from there."))
 
 
 def _run(asked: argparse.Namespace, world: launch.World, notice: launch.Notice) -> int:

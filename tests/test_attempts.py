@@ -33,7 +33,7 @@ def test_deaths_before_a_new_checkpoint_do_not_count(tmp_path):
         attempt.progressed()
 
 
-@pytest.mark.parametrize("end", ["stop", "finish"])
+@pytest.mark.parametrize("end", ["withdraw", "finish"])
 def test_an_end_that_was_meant_is_no_death(end, tmp_path):
     for _ in range(3 * MAX_DEATHS):
         attempt = Attempt(tmp_path, KEY, 2)
@@ -53,7 +53,7 @@ def test_a_stop_keeps_the_checkpoint_and_a_record_removes_it(tmp_path):
     (tmp_path / "attempts" / f"{KEY}.999.draft").touch()
     of_a_rank = tmp_path / "attempts" / f"{KEY}.rank1.998.draft"  # which may be writing it now
     of_a_rank.touch()
-    attempt.stop()
+    attempt.withdraw()
     assert attempt.checkpoint.exists()
     assert list((tmp_path / "attempts").iterdir()) == [of_a_rank]
     attempt.finish()
@@ -68,7 +68,7 @@ def test_drafts_of_reports_end_with_the_cell_and_not_with_an_attempt(tmp_path):
     drafts = [tmp_path / "attempts" / f"{key}.rank{rank}.998.draft" for key in (KEY, "f" * 16) for rank in (0, 1)]
     for draft in drafts:
         draft.touch()
-    attempt.stop()
+    attempt.withdraw()
     assert sorted((tmp_path / "attempts").iterdir()) == drafts
     attempt.finish()
     assert sorted((tmp_path / "attempts").iterdir()) == drafts[2:]

@@ -414,7 +414,7 @@ def test_steps_are_slower_only_if_they_are_at_every_depth():
     assert judged(slow) == "waiting"
 
 
-def test_shared_machines_differing_precision_and_memory_format_are_no_evidence_of_time():
+def test_shared_machines_differing_code_precision_and_memory_format_are_no_evidence_of_time():
     of = LOADED["kernel_size_network2"]
     cells = {cell.label: cell for cell in of.cells}
     shared = msgspec.structs.replace(LABELS, machine_shared=True)
@@ -422,6 +422,10 @@ def test_shared_machines_differing_precision_and_memory_format_are_no_evidence_o
     for odd in (shared, bf16, msgspec.structs.replace(LABELS, weight_memory_format="contiguous")):
         records = [timed(of, cells["kernel size 2"]), timed(of, cells["kernel size 5"], [0.02] * 10, labels=odd)]
         assert verdict(records, "4h").verdict == "waiting"
+    slow = timed(of, cells["kernel size 5"], [0.02] * 10)
+    for environment, found in ((CPU, "not resolved"), (msgspec.structs.replace(CPU, commit="d" * 40), "waiting")):
+        records = [timed(of, cells["kernel size 2"]), msgspec.structs.replace(slow, environment=environment)]
+        assert verdict(records, "4h").verdict == found
 
 
 # 5 Over-fitting

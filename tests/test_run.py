@@ -7,11 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import environment, experiment
+from bench import environment, experiment, run
 from bench.record import Epochs, SpeedRecord, TrainRecord
 from bench.records.lines import decode
 from bench.store import Store, StoreError
-from bench.sweep import tracking
+from bench.sweep import launch, tracking
 from bench.sweep.plan import tasks
 from tests.swept import ONE_CELL
 
@@ -134,6 +134,15 @@ def test_a_full_disk_ends_the_sweep_with_a_message_and_what_is_finished(call_run
     assert len(Store("runs").latest()) == 1
     assert call_run(path)[0] == 0
     assert len(asked) == 3
+
+
+def test_an_interruption_before_anything_was_begun_names_no_folder(monkeypatch, bare_folder, capsys):
+    def stopped(*arguments):
+        raise launch.Stopped(signal.SIGINT)
+
+    monkeypatch.setattr(run, "_run", stopped)
+    assert run.main(["quick", "--store", "never"]) == 130
+    assert capsys.readouterr().err == "\nInterrupted. Nothing was begun.\n"
 
 
 def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(call_run, bare_folder, monkeypatch):

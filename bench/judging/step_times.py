@@ -79,7 +79,8 @@ def _alone(speed: SpeedRecord | None) -> SpeedRecord | None:
 
 
 def _alike(a: SpeedRecord, b: SpeedRecord) -> bool:
-    """Same arithmetic, memory format and execution, as observed."""
-    facts = lambda one: (Numerics.of(one), one.labels.compiled, one.labels.captured, one.images_per_step)
+    """Same code, arithmetic, memory format and execution, as observed: a commit between may have made steps faster."""
+    facts = lambda one: (one.environment.commit, Numerics.of(one), one.labels.compiled, one.labels.captured,
+                         one.labels.native_layers, one.images_per_step)
     formats = [(one.labels.weight_memory_format, one.labels.activation_memory_format) for one in (a, b)]
     return bool(facts(a) == facts(b)) and all(len(memory_formats(kind)) == 1 for kind in zip(*formats, strict=True))

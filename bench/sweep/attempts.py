@@ -75,7 +75,7 @@ class Attempt:
     def report(self, report: Report) -> None:
         self._write(self._report_of(report.rank), report)
 
-    def stop(self) -> None:
+    def withdraw(self) -> None:
         """It ended as it was meant to: there is nothing to tell. The checkpoint stays, and drafts of reports, which
         other ranks may be writing now."""
         for path in [self._note, *self._reports()]:
@@ -84,7 +84,7 @@ class Attempt:
 
     def finish(self) -> None:
         """The cell has its record, or is to be tried from the start: no rank is at work on it."""
-        self.stop()
+        self.withdraw()
         for rank in range(self.num_processes):
             remove_drafts(self._report_of(rank))
         self.checkpoint.unlink(missing_ok=True)

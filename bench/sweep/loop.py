@@ -43,7 +43,7 @@ class _Loop:
                 if len(group) > 1:
                     self._run_together(group)
                 else:
-                    self._run_alone(task)
+                    self._run_one(task)
 
     def _next(self) -> Task | None:
         """The first task that is free, claimed; waits while other processes hold all that are left. None: all done."""
@@ -87,7 +87,7 @@ class _Loop:
             self._give_back(other)
         return group[:num]
 
-    def _run_alone(self, task: Task) -> None:
+    def _run_one(self, task: Task) -> None:
         alone = task.seed is None
         with self.request.machine(alone=alone) as shared, self._tracked(task) as on_epoch:
             ranks.agree(task, ddp=self.request.ddp)  # the others wait for rank 0, which may wait for the machine
@@ -104,7 +104,7 @@ class _Loop:
                 self._store(task, record)
         for task in group if records is None else ():
             self.bar.start(task.name)
-            self._run_alone(task)
+            self._run_one(task)
 
     def _store(self, task: Task, record: Record) -> None:
         self.store.append(record)
@@ -117,7 +117,7 @@ class _Loop:
 
     def _give_back(self, task: Task) -> None:
         """Begun, and left to whoever claims it next."""
-        self.begun[task.key].stop()
+        self.begun[task.key].withdraw()
         del self.begun[task.key]
         self.store.release(task.key)
 
@@ -129,7 +129,7 @@ class _Loop:
             yield
         except launch.Stopped:
             for attempt in self.begun.values() if not self.request.ddp else ():
-                attempt.stop()
+                attempt.withdraw()
             raise
 
     def _held_notice(self, alone: bool) -> contextlib.AbstractContextManager[None]:

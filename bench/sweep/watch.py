@@ -77,7 +77,7 @@ class TrainingWatch:
         if wish in (_Wish.SAVE, _Wish.STOP):
             self._save(training)
         if wish == _Wish.STOP:
-            self._attempt.stop()
+            self._attempt.withdraw()
             raise launch.Stopped(self._notice.number or SIGTERM)
         if wish == _Wish.TIME_IS_UP:
             raise TimeoutExceeded(f"stopped at step {training.step} of {training.num_steps} "
