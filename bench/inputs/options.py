@@ -30,8 +30,8 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     add("--list", action="store_true", help="show the cells, done or not, and what each costs; run nothing")
     _complete(add("--only", action="append", default=[], metavar="KEY=VALUE",
                   help="only cells with this value; of one key given several times, with any of these values"), _only)
-    _complete(add("--set", action="append", default=[], metavar="KEY=VALUE", help="override a value in every cell"),
-              _set)
+    _complete(add("--set", action="append", default=[], metavar="KEY=VALUE",
+                  help="override a value in every cell, before --only selects"), _set)
     add("--seeds", type=count_up_to(MOST), metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
     add("--threads", type=count_up_to(MOST), default=0, metavar="N",
         help="threads of each process; default: its share of the processors that it may run on")

@@ -84,7 +84,8 @@ SIDES: dict[type[SideRecord], tuple[str, str]] = {
               "network."),
     Turns: ("Cells in turns", "Training steps of an experiment's cells, block by block in turns, so that the machine's "
             "drift strikes all alike: geometric mean over pairs of blocks [95 % interval]."),
-    Peers: ("Beside other systems", "The same training by other systems, in turns; mean over rounds [95 % interval]."),
+    Peers: ("Beside other systems",
+            "The same training by other systems, in turns; geometric mean over rounds [95 % interval]."),
 }
 """Title and meaning of each."""
 

@@ -80,8 +80,8 @@ def _speeds(results: Results) -> list[str]:
     body = [[*map(escape, system), *(column.get(system, NOTHING) for column in columns)] for system in systems]
     body += [["test accuracy (%), lowest to highest of a column", "equal work", *map(_accuracy_range, sides)]]
     return ["The final network trained for a short while by other systems and by this one, in turns: images per second "
-            "over the whole machine, mean over rounds [95 % interval; of two rounds none]. Captured steps are asked "
-            "for with `--set execution.capture=true`.",
+            "over the whole machine, geometric mean over rounds [95 % interval; of two rounds none]. Captured "
+            "steps are asked for with `--set execution.capture=true`.",
             table(["", "what it is", *map(_head, sides)], body, text_columns=2)]
 
 
