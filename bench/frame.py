@@ -57,7 +57,7 @@ COLUMNS = {
     "num_parameters": "trainable parameters; 0 where unknown",
     "multiply_adds": "of one image's forward pass; 0 where unknown",
     "machine": "the machine that the times below come from; empty without any",
-    "train_images_per_s": "training throughput: images per step by the median step",
+    "train_images_per_s": "training throughput: images per step by the median time of a step and its batch",
     "train_images_per_s_low": "lower end of its 95 % interval",
     "train_images_per_s_high": "upper end of its 95 % interval",
     "train_noisy": "whether IQR / median of the steps is above 10 %",
@@ -127,7 +127,7 @@ def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
 
 
 def _times(speed: SpeedRecord) -> dict[str, Any]:
-    rate, median = stats.throughput(speed.images_per_step, speed.step_s), stats.median(speed.step_s)
+    rate, median = timings.training(speed), stats.median(speed.step_s)
     rates = [(rate.images_per_s, size) for size, rate in timings.inference(speed).items()]
     best, batch_size = max(rates, default=(math.nan, math.nan))
     latency = timings.latency_s(speed)

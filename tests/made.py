@@ -63,7 +63,7 @@ def timed(
 ) -> SpeedRecord:
     key = speed_key(cell.config, speed_identity(environment), num_processes=labels.num_processes)
     inference = [Inference(batch_size=1, batch_s=[0.0002] * 10), Inference(batch_size=50, batch_s=[0.002] * 10)]
-    known = {"first_step_s": 0.5, "batch_s": [0.001] * 10, "num_parameters": 1234, "multiply_adds": 56789,
+    known = {"first_step_s": 0.5, "batch_s": [], "num_parameters": 1234, "multiply_adds": 56789,
              "peak_memory_bytes": 3_000_000, "reserved_memory_bytes": 4_500_000, "evaluate_s": [0.25] * 3,
              "floor_s": 0.005, "operators_per_step": 99, "host_syncs_per_step": 2, "inference": inference}
     return SpeedRecord(experiment=of.name, speed_key=key, cell=to_dict(cell.config), step_s=list(step_s), labels=labels,

@@ -423,7 +423,7 @@ def test_shared_machines_differing_code_precision_and_memory_format_are_no_evide
         records = [timed(of, cells["kernel size 2"]), timed(of, cells["kernel size 5"], [0.02] * 10, labels=odd)]
         assert verdict(records, "4h").verdict == "waiting"
     slow = timed(of, cells["kernel size 5"], [0.02] * 10)
-    for environment, found in ((CPU, "not resolved"), (msgspec.structs.replace(CPU, commit="d" * 40), "waiting")):
+    for environment, found in ((CPU, "supported"), (msgspec.structs.replace(CPU, commit="d" * 40), "waiting")):
         records = [timed(of, cells["kernel size 2"]), msgspec.structs.replace(slow, environment=environment)]
         assert verdict(records, "4h").verdict == found
 

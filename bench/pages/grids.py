@@ -272,7 +272,7 @@ def _percent_interval(values: Sequence[float] | None) -> Point | None:
 def _rate(speed: SpeedRecord | None) -> Point | None:
     if speed is None:
         return None
-    rate = stats.throughput(speed.images_per_step, speed.step_s)
+    rate = timings.training(speed)
     return rate.images_per_s, rate.low, rate.high
 
 

@@ -32,7 +32,8 @@ HOW_TO_READ = """\
   some publications print, and no result.
 - **training time**: seconds spent training, evaluation excluded; median over seeds.
 - **training images**: accuracy on the first 10,000 training images, in evaluation mode.
-- **Throughput** is images per step by the median step [95 % interval of the median, distribution-free]. The interval
+- **Throughput** is images per step by the median time of a step and its batch, which a captured step holds [95 %
+  interval of the median, distribution-free; of one process, and two of them differ by more]. The interval
   is that of one run: it does not say how the next one, on a warmer or busier machine, would fare.
 - **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, its clocks
   disagree, or the seconds of a training's epochs vary by more than 10 % (IQR / median): no measurement of speed. **§**:

@@ -32,7 +32,7 @@ def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> 
         return ""
     if _differ_unasked(speeds):
         return "training is not compared: precision, execution or memory format differ where the settings do not."
-    rated = [(stats.throughput(speed.images_per_step, speed.step_s), row) for row, speed in speeds]
+    rated = [(timings.training(speed), row) for row, speed in speeds]
     (fast, fast_row), (slow, slow_row) = (pick(rated, key=lambda pair: pair[0].images_per_s) for pick in (max, min))
     ends = [f"{named(row.label)} with {significant(rate.images_per_s)}{NOISY if rate.noisy else ''} images/s"
              for rate, row in ((fast, fast_row), (slow, slow_row))]

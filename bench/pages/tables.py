@@ -118,7 +118,7 @@ def timed_when(speeds: Sequence[SpeedRecord]) -> str:
 
 
 def _speed_figures(speed: SpeedRecord, commit: str) -> list[str]:
-    rate = stats.throughput(speed.images_per_step, speed.step_s)
+    rate = timings.training(speed)
     step = stats.summarize(speed.step_s)
     mark = ((NOISY if rate.noisy else "") + (SHARED if timings.was_disturbed(speed) else "")
             + (ELSEWHEN if speed.environment.commit != commit else ""))

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from operator import add
 
 from bench import stats
 from bench.record import SpeedRecord
@@ -12,6 +13,12 @@ LATENCY_BATCH = 1
 def was_disturbed(speed: SpeedRecord) -> bool:
     """Whether other work ran meanwhile, here or in other processes, or its clocks disagree: no measurement of speed."""
     return speed.labels.machine_shared or bool(speed.warnings)
+
+
+def training(speed: SpeedRecord) -> stats.Throughput:
+    """Images trained per second, by the time from one step to the next: with its batch, which a captured step holds."""
+    whole_s = list(map(add, speed.batch_s, speed.step_s)) if speed.batch_s else speed.step_s
+    return stats.throughput(speed.images_per_step, whole_s)
 
 
 def over_limit(speed: SpeedRecord) -> float:

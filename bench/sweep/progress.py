@@ -109,6 +109,6 @@ def outcome(record: Record) -> str:
     if isinstance(record, TrainRecord):
         time_taken = f"{record.wall_s:.1f} s" if record.wall_s <= 90 else duration(record.wall_s)
         return f"test accuracy {record.epochs.test_accuracy[-1]:.2%}, {time_taken}"
-    from bench.stats import throughput  # brings scipy
+    from bench.records.timings import training  # brings scipy
 
-    return f"{throughput(record.images_per_step, record.step_s).images_per_s:,.0f} images/s"
+    return f"{training(record).images_per_s:,.0f} images/s"

@@ -15,8 +15,8 @@ from tabulate import tabulate
 from bench.experiment import Experiment
 from bench.formatting import NOISY, NOTHING, SHARED, percent, plural
 from bench.record import Record, SpeedRecord, TrainRecord
-from bench.records.timings import was_disturbed
-from bench.stats import summarize, throughput
+from bench.records.timings import training, was_disturbed
+from bench.stats import summarize
 from bench.sweep.plan import Task, cells_of, is_of
 
 MAX_WIDTH = 160
@@ -44,7 +44,7 @@ class Line(NamedTuple):
         trained = [record for record in good if isinstance(record, TrainRecord)]
         timed = [record for record in good if isinstance(record, SpeedRecord)]
         accuracy = summarize([record.epochs.test_accuracy[-1] for record in trained]) if trained else None
-        rate = throughput(timed[0].images_per_step, timed[0].step_s) if timed else None
+        rate = training(timed[0]) if timed else None
         disturbed = bool(timed) and was_disturbed(timed[0])
         return cls(
             cell=cell, accuracy=float(percent(accuracy.mean)) if accuracy else None,
