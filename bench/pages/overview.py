@@ -33,8 +33,8 @@ HOW_TO_READ = """\
 - **training time**: seconds spent training, evaluation excluded; median over seeds.
 - **training images**: accuracy on the first 10,000 training images, in evaluation mode.
 - **Throughput** is images per step by the median time of a step and its batch, which a captured step holds [95 %
-  interval of the median, distribution-free; of one process, and two of them differ by more]. The interval
-  is that of one run: it does not say how the next one, on a warmer or busier machine, would fare.
+  interval of the median, distribution-free]. The interval is that of one run: the next one, in another process, on a
+  warmer or busier machine, may lie outside of it.
 - **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, its clocks
   disagree, or the seconds of a training's epochs vary by more than 10 % (IQR / median): no measurement of speed. **§**:
   timed at another commit than most of this table; the code may have become faster or slower in between.
