@@ -30,7 +30,7 @@ def resolvable(pairs: Pairs, num_pairs: int = PAIRS, threshold: float = THRESHOL
 def resolvable_text(pairs: Pairs, num_pairs: int = PAIRS, threshold: float = THRESHOLD) -> str:
     """In per cent. Beyond twice the time, the figure is that of a noise that nothing is found in."""
     change = resolvable(pairs, num_pairs, threshold)
-    return significant(100 * change, 2) if change <= 1 else "more than 100"
+    return significant(100 * change) if change <= 1 else "more than 100"
 
 
 def pairs_to_find(pairs: Pairs, threshold: float = THRESHOLD) -> int:
