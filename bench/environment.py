@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parent.parent
 _VARIABLES = ("ACCELERATE_", "CUDA_", "FMNIST_", "MKL_", "NCCL_", "OMP_", "RANK", "LOCAL_RANK", "TORCH", "WORLD_SIZE")
 """Beginnings of the names of variables that change what a run does."""
 _GPU_FIELDS = ("name", "driver_version", "power.limit", "clocks.sm", "uuid")
+# Records name GPUs as nvidia-smi counts them. CUDA else begins with the fastest; it reads this at its first use.
+os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
 
 
 def collect(num_threads: int = 0) -> Environment:
@@ -120,7 +122,6 @@ def _gpus() -> list[dict[str, str]]:
 def _all_gpus() -> list[dict[str, str]]:
     if not shutil.which("nvidia-smi"):
         return []
-    os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # as nvidia-smi counts; CUDA else: the fastest first
     query = ["nvidia-smi", f"--query-gpu={','.join(_GPU_FIELDS)}", "--format=csv,noheader,nounits"]
     answer = subprocess.run(query, capture_output=True, text=True, check=False)
     if answer.returncode:

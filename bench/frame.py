@@ -60,7 +60,7 @@ COLUMNS = {
     "train_images_per_s": "training throughput: images per step by the median time of a step and its batch",
     "train_images_per_s_low": "lower end of its 95 % interval",
     "train_images_per_s_high": "upper end of its 95 % interval",
-    "train_noisy": "whether IQR / median of the steps is above 10 %",
+    "train_noisy": "whether IQR / median of these times is above 10 %",
     "machine_shared": "whether other work ran beside the timing, or it has a warning",
     "step_s": "median training step, seconds",
     "first_step_s": "the first training step, seconds",

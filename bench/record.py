@@ -246,7 +246,8 @@ class SpeedRecord(_Part, tag_field="kind", tag="speed", frozen=True, kw_only=Tru
     """What the allocator of a GPU holds; on a CPU model, optimizer and the growth of the process's resident set in
     training steps. 0: not known."""
     matmul_flops_per_s: float = 0.0
-    """The machine's ceiling, measured beside: largest matrix product in the cell's precision, two per multiply-add."""
+    """The machine's ceiling, measured beside: largest matrix product in the cell's precision, with TF32 where
+    any of its products may use it, two per multiply-add."""
     copy_bytes_per_s: float = 0.0
     """The machine's ceiling, measured beside: largest copy, bytes read plus bytes written."""
     floor_s: float = 0.0

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import pytest
 
@@ -47,6 +48,15 @@ def test_gpus_as_the_driver_describes_them(two_gpus):
     assert (found.device, found.driver, found.num_devices) == ("NVIDIA H200", "580.159.03", 2)
     assert (found.power_limit_w, found.clock_mhz) == (700.0, 345.0)
     assert environment.uses_gpu()
+
+
+@pytest.mark.parametrize(("given", "found"), [
+    ({}, "PCI_BUS_ID"), ({"CUDA_DEVICE_ORDER": "FASTEST_FIRST"}, "FASTEST_FIRST")])
+def test_cuda_counts_gpus_as_the_driver_does_unless_told(given, found):
+    code = "import bench.environment, os; print(os.environ['CUDA_DEVICE_ORDER'])"
+    environ = {**{name: value for name, value in os.environ.items() if name != "CUDA_DEVICE_ORDER"}, **given}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == found
 
 
 def test_only_visible_gpus_count(two_gpus, monkeypatch):
