@@ -34,6 +34,7 @@ from tests.small import small_dataset
 PLAIN = Network1(dropout=0.0, fc_sizes=(20,))
 NORMED = KernelDepthCNN(kernel_size=2, depth=2, width=4, batch_norm=True)
 VECTORS_NORMED = CustomModel(factory="tests.distributed.traces:vectors_normed")
+NUM_VALIDATION = 40
 EVALUATION_BATCHES = (128, 256, 512)
 
 
@@ -45,10 +46,10 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "last batch of 50": Case(PLAIN, 250, 100, {}),
+    "last batch of 50": Case(PLAIN, 250, 100, {"optimizer": "adamw", "weight_decay": 0.1}),
     "uneven, last batch of 5": Case(PLAIN, 230, 45, {"optimizer": "sgd", "momentum": 0.9, "schedule": "one_cycle"}),
     "accumulation": Case(PLAIN, 230, 45, {"gradient_accumulation": 3, "schedule": "cosine"}),
-    "clipping": Case(PLAIN, 230, 64, {"gradient_clip_norm": 0.5, "optimizer": "adamw", "weight_decay": 0.1}),
+    "clipping": Case(PLAIN, 230, 64, {"gradient_clip_norm": 0.05, "optimizer": "sgd", "weight_decay": 0.1}),
     "synchronized batch norm": Case(NORMED, 230, 45, {"sync_batch_norm": True, "optimizer": "sgd"}),
     "synchronized, vectors too": Case(VECTORS_NORMED, 230, 45, {"sync_batch_norm": True, "optimizer": "sgd"}),
     "synchronized, bfloat16": Case(NORMED, 230, 45, {"sync_batch_norm": True, "optimizer": "sgd", "precision": "bf16"}),
@@ -64,7 +65,7 @@ def vectors_normed() -> nn.Module:
 
 
 def start(case: Case, **data: object) -> Training:
-    dataset = small_dataset(case.num_train, 40, 70, **data)
+    dataset = small_dataset(case.num_train, NUM_VALIDATION, 70, **data)
     options = {"epochs": 2, "learning_rate": 0.01, **case.options}
     cell = CellConfig(model=case.model, data=dataset.config, execution=ExecutionConfig(memory_format="contiguous"),
                       train=TrainConfig(global_batch_size=case.batch_size, **options))  # type: ignore[arg-type]
@@ -108,8 +109,13 @@ def compare(reference: dict[str, Tensor]) -> None:
             differences_S = (own["parameters_SP"] - ours["parameters_SP"]).abs().amax(1)
             assert bool((differences_S > 1e-4).all()), f"{name}: {differences_S}"
         else:
-            atol = 1e-3 if case.options.get("precision") == "bf16" else 2e-5  # shares round their gradients apart
+            # Shares round their gradients apart, and Adam's step does not shrink with the gradient that it is of.
+            is_adam = "adam" in case.options.get("optimizer", "adam")
+            in_bfloat16 = case.options.get("precision") == "bf16"
             for key, value in own.items():
+                atol = 1e-3 if in_bfloat16 else 1e-4 if is_adam else 2e-5
+                if in_bfloat16 and key == "accuracies":
+                    atol = 1.01 / NUM_VALIDATION  # an image may fall on the other side
                 torch.testing.assert_close(value, ours[key], rtol=1e-3, atol=atol, check_dtype=False,
                                            msg=lambda text, at=f"{name}/{key}": f"{at}: {text}")
     for size, loss, accuracy in evaluations():
