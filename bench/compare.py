@@ -31,7 +31,6 @@ from bench.records.noise import POWER, pairs_to_find, resolvable_text
 from bench.records.side_records import PAIRS, THRESHOLD, Calibration, Metric, Pairs, calibration_for
 from bench.sample_size import MAX_NEEDED
 from bench.timing import revisions, side_runs
-from fmnist_core.config import to_dict
 from fmnist_core.nearest import nearest
 
 LEGEND = ("B against A: of times A over B, so that above 1 B is faster; of accuracies B less A; in brackets the 95 % "
@@ -127,7 +126,7 @@ def _compare_records(options: argparse.Namespace) -> _Found:
 
     def known_noise(of: Environment) -> Calibration | None:
         known = [each for folder in folders if (each := calibration_for(folder, of))]
-        found = min(known, key=lambda each: each.was_disturbed, default=None)  # an undisturbed one, if there is any
+        found = min(known, key=lambda each: bool(each.reason_against), default=None)
         if found and found not in used:
             used.append(found)
         return found
@@ -182,10 +181,8 @@ def read(path: str) -> list[Record]:
 
 def _compare_revisions(options: argparse.Namespace, commits: list[str]) -> list[Answer]:
     cell = side_runs.cell_of(options)
-    request = {"cell": to_dict(cell), "threads": options.threads, "data_dir": options.data_dir,
-               "min_block_s": options.block_s}
     with side_runs.alone(options.store) as load_warnings:
-        metrics = revisions.time_in_turns(commits, request, options.rounds)
+        metrics = revisions.time_in_turns(commits, revisions.request(cell, options), options.rounds)
         for warning in load_warnings():
             print(f"WARNING: {warning}\n")
     here = environment.collect(options.threads)
@@ -208,7 +205,7 @@ def _say_resolvable(pairs: Pairs, calibration: Calibration | None, threshold: fl
     if rounds < 2 or not threshold:
         return
     known = {"the spread of these pairs": pairs}
-    if calibration and not calibration.was_disturbed:
+    if calibration and not calibration.reason_against:
         known[f"the calibration of {calibration.started_at[:10]}"] = calibration.metrics["train_step"]
     found = [f"{resolvable_text(noise, rounds, threshold)} % by {source}"
              for source, noise in known.items()]
@@ -216,8 +213,8 @@ def _say_resolvable(pairs: Pairs, calibration: Calibration | None, threshold: fl
     print(f"A change of the training step that {rounds} pairs find {100 * POWER:g} times in 100: {'; '.join(found)}.\n"
           f"Pairs (--rounds) that find {200 * threshold:g} %: {'; '.join(needed)}.\n")
     if len(known) == 1:
-        what = "a disturbed calibration, which says nothing" if calibration else "no calibration"
-        print(f"This machine has {what}, see python -m bench.calibrate.\n")
+        why = calibration.reason_against if calibration else "this machine has no calibration"
+        print(f"{why[0].upper()}{why[1:]}, see python -m bench.calibrate.\n")
 
 
 def _pairs_needed(noise: Pairs, threshold: float) -> str:

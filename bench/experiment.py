@@ -3,7 +3,7 @@
     title = "..."                     [base]  what all cells share      [[cells]]  written out, each on top of base:
     question = "..."                  [grid]  "model.kernel_size" =       label, note, reported, and any of
     seeds = { cpu = 3, cuda = 16 }, or 3        [2, 3]: the product,      model, data, train, execution
-    targets = [0.9]                             in the file's order
+    timings = 3; targets = [0.9]                in the file's order
     control = "label of a cell"; outcome = "test", "validation", "gap", "early"
 """
 
@@ -83,6 +83,11 @@ class Cell(_Strict, frozen=True, kw_only=True):
     axes: dict[str, Any] = {}
     """The grid's values for this cell, by key."""
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether its speed can be measured."""
+        return not isinstance(self.config.model, Baseline)
+
 
 class _About(_Strict, frozen=True, kw_only=True):
     """What an experiment says of itself, in its file and once it is read."""
@@ -93,8 +98,8 @@ class _About(_Strict, frozen=True, kw_only=True):
     """What a reader must know to judge the answer."""
     seeds: Seeds = Seeds()
     launch: Launch = Launch()
-    measure: bool = True
-    """Also measure the speed of each cell."""
+    timings: Annotated[int, Meta(ge=0, le=1000)] = 3
+    """How often the speed of each cell is measured; 0: never."""
     targets: list[Annotated[float, Meta(gt=0.0, lt=1.0)]] = []
     """Validation accuracies, rising: RESULTS.md says how long training takes to each."""
     control: str = ""
@@ -107,10 +112,6 @@ class _About(_Strict, frozen=True, kw_only=True):
 class Experiment(_About, frozen=True, kw_only=True):
     name: str
     cells: list[Cell]
-
-    def times(self, cell: Cell) -> bool:
-        """Whether the speed of `cell` is measured: a baseline takes no training steps."""
-        return self.measure and not isinstance(cell.config.model, Baseline)
 
 
 class _File(_About, frozen=True, kw_only=True):
@@ -170,9 +171,8 @@ def parse(content: Mapping[str, Any], *, name: str, overrides: Mapping[str, Any]
         raise ValueError(f"seeds = {number!r}: expected a whole number, or a table of cpu and cuda")
     file = convert(content, _File)
     overrides, changed = nest(overrides or {}), flatten(overrides or {})
-    launch = overrides.pop("launch", {})
-    if isinstance(launch, Mapping):
-        launch = merge(msgspec.to_builtins(file.launch), launch)
+    changes = overrides.pop("launch", {})
+    launch = merge(msgspec.to_builtins(file.launch), changes) if isinstance(changes, Mapping) else changes
     launch = convert(launch, Launch, "launch")
     if file.targets != sorted(set(file.targets)):
         raise ValueError(f"targets = {file.targets}: expected rising fractions, each once")

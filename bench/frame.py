@@ -57,12 +57,14 @@ COLUMNS = {
     "num_parameters": "trainable parameters; 0 where unknown",
     "multiply_adds": "of one image's forward pass; 0 where unknown",
     "machine": "the machine that the times below come from; empty without any",
-    "train_images_per_s": "training throughput: images per step by the median time of a step and its batch",
+    "train_images_per_s": "training throughput: images per step by the median time of a step and its batch; of "
+                          "several timings the geometric mean",
     "train_images_per_s_low": "lower end of its 95 % interval",
     "train_images_per_s_high": "upper end of its 95 % interval",
+    "timings": "timings that it is the mean of; of one the interval is that of its steps",
     "train_noisy": "whether IQR / median of these times is above 10 %",
     "machine_shared": "whether other work ran beside the timing, or it has a warning",
-    "step_s": "median training step, seconds",
+    "step_s": "median training step, seconds; this and what follows of the middle timing",
     "first_step_s": "the first training step, seconds",
     "inference_images_per_s": "highest inference throughput over the batch sizes above one image",
     "inference_batch_size": "the batch size with that throughput",
@@ -123,17 +125,17 @@ def _entry(row: Row, machine: Machine | None) -> dict[str, Any]:
         if seconds := row.values(outcomes.train_s):
             entry |= {"train_s": stats.median(seconds), "train_s_shared": conditions.disturbed}
     speed = row.timed(machine) if machine else None
-    return entry | (_times(speed) if speed else {})
+    return entry | (_times(speed, timings.training(row.timings(machine))) if speed and machine else {})
 
 
-def _times(speed: SpeedRecord) -> dict[str, Any]:
-    rate, median = timings.training(speed), stats.median(speed.step_s)
+def _times(speed: SpeedRecord, rate: stats.Throughput) -> dict[str, Any]:
+    median = stats.median(speed.step_s)
     rates = [(rate.images_per_s, size) for size, rate in timings.inference(speed).items()]
     best, batch_size = max(rates, default=(math.nan, math.nan))
     latency = timings.latency_s(speed)
     return {
         "train_images_per_s": rate.images_per_s, "train_images_per_s_low": rate.low,
-        "train_images_per_s_high": rate.high, "train_noisy": rate.noisy,
+        "train_images_per_s_high": rate.high, "timings": rate.n, "train_noisy": rate.noisy,
         "machine_shared": timings.was_disturbed(speed), "step_s": median,
         "first_step_s": speed.first_step_s or math.nan,
         "inference_images_per_s": best, "inference_batch_size": batch_size,

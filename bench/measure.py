@@ -38,11 +38,11 @@ MAX_DISAGREEMENT = 0.05
 """Between the sum of the samples and the wall time of their block, beyond which the record carries a warning."""
 
 
-def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_key: str = "",
+def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_key: str = "", repeat: int = 0,
             clock: Clock | None = None) -> SpeedRecord:
     """Time a fresh model of this cell. The caller sees to it that the machine has nothing else to do.
 
-    `experiment` and `speed_key`: what the record is to be filed under; by default nothing.
+    `experiment`, `speed_key` and `repeat`: what the record is to be filed under; by default nothing.
     """
     memory.forget_earlier_peaks()
     training = Training(cell, 0, dataset)
@@ -72,8 +72,8 @@ def measure(cell: CellConfig, dataset: Dataset, *, experiment: str = "", speed_k
     num_bytes = least_bytes(rows, params, num_moments(training.optimizer), most_images,
                             DTYPES[cell.train.precision].itemsize)
     return SpeedRecord(
-        experiment=experiment, speed_key=speed_key, cell=to_dict(cell), first_step_s=first_step_s, step_s=step_s,
-        batch_s=batch_s, block_s=block_s, evaluate_s=evaluate_s, inference=inference,
+        experiment=experiment, speed_key=speed_key, repeat=repeat, cell=to_dict(cell), first_step_s=first_step_s,
+        step_s=step_s, batch_s=batch_s, block_s=block_s, evaluate_s=evaluate_s, inference=inference,
         images_per_step=size, images_per_evaluation=len(dataset.test), num_parameters=params,
         multiply_adds=multiply_adds(rows), operators_per_step=sum(operators.values()),
         host_syncs_per_step=count_waits(operators), peak_memory_bytes=allocated,

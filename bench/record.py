@@ -208,7 +208,9 @@ class SpeedRecord(_Part, tag_field="kind", tag="speed", frozen=True, kw_only=Tru
     experiment: str
     """The one that measured it first."""
     speed_key: str
-    """Digest of model, data, training, execution and machine: what decides speed."""
+    """Digest of model, data, training, execution and machine, which decide speed, and of `repeat` above 0."""
+    repeat: Natural = 0
+    """Which of the cell's timings it is, as the seed of a training; 0 is the first."""
     cell: dict[str, Any]
     """The configuration, values that equal their default left out."""
     status: Status = "ok"

@@ -5,6 +5,7 @@ two-sided. `confidence` is a fraction in (0, 1). Every function refuses empty, N
 What too few samples cannot give is nan. Samples count as independent: the steps of one run speak for that run only.
 """
 
+import math
 import statistics
 from typing import Literal, NamedTuple
 
@@ -59,7 +60,9 @@ class Throughput(NamedTuple):
     low: float
     high: float
     iqr_ratio: float
-    """IQR / median of the step times."""
+    """IQR / median of the step times; of several timings the middle one."""
+    n: int
+    """Timings: of one the interval is that of its steps."""
 
     @property
     def noisy(self) -> bool:
@@ -137,16 +140,22 @@ def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
     return Interval(float(values[k - 1]), float(values[-k])) if k else Interval(float("nan"), float("nan"))
 
 
-def throughput(images_per_step: int, step_s: Samples, confidence: float = 0.95) -> Throughput:
-    """`images_per_step`, over all processes, by the median of the step times in seconds.
+def throughput(images_per_step: int, *timings: Samples, confidence: float = 0.95) -> Throughput:
+    """`images_per_step`, over all processes, by the median of the step times in seconds of each timing.
 
-    The interval is that of the median, inverted. Raises ValueError unless all values are above 0.
+    Of several timings the geometric mean, with Student's interval of the logarithms; of one the interval of its median,
+    inverted, which does not know how timings differ. Raises ValueError unless all values are above 0.
     """
     if images_per_step < 1:
         raise ValueError(f"images_per_step = {images_per_step}: expected at least 1")
-    steps = summarize(checked("step_s", step_s, positive=True))
-    slow, fast = (images_per_step / bound for bound in reversed(median_interval(step_s, confidence)))
-    return Throughput(images_per_step / steps.median, low=slow, high=fast, iqr_ratio=steps.iqr / steps.median)
+    steps = [summarize(checked("step_s", step_s, positive=True)) for step_s in timings]
+    iqr_ratio = median([one.iqr / one.median for one in steps])
+    if len(timings) == 1:
+        low, high = (images_per_step / bound for bound in reversed(median_interval(timings[0], confidence)))
+        return Throughput(images_per_step / steps[0].median, low, high, iqr_ratio, n=1)
+    logs = [math.log(images_per_step / one.median) for one in steps]
+    low, high = mean_interval(logs, confidence)
+    return Throughput(math.exp(mean(logs)), math.exp(low), math.exp(high), iqr_ratio, n=len(timings))
 
 
 def paired_ratio(a: Samples, b: Samples, confidence: float = 0.95) -> Ratio:

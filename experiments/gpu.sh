@@ -27,7 +27,7 @@ step() {  # NAME COMMAND...: a log of its own, and its seconds; a failure is not
 alone() { step "$1" "$PYTHON" bench/run.py "${@:2}" --store "$STORE" --set launch.device=cuda; }
 together() {  # under MPS at the same instant; with 6 processes, fused seeds fill an H200 and only wait for each other
     step "$1" "$PYTHON" -m torch.distributed.run --standalone --nproc-per-node "$PROCESSES" bench/run.py "${@:2}" \
-        --store "$STORE" --untimed --set launch.device=cuda
+        --store "$STORE" --timings 0 --set launch.device=cuda
 }
 wanted() { [ -z "$STAGES" ] || [[ " $STAGES " == *" $1 "* ]]; }
 share() {  # the multi-process service, where it is installed
@@ -65,10 +65,10 @@ wanted rest && together rest kernel_size_network1 kernel_size_network2 batch_siz
 # With the machine to themselves. Time to accuracy; timings, captured, and of the final network eager ones beside.
 share stop
 if wanted fast; then
-    alone fast-choice beyond_fast_gpu --only data.validation_size=10000 --untimed
+    alone fast-choice beyond_fast_gpu --only data.validation_size=10000 --timings 0
     for goal in 0.94 0.95; do
         label=$("$PYTHON" -m bench.chosen beyond_fast_gpu "$goal" --store "$STORE") || { failed+=("chosen-$goal"); continue; }
-        alone "fast-$goal" beyond_fast_gpu --only "label=$label" --seeds 30 --untimed
+        alone "fast-$goal" beyond_fast_gpu --only "label=$label" --seeds 30 --timings 0
     done
 fi
 if wanted timings; then
@@ -81,7 +81,7 @@ if wanted timings; then
 fi
 wanted peers && step peers "$PYTHON" -m bench.peers --store "$STORE"
 # Large networks fill a GPU: one at a time. The recipes, their results first; of every cited system one seed, then all.
-large() { alone "$1" "${@:2}" --untimed "${captured[@]}"; }
+large() { alone "$1" "${@:2}" --timings 0 "${captured[@]}"; }
 if wanted recipes; then
     large results beyond_small beyond_small_gpu beyond_best --only "label=the recipe, all 60,000 images"
     large parts beyond_fast_gpu_parts

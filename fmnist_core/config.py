@@ -266,12 +266,13 @@ def quality_key(cell: CellConfig, seed: int, *, num_processes: int = 1) -> str:
     return digest({**_training_identity(cell, num_processes), "seed": seed})
 
 
-def speed_key(cell: CellConfig, machine: dict[str, Any], *, num_processes: int = 1) -> str:
-    """Identity of what decides speed: the training without its seed, its execution, and the machine.
+def speed_key(cell: CellConfig, machine: dict[str, Any], repeat: int = 0, *, num_processes: int = 1) -> str:
+    """Identity of what decides speed: the training without its seed, its execution, and the machine; and of the repeat.
 
     `machine` holds the facts of `bench.environment.speed_identity`: device, driver, torch, threads.
     """
-    return digest({**_training_identity(cell, num_processes), "execution": to_dict(cell.execution), "machine": machine})
+    identity = {**_training_identity(cell, num_processes), "execution": to_dict(cell.execution), "machine": machine}
+    return digest({**identity, "repeat": repeat} if repeat else identity)
 
 
 def _training_identity(cell: CellConfig, num_processes: int) -> dict[str, Any]:

@@ -59,15 +59,16 @@ def failed(of: Experiment, cell: Cell, seed: int, status: str, reason: str) -> T
 
 def timed(
     of: Experiment, cell: Cell, step_s: Sequence[float] = (0.01,) * 10, *, environment: Environment = CPU,
-    labels: Labels = LABELS, images_per_step: int = 100, **fields: object,
+    labels: Labels = LABELS, images_per_step: int = 100, repeat: int = 0, **fields: object,
 ) -> SpeedRecord:
-    key = speed_key(cell.config, speed_identity(environment), num_processes=labels.num_processes)
+    key = speed_key(cell.config, speed_identity(environment), repeat, num_processes=labels.num_processes)
     inference = [Inference(batch_size=1, batch_s=[0.0002] * 10), Inference(batch_size=50, batch_s=[0.002] * 10)]
     known = {"first_step_s": 0.5, "batch_s": [], "num_parameters": 1234, "multiply_adds": 56789,
              "peak_memory_bytes": 3_000_000, "reserved_memory_bytes": 4_500_000, "evaluate_s": [0.25] * 3,
              "floor_s": 0.005, "operators_per_step": 99, "host_syncs_per_step": 2, "inference": inference}
-    return SpeedRecord(experiment=of.name, speed_key=key, cell=to_dict(cell.config), step_s=list(step_s), labels=labels,
-                       environment=environment, images_per_step=images_per_step, **(known | fields))
+    return SpeedRecord(experiment=of.name, speed_key=key, repeat=repeat, cell=to_dict(cell.config),
+                       step_s=list(step_s), labels=labels, environment=environment, images_per_step=images_per_step,
+                       **(known | fields))
 
 
 ALL = ("kernel_depth", "kernel_size_network1", "kernel_size_network2", "network1_printed", "table_1_1",

@@ -7,7 +7,7 @@ from fmnist_core.config import to_dict
 
 ONE_CELL = """
 question = "?"
-measure = false
+timings = 0
 seeds = { cpu = 1, cuda = 1 }
 base.data.dataset = "synthetic"
 base.model.name = "cnn"
@@ -16,7 +16,8 @@ base.model.name = "cnn"
 
 def sweep_of(**content):
     """An experiment of one network with a grid, as a list, and its tasks."""
-    chosen = experiment.parse({"question": "Which?", "base": {"model": {"name": "cnn"}}, **content}, name="mine")
+    content = {"question": "Which?", "base": {"model": {"name": "cnn"}}, "timings": 1, **content}
+    chosen = experiment.parse(content, name="mine")
     return [chosen], tasks([chosen], num_seeds=None, gpu=False, machine={})
 
 

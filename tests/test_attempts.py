@@ -132,7 +132,7 @@ def test_blame(case):
 
 EXPERIMENT = """
 question = "What is left of an earlier attempt?"
-measure = false
+timings = 0
 seeds = { cpu = 1, cuda = 1 }
 [base]
 model = { name = "tests.misbehaving:linear" }

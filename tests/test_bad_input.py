@@ -159,8 +159,8 @@ def test_a_network_of_ones_own_is_not_built_for_a_list_or_where_nothing_is_left(
     (task,) = plan.tasks([experiment.load(path)], num_seeds=1, gpu=False, machine={})[:1]
     Store("runs").check_writable()
     Store("runs").append(TrainRecord(experiment="mine", quality_key=task.key, seed=0, cell={}, status="error"))
-    assert call_run(path, "--seeds", "1", "--untimed")[0] == 1
-    code, _, err = call_run(path, "--seeds", "2", "--untimed")
+    assert call_run(path, "--seeds", "1", "--timings", "0")[0] == 1
+    code, _, err = call_run(path, "--seeds", "2", "--timings", "0")
     assert (code, err) == (2, "bench/run.py: model.name = 'tests.small:small_dataset' cannot be used: it gave a "
                               "Dataset, not an nn.Module\n")
 

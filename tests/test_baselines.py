@@ -281,7 +281,7 @@ def test_an_unknown_estimator_is_refused():
 def test_each_row_is_trained_by_a_cell_that_shows_its_number():
     loaded = experiment.load("cited_non_neural")
     assert [cell.label for cell in loaded.cells] == [entry.name for entry in NON_NEURAL]
-    assert not any(loaded.times(cell) for cell in loaded.cells)
+    assert not any(cell.has_steps for cell in loaded.cells)
     for cell in loaded.cells:
         entry, model = by_cell("cited_non_neural", cell.label), cell.config.model
         assert entry is not None

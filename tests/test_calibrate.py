@@ -27,7 +27,7 @@ from bench.records.side_records import (
     load,
     save,
 )
-from bench.timing import side_runs
+from bench.timing import revisions, side_runs
 from bench.timing.interleave import interleave
 from tests import made
 
@@ -43,7 +43,7 @@ def drifting_pairs(rng, n, noise=0.01, drift=0.0):
 
 def calibration(**metrics):
     rng = np.random.default_rng(0)
-    return Calibration(environment=HERE, started_at="2026-01-01T00:00:00+00:00", cell={},
+    return Calibration(own_processes=True, environment=HERE, started_at="2026-01-01T00:00:00+00:00", cell={},
                        metrics={metric: drifting_pairs(rng, 12) for metric in METRICS} | metrics)
 
 
@@ -66,17 +66,18 @@ def test_noise_of_a_pair_by_hand():
     assert noise.paired_noise(pairs) == pytest.approx([-math.log(2), 0, math.log(2)])
 
 
-def test_each_metric_of_each_block_goes_to_its_list():
+def test_each_metric_of_each_block_goes_to_its_list(monkeypatch):
     blocks = iter(range(100))
-    block = lambda: {metric: 1.0 + next(blocks) for metric in METRICS}
-    metrics = calibrate.noise(block, block, 2)
+    monkeypatch.setattr(revisions, "_block", lambda *asked: {metric: 1.0 + next(blocks) for metric in METRICS})
+    metrics = revisions.time_in_turns([revisions.WORKING_TREE] * 2, {}, 2)
     assert metrics["train_step"].a_s == [1.0, 1.0 + 3 * len(METRICS)]
     assert metrics["latency"].b_s == [2.0 * len(METRICS), 3.0 * len(METRICS)]
 
 
-def test_a_captured_step_has_no_batch():
-    block = lambda: {"train_step": 1.0, "evaluate": 1.0, "inference": 1.0, "latency": 1.0}
-    assert "batch" not in calibrate.noise(block, block, 2)
+def test_a_captured_step_has_no_batch(monkeypatch):
+    block = {"train_step": 1.0, "evaluate": 1.0, "inference": 1.0, "latency": 1.0}
+    monkeypatch.setattr(revisions, "_block", lambda *asked: block)
+    assert "batch" not in revisions.time_in_turns([revisions.WORKING_TREE] * 2, {}, 2)
 
 
 def test_what_is_called_resolvable_is_found_nine_times_in_ten():
@@ -200,11 +201,11 @@ def test_what_was_measured_is_printed_where_it_cannot_be_stored(tmp_path, capsys
 
 def test_the_command_stores_what_it_prints(tmp_path, capsys, monkeypatch):
     times = iter(np.exp(0.01 * np.random.default_rng(0).standard_normal(1000)))
-    block = lambda: {metric: float(next(times)) for metric in METRICS}
-    monkeypatch.setattr(calibrate, "_two_subjects", lambda cell, options: (block, block))
+    monkeypatch.setattr(revisions, "_block", lambda *asked: {metric: float(next(times)) for metric in METRICS})
     assert calibrate.main(["--rounds", "5", "--threads", "1", "--store", str(tmp_path)]) == 0
     stored = load(tmp_path, Calibration, environment.collect().host)
     assert stored is not None
     assert len(stored.metrics["train_step"].a_s) == 5
     assert stored.environment.num_threads == 1
+    assert not stored.reason_against
     assert "train step" in capsys.readouterr().out

@@ -25,7 +25,8 @@ LOADED = {name: experiment.load(name) for name in experiment.names()}
 def calibration(environment, noise):
     """A machine on which the same cell, timed twice, differs by `noise`, one way and the other."""
     pairs = Pairs(a_s=[0.01, 0.01 * (1 + noise)] * 5, b_s=[0.01 * (1 + noise), 0.01] * 5)
-    return Calibration(environment=environment, started_at="", cell={}, metrics={"train_step": pairs})
+    return Calibration(own_processes=True, environment=environment, started_at="", cell={},
+                       metrics={"train_step": pairs})
 
 
 QUIET = (calibration(CPU, 0.002), calibration(GPU, 0.002))
@@ -362,7 +363,7 @@ def test_step_time_of_large_kernels():
     noisy = verdict(pair(0.010, 0.012), "4h", [calibration(CPU, 0.2)])
     assert (noisy.verdict, "1.200 [" in noisy.evidence) == ("not resolved", True)
     unknown = verdict(pair(0.010, 0.020), "4h", ())
-    assert (unknown.verdict, "not calibrated" in unknown.evidence) == ("not resolved", True)
+    assert (unknown.verdict, "nothing tells how far two runs differ" in unknown.evidence) == ("not resolved", True)
     assert verdict(pair(0.010, 0.020)[:1], "4h").verdict == "waiting"
     # A machine that is too noisy to tell takes nothing from another.
     both = pair(0.010, 0.012, environment=GPU) + pair(0.010, 0.012)

@@ -16,6 +16,7 @@ from bench import compare
 from bench.formatting import significant
 from bench.judging import record_sets
 from bench.record import Environment, Epochs, Inference, Labels, SpeedRecord, TrainRecord
+from bench.records import timings
 from bench.records.lines import encode
 from bench.records.noise import pairs_to_find, resolvable, resolvable_text
 from bench.records.side_records import METRICS, PAIRS, THRESHOLD, Calibration, Pairs, save
@@ -64,7 +65,8 @@ def calibration(noise=0.005):
     rng = np.random.default_rng(0)
     pairs = lambda: Pairs(a_s=np.exp(noise * rng.standard_normal(10)).tolist(),
                           b_s=np.exp(noise * rng.standard_normal(10)).tolist())
-    return Calibration(environment=HERE, started_at="", cell={}, metrics={metric: pairs() for metric in METRICS})
+    return Calibration(own_processes=True, environment=HERE, started_at="", cell={},
+                       metrics={metric: pairs() for metric in METRICS})
 
 
 def sets(a, b, *, known=calibration, **options):
@@ -145,6 +147,14 @@ def test_a_noisy_machine_resolves_less():
     assert verdict([timing(0.010)], [timing(0.012)], known=lambda: calibration(noise=0.2)) == "not resolved"
 
 
+def test_a_calibration_of_one_process_does_not_know_how_two_differ():
+    of_one = lambda: msgspec.structs.replace(calibration(), own_processes=False)
+    a, b = [timing()], [timing(step_s=0.02)]
+    said = "not resolved: the calibration is of one process, and knows nothing of how two differ"
+    assert verdict(a, b, "train step", known=of_one).startswith(said)
+    assert verdict(a, b, "train step", known=of_one, allowed=["warnings"]).startswith(said)
+
+
 def test_a_disturbed_calibration_says_nothing_of_quiet_timings():
     disturbed = lambda: msgspec.structs.replace(calibration(), warnings=["other processes used 1.00 CPUs meanwhile"])
     a, b = ([timing(step_s), *trainings([0.9, 0.91], train_s=[100 * step_s] * 4)] for step_s in (0.010, 0.020))
@@ -157,8 +167,16 @@ def test_without_a_calibration_nothing_is_resolved():
     assert "no calibration" in verdict([timing(0.010)], [timing(0.012)], known=None)
 
 
+def test_several_timings_of_a_set_count_as_one_by_their_mean():
+    """Their spread is that of one run, and tells nothing of how the next run differs."""
+    changes = lambda a, b: [one.change for one in sets(a, b).answers]
+    once = changes([timing()], [timing(step_s=0.02)])
+    assert changes([timing(step_s=0.005), timing(step_s=0.02)], [timing(step_s=0.02)] * 3) == once
+    assert changes([timing(), timing(step_s=9.0, warnings=["other work"])], [timing(step_s=0.02)]) == once
+
+
 def test_medians_of_a_record():
-    assert record_sets.medians(timing()) == {"train_step": 0.010, "batch": 0.001, "evaluate": 0.5, "inference": 2.0,
+    assert timings.medians([timing()]) == {"train_step": 0.010, "batch": 0.001, "evaluate": 0.5, "inference": 2.0,
                                              "latency": 0.002}
 
 
@@ -543,7 +561,7 @@ def noisy_timing(rng, noise):
 def test_equal_records_rarely_alarm_in_any_metric():
     rng, trials, noise = np.random.default_rng(0), 300, 0.05
     block = lambda: np.exp(noise * rng.standard_normal(10)).tolist()
-    known = lambda: Calibration(environment=HERE, started_at="", cell={},
+    known = lambda: Calibration(own_processes=True, environment=HERE, started_at="", cell={},
                                 metrics={metric: Pairs(a_s=block(), b_s=block()) for metric in METRICS})
     alarms = [bool({answer.verdict for answer in sets([noisy_timing(rng, noise)], [noisy_timing(rng, noise)],
                                                         known=known).answers} & {"slower", "faster"})

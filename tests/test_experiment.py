@@ -99,7 +99,7 @@ def test_overrides_come_last_and_may_be_of_the_launch():
 def test_without_a_grid_the_base_is_the_one_cell():
     chosen = parse({"question": "?", "base": {"model": {"name": "network2"}}}, name="mine")
     assert [cell.config for cell in chosen.cells] == [CellConfig(model=Network2())]
-    assert (chosen.name, chosen.title, chosen.measure) == ("mine", "mine", True)
+    assert (chosen.name, chosen.title, chosen.timings) == ("mine", "mine", 3)
     assert (chosen.seeds.cpu, chosen.seeds.cuda) == (3, 16)
 
 

@@ -43,7 +43,7 @@ PLAUSIBLE = {
 }
 """Values that are allowed, alone at least."""
 KEYS = [*PLAUSIBLE, *dict.fromkeys(part for key in PLAUSIBLE for part in key.split(".")), "model.name", "name", "title",
-        "question", "base", "grid", "cells", "label", "reported", "seeds", "cpu", "measure", "options", "system", ""]
+        "question", "base", "grid", "cells", "label", "reported", "seeds", "cpu", "timings", "options", "system", ""]
 WORDS = ["adam", "sgd", "cnn", "network1", "network2", "cited", "custom", "a.b:c", "synthetic", "idx", "none", "../x"]
 PARTS = ["=", "[", "]", "{", "}", "[[", '"', "'''", "\n", ".", "-", "#", ",", "\\u0000", "\0", "\r", "nan", "inf",
          "1e400", "0x", "true", "2024-01-01", "9" * 5000, "[" * 500, "model.", "grid", "a.b.c.", "..", "é"]

@@ -34,7 +34,7 @@ def experiment_of(folder, num_cells):
     path = folder / "mine.toml"
     path.write_text(f"""
         question = "Does it survive?"
-        measure = false
+        timings = 0
         seeds = {{ cpu = 1, cuda = 1 }}
         base.data = {{ dataset = "synthetic", validation_size = 59000, input_size = 8 }}
         base.model = {{ name = "cnn", depth = 1, width = 1, num_pools = 0 }}

@@ -19,7 +19,7 @@ from fmnist_core.data import load
 
 EXPERIMENT = """
 question = "Which class is which?"
-measure = false
+timings = 0
 seeds = {{ cpu = 1, cuda = 1 }}
 base.data = {{ {data}, validation_size = 10 }}
 base.model = {{ name = "cnn", depth = 1, width = 2 }}

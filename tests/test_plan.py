@@ -23,12 +23,15 @@ CELL = CellConfig(model=Network2())
 
 
 def made(name: str = "one", depths: tuple[int, ...] = (1, 2), **fields: object) -> Experiment:
-    content = {"question": "?", "base": {"model": {"name": "cnn"}}, "grid": {"model.depth": list(depths)}, **fields}
+    content = {"question": "?", "base": {"model": {"name": "cnn"}}, "grid": {"model.depth": list(depths)}, "timings": 1,
+               **fields}
     return parse(content, name=name)
 
 
-def planned(*experiments: Experiment, num_seeds: int | None = 1, gpu: bool = False, processes: int = 1) -> list[Task]:
-    return tasks(experiments, num_seeds=num_seeds, gpu=gpu, machine=MACHINE, num_processes=processes)
+def planned(*experiments: Experiment, num_seeds: int | None = 1, num_timings: int | None = None, gpu: bool = False,
+            processes: int = 1) -> list[Task]:
+    return tasks(experiments, num_seeds=num_seeds, num_timings=num_timings, gpu=gpu, machine=MACHINE,
+                 num_processes=processes)
 
 
 def outline(chosen: list[Task]) -> list[tuple[str, int, int | None]]:
@@ -50,7 +53,7 @@ def test_trainings_come_seed_by_seed_and_then_the_timings():
 
 
 def test_the_number_of_seeds_is_the_experiments_own_for_the_device_unless_given():
-    chosen = made(depths=(1,), seeds={"cpu": 2, "cuda": 5}, measure=False)
+    chosen = made(depths=(1,), seeds={"cpu": 2, "cuda": 5}, timings=0)
     assert [task.seed for task in planned(chosen, num_seeds=None)] == [0, 1]
     assert [task.seed for task in planned(chosen, num_seeds=None, gpu=True)] == [0, 1, 2, 3, 4]
     assert [task.seed for task in planned(chosen, num_seeds=3, gpu=True)] == [0, 1, 2]
@@ -63,8 +66,26 @@ def test_a_cell_of_several_experiments_is_one_task_of_the_first():
     assert len({task.key for task in chosen}) == 6
 
 
+def test_timings_go_round_all_cells_as_often_as_each_experiment_asks():
+    often, once = made("often", (1, 2), timings=3), made("once", (3,), timings=1)
+    timed = [(task.cell.config.model.depth, task.repeat) for task in planned(often, once)
+             if task.seed is None]  # type: ignore[union-attr]
+    assert timed == [(1, 0), (2, 0), (3, 0), (1, 1), (2, 1), (1, 2), (2, 2)]
+
+
+def test_each_timing_of_a_cell_has_a_key_of_its_own_and_the_first_that_of_the_cell():
+    timed = [task for task in planned(made(depths=(1,)), num_timings=3) if task.seed is None]
+    assert len({task.key for task in timed}) == 3
+    assert timed[0].key == speed_key(timed[0].cell.config, MACHINE)
+
+
 def test_nothing_is_timed_where_the_experiment_does_not_ask():
-    assert [task.seed for task in planned(made(measure=False))] == [0, 0]
+    assert [task.seed for task in planned(made(timings=0))] == [0, 0]
+    assert [task.seed for task in planned(made(), num_timings=0)] == [0, 0]
+
+
+def test_what_is_asked_for_goes_before_the_experiments_own_number():
+    assert [task.repeat for task in planned(made(depths=(1,), timings=0), num_timings=2)] == [0, 0, 1]
 
 
 def test_a_model_that_takes_no_steps_is_not_timed():
@@ -75,7 +96,7 @@ def test_a_model_that_takes_no_steps_is_not_timed():
 
 def test_a_task_says_its_name_and_time_limit():
     (training, timing) = planned(made(depths=(1,), launch={"timeout_s": 2.5}))
-    assert (training.name, timing.name) == ("one: depth 1, seed 0", "one: depth 1, speed")
+    assert (training.name, timing.name) == ("one: depth 1, seed 0", "one: depth 1, timing 0")
     assert training.timeout_s == timing.timeout_s == 2.5
 
 
@@ -102,7 +123,7 @@ def test_what_is_left_is_what_has_no_record():
 
 
 def halving(*sizes: int, times: int, **launch: object) -> list[Task]:
-    return planned(made(depths=(1,), grid={"train.global_batch_size": list(sizes)}, measure=False,
+    return planned(made(depths=(1,), grid={"train.global_batch_size": list(sizes)}, timings=0,
                         launch={"halve_batch_after_oom": times, **launch}))
 
 

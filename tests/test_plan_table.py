@@ -46,7 +46,7 @@ def test_how_many_images_data_of_ones_own_has_shows_when_they_are_read(planned, 
 
 
 def test_records_of_other_code_of_ones_own_network_are_told(capsys):
-    content = {"question": "?", "seeds": {"cpu": 2}, "measure": False, "base": {"model": {"name": "tests.small:make"}}}
+    content = {"question": "?", "seeds": {"cpu": 2}, "timings": 0, "base": {"model": {"name": "tests.small:make"}}}
     chosen = experiment.parse(content, name="mine")
     plan = tasks([chosen], num_seeds=None, gpu=False, machine={})
     plan_table.show([chosen], plan, {task.key: trained(task, 0.9) for task in plan})
@@ -75,4 +75,4 @@ def test_cells_that_differ_in_their_execution_share_a_training(capsys):
     experiments, plan = two_executions()
     latest = {task.key: trained(task, 0.9) if task.seed is not None else timed(task) for task in plan}
     plan_table.show(experiments, plan, latest)
-    assert capsys.readouterr().out.count("1/1        done") == 2, "each with the training"
+    assert capsys.readouterr().out.count("1/1        1/1") == 2, "each with the training"

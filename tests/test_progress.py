@@ -120,7 +120,7 @@ def test_durations(seconds, words):
 
 def test_lines_leave_a_pipe_when_they_are_written(tmp_path):
     experiment_ = tmp_path / "mine.toml"
-    experiment_.write_text('question = "?"\nmeasure = false\nbase.data.dataset = "synthetic"\nbase.model.name = "cnn"')
+    experiment_.write_text('question = "?"\ntimings = 0\nbase.data.dataset = "synthetic"\nbase.model.name = "cnn"')
     command = [sys.executable, "-m", "tests.pretend_sweep", str(experiment_), "--store", str(tmp_path / "runs")]
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PRETEND_S": "1.5", "PYTHONUNBUFFERED": ""}
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, cwd=tmp_path, text=True) as process:

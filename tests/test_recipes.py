@@ -63,7 +63,7 @@ def test_a_job_of_the_array_ends_on_notice_and_the_same_goes_on(slurm, tmp_path)
     [body] = [shlex.split(command)[-1] for command in COMMANDS if command.startswith("sbatch --array")]
     assert body.startswith("srun ")  # the batch script itself gets no notice
     path, store = tmp_path / "mine.toml", tmp_path / "store"
-    path.write_text('question = "?"\nmeasure = false\nseeds = { cpu = 20, cuda = 20 }\n'
+    path.write_text('question = "?"\ntimings = 0\nseeds = { cpu = 20, cuda = 20 }\n'
                     'base = { data.dataset = "synthetic", model.name = "cnn" }')
     body = body.replace("kernel_depth", str(path)).replace("/shared/runs", str(store))
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PRETEND_S": "0.2"}

@@ -28,8 +28,8 @@ def written(bare_folder, text):
 def test_listing_needs_neither_data_nor_torch_and_writes_nothing(call_run, bare_folder):
     code, out, err = call_run("kernel_depth", "--list", "--seeds", "2")
     assert (code, err) == (0, "")
-    assert "\n32 trainings and 16 timings, 48 without a record." in out  # 16 cells, 2 seeds and a timing each
-    assert out.count("0/2") == 16
+    assert "\n32 trainings and 48 timings, 80 without a record." in out  # 16 cells, 2 seeds and 3 timings each
+    assert (out.count("0/2"), out.count("0/3")) == (16, 16)
     assert list(bare_folder.iterdir()) == []
 
 
@@ -65,7 +65,7 @@ def test_threads_are_those_asked_for_or_the_processors(call_run, bare_folder, mo
 
 
 def test_a_timing_with_other_threads_is_another(call_run, bare_folder):
-    path = written(bare_folder, EXPERIMENT.replace("measure = false\n", ""))
+    path = written(bare_folder, EXPERIMENT.replace("timings = 0", "timings = 1"))
     with_one = environment.speed_identity(environment.collect(1))
     *_, timing = tasks([experiment.load(path)], num_seeds=1, gpu=False, machine=with_one)
     (store := Store("runs")).check_writable()
@@ -175,6 +175,6 @@ def test_a_cell_that_another_sweep_has_just_finished_is_not_done_again(call_run,
 
     monkeypatch.setattr(Store, "claim", claim_a_moment_too_late)
     monkeypatch.setenv("PRETEND_LOG", str(bare_folder / "log"))
-    assert call_run(written(bare_folder, EXPERIMENT), "--untimed")[0] == 0
+    assert call_run(written(bare_folder, EXPERIMENT), "--timings", "0")[0] == 0
     assert len((bare_folder / "log").read_text().split()) == 1
     assert Store("runs").latest()[taken[0]].epochs.test_accuracy == [0.75]

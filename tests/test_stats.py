@@ -165,7 +165,8 @@ def test_more_confidence_is_wider(samples):
 
 
 @pytest.mark.parametrize("interval", [
-    stats.prediction_interval, lambda *given: stats.throughput(100, *given)[1:3],
+    stats.prediction_interval,
+    lambda samples, confidence=0.95: stats.throughput(100, samples, confidence=confidence)[1:3],
     lambda *given: stats.paired_ratio(given[0], [1.0] * 8, *given[1:])[1:3],
     lambda *given: stats.compare([1.0, 2.0, 4.0], *given)[3:5],
     lambda *given: stats.compare_with([1.0, 2.0, 4.0], [given[0]], *given[1:])[0][3:5]],
@@ -182,6 +183,16 @@ def test_throughput_by_hand():
     assert rate.images_per_s == 512.0  # 128 / 0.25, whatever the slow steps do
     assert (rate.low, rate.high) == (128.0, 640.0)  # n = 6: 128 / 1.0 and 128 / 0.2
     assert rate.iqr_ratio == pytest.approx((0.4375 - 0.25) / 0.25)
+
+
+def test_throughput_of_several_timings_by_hand():
+    rate = stats.throughput(100, [0.5, 0.5, 9.0], [2.0, 2.0, 2.0])
+    assert rate.images_per_s == pytest.approx(100.0)  # root of 200 * 50, whatever the slow step does
+    half = 12.7062 * math.log(2)  # Student's t of one degree of freedom; the logarithms are log 100 +- log 2
+    assert (rate.low, rate.high) == pytest.approx((100 * math.exp(-half), 100 * math.exp(half)), rel=1e-4)
+    assert rate.n == 2
+    assert rate.iqr_ratio == pytest.approx((4.25 / 0.5 + 0) / 2)
+    assert stats.throughput(100, [0.5]).n == 1
 
 
 @settings(deadline=None)

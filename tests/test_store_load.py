@@ -104,7 +104,7 @@ def test_many_cells_leave_no_files_open(tmp_path):
 
 def seconds_to_plan_and_report(num_seeds):
     """Processor time, for an experiment of ten cells of which every seed but one has its record."""
-    content = {"question": "?", "base": {"model": {"name": "cnn"}}, "measure": False,
+    content = {"question": "?", "base": {"model": {"name": "cnn"}}, "timings": 0,
                "seeds": {"cpu": num_seeds, "cuda": 1}, "grid": {"model.width": list(range(1, 11))}}
     chosen = experiment.parse(content, name="quick")
     planned = plan.tasks([chosen], num_seeds=None, gpu=False, machine={})
@@ -141,7 +141,7 @@ def test_a_thousand_cells_leave_no_memory_and_no_files_open(call_run, bare_folde
     path = bare_folder / "many.toml"
     path.write_text(f"""
         question = "?"
-        measure = false
+        timings = 0
         seeds = {{ cpu = 1, cuda = 1 }}
         base.data.dataset = "synthetic"
         base.model.name = "cnn"

@@ -19,14 +19,14 @@ from bench.sweep.plan import siblings, tasks
 from bench.sweep.request import Request
 from tests.small import small_dataset
 
-CONTENT = {"question": "Which?", "seeds": {"cpu": 3, "cuda": 3}, "measure": False,
+CONTENT = {"question": "Which?", "seeds": {"cpu": 3, "cuda": 3}, "timings": 0,
            "base": {"model": {"name": "cnn"}, "train": {"epochs": 2, "global_batch_size": 32},
                     "data": {"dataset": "synthetic", "validation_size": 40}},
            "grid": {"model.depth": [1, 2]}}
 TOML = """
 question = "Which?"
 seeds = { cpu = 3, cuda = 3 }
-measure = false
+timings = 0
 base.data = { dataset = "synthetic", validation_size = 40 }
 base.model = { name = "cnn", depth = 1, width = 2 }
 base.train = { epochs = 1, global_batch_size = 32 }

@@ -14,7 +14,7 @@ SECTIONS: dict[str, type[Struct]] = {"data": DataConfig, "train": TrainConfig, "
 
 OF_EXPERIMENTS = {
     "seeds": "how many it has stands at the top of the experiment's file, or in --seeds N",
-    **dict.fromkeys(("title", "question", "note", "targets", "control", "outcome", "measure"),
+    **dict.fromkeys(("title", "question", "note", "targets", "control", "outcome", "timings"),
                     "it stands at the top of the experiment's file"),
     "label": "it stands in one of [[cells]]"}
 """What is asked of cells by mistake, and where it belongs."""

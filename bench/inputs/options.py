@@ -18,7 +18,7 @@ from fmnist_core.config import DATASETS, CellConfig
 
 DEFAULT_STORE = "runs"
 MOST = 10_000
-"""Seeds, or threads, that can be asked for."""
+"""Seeds, timings or threads that can be asked for."""
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
@@ -33,9 +33,10 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     _complete(add("--set", action="append", default=[], metavar="KEY=VALUE",
                   help="override a value in every cell, before --only selects"), _set)
     add("--seeds", type=count_up_to(MOST), metavar="N", help="seeds 0 to N - 1 instead of the experiment's own number")
+    add("--timings", type=count_up_to(MOST, least=0), metavar="N",
+        help="timings of each cell instead of the experiment's own number; 0: train only")
     add("--threads", type=count_up_to(MOST), default=0, metavar="N",
         help="threads of each process; default: its share of the processors that it may run on")
-    add("--untimed", action="store_true", help="train only; leave the timings for when the machine is quiet")
     add("--keep-weights", action="store_true", help="keep trained weights, in the store's folder weights/")
     _complete(add("--track", action="append", default=[], metavar="NAME",
                   help=f"tell a tracker of each epoch: {', '.join(tracking.TRACKERS)}; local files go to the store's "

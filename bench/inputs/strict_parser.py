@@ -30,12 +30,12 @@ class StrictParser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def count_up_to(most: int) -> Callable[[str], int]:
-    """What reads a whole number from 1 to `most`."""
+def count_up_to(most: int, least: int = 1) -> Callable[[str], int]:
+    """What reads a whole number from `least` to `most`."""
 
     def read(text: str) -> int:
-        if not text.isdigit() or not 1 <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from 1 to {most}")
+        if not text.isdigit() or not least <= int(text) <= most:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number from {least} to {most}")
         return int(text)
 
     return read

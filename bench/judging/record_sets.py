@@ -83,14 +83,15 @@ def compare(
         pairs, reason = _pairs(trains_a[text], trains_b[text], _numerics, allowed)
         accuracies += [_accuracy(name, one, other, accuracy_threshold) for one, other in pairs]
         reasons.append(f"accuracy: {reason}" if reason else "")
-        timings, reason = _pairs(speeds_a[text], speeds_b[text], _facts, allowed)
+        pairs_of_timings, reason = _pairs(speeds_a[text], speeds_b[text], _facts, allowed)
         reasons.append(f"speed: {reason}" if reason else "")
-        for one, other in timings:
-            if reason := _unfit(one[-1], allowed) or _unfit(other[-1], allowed):
-                reasons.append(f"speed: {reason}")
-            else:
+        for pair in pairs_of_timings:
+            one, other = ([record for record in side if not _unfit(record, allowed)] for side in pair)
+            if one and other:
                 noise = _noise(calibration_for(other[-1].environment), allowed)
-                speeds += _speeds(name, one[-1], other[-1], noise, threshold)
+                speeds += _speeds(name, timings.medians(one), timings.medians(other), noise, threshold)
+            else:
+                reasons.append(f"speed: {_unfit((pair[1] if one else pair[0])[-1], allowed)}")
         timed_a, timed_b = _timed(trains_a[text]), _timed(trains_b[text])
         quiet_a, quiet_b = _undisturbed(timed_a, allowed), _undisturbed(timed_b, allowed)
         trainings, reason = _pairs(quiet_a, quiet_b, _conditions, allowed)
@@ -132,16 +133,6 @@ def names_of_facts() -> list[str]:
                                 environment=Environment(device="any but cpu")))
     accuracies = _numerics(TrainRecord(experiment="", quality_key="", seed=0, cell={}))
     return sorted({*speeds, *accuracies, "machine_shared", "warnings"})
-
-
-def medians(record: SpeedRecord) -> dict[Metric, float]:
-    """Median seconds of a record by metric, those that it has."""
-    by_size = {one.batch_size: one.batch_s for one in record.inference if one.batch_s}
-    samples: dict[Metric, Sequence[float]] = {
-        "train_step": record.step_s, "batch": record.batch_s, "evaluate": record.evaluate_s,
-        "inference": by_size.get(max(by_size, default=0), []), "latency": timings.latency_s(record),
-    }
-    return {metric: stats.median(values) for metric, values in samples.items() if values}
 
 
 def _grouped(
@@ -239,8 +230,8 @@ class _Noise(NamedTuple):
 def _noise(calibration: Calibration | None, allowed: Collection[str]) -> _Noise:
     if calibration is None:
         return _Noise({}, NO_CALIBRATION)
-    if calibration.was_disturbed and "warnings" not in allowed:
-        return _Noise({}, f"{NOT_RESOLVED}: the calibration was disturbed, see python -m bench.calibrate")
+    if (reason := calibration.reason_against) and not (calibration.warnings and "warnings" in allowed):
+        return _Noise({}, f"{NOT_RESOLVED}: {reason}, see python -m bench.calibrate")
     return _Noise(calibration.metrics, f"{NOT_RESOLVED}: not in the calibration, see python -m bench.calibrate")
 
 
@@ -268,8 +259,8 @@ def _identical(a: Sequence[TrainRecord], b: Sequence[TrainRecord]) -> tuple[int,
     return len(common), sum(learnt_a[seed] == learnt_b[seed] for seed in common)
 
 
-def _speeds(name: str, a: SpeedRecord, b: SpeedRecord, noise: _Noise, minimum: float) -> Iterator[Question]:
-    of_a, of_b = medians(a), medians(b)
+def _speeds(name: str, of_a: Mapping[Metric, float], of_b: Mapping[Metric, float], noise: _Noise,
+            minimum: float) -> Iterator[Question]:
     for metric in [metric for metric in of_a if metric in of_b]:
         result, detail = None, significant(of_a[metric] / of_b[metric])
         if pairs := noise.metrics.get(metric):

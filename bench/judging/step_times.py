@@ -21,9 +21,9 @@ MOST_TOLD = 4
 
 
 def noise_of_machines(results: Results) -> dict[Machine, Pairs]:
-    """How far two timings of one step differ by themselves, by machine; a disturbed calibration does not know it."""
+    """How far two timings of one step differ by themselves, by machine; not every calibration knows it."""
     return {Machine.at(side.environment): side.metrics["train_step"] for side in results.sides
-            if isinstance(side, Calibration) and not side.was_disturbed}
+            if isinstance(side, Calibration) and not side.reason_against}
 
 
 STEP_WORDS: dict[stats.Direction, str] = {
@@ -42,7 +42,7 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
                 for name, one, other in pairs if (before_s := side.step_s_of(to_dict(one.cell.config)))
                 and (after_s := side.step_s_of(to_dict(other.cell.config)))]
     timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
-             if (a := _alone(one.timed(machine))) and (b := _alone(other.timed(machine))) and _alike(a, b)]
+             if (a := _alone(one, machine)) and (b := _alone(other, machine)) and _alike(a[0], b[0])]
     if not timed and not in_turns:
         return Finding("waiting", "no timings yet on a machine that had nothing else to do")
     alpha = ALPHA / (len(timed) + len(in_turns))
@@ -53,16 +53,17 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
         texts.append(f"{escape(name)} on {escape(Machine.at(side.environment).title)}, in turns: {change.ratio:.3f} "
                      f"[{change.low:.3f}, {change.high:.3f}] times the step time, {STEP_WORDS[verdicts[-1]]}")
     for name, machine, a, b in timed:
-        before, after = (stats.median(one.step_s) for one in (a, b))
-        about = f"{escape(name)} on {escape(machine.title)}: {after / before:.3f}"
-        if machine in noise:
-            change = record_ratio(after, before, noise[machine], alpha)
-            verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
-            about += f" [{change.low:.3f}, {change.high:.3f}]"
+        own = timings.ratio(b, a, [one for _, at, *both in timed if at == machine for one in both], alpha, step_s)
+        after, before = (timings.mean_s(one, step_s) for one in (b, a))
+        known = own or (record_ratio(after, before, noise[machine], alpha) if machine in noise else None)
+        about = f"{escape(name)} on {escape(machine.title)}{f', {own.n} timings' if own else ''}: {after / before:.3f}"
+        if known:
+            verdicts.append(stats.verdict(known, MINIMUM_SLOWDOWN, alpha=alpha))
+            about += f" [{known.low:.3f}, {known.high:.3f}]"
         else:
             verdicts.append("not resolved")
         texts.append(f"{about} times the step time, {STEP_WORDS[verdicts[-1]]}"
-                     f"{'' if machine in noise else ': not calibrated'}")
+                     f"{'' if known else ': timed once, and nothing tells how far two runs differ'}")
     texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
     shown = first_of(texts, MOST_TOLD)
     if "less" in verdicts or "equivalent" in verdicts:
@@ -74,8 +75,14 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
     return Finding("supported" if len(slower) == len(pairs) else "not resolved", shown, lead=texts[0])
 
 
-def _alone(speed: SpeedRecord | None) -> SpeedRecord | None:
-    return None if speed is None or timings.was_disturbed(speed) else speed
+def step_s(speed: SpeedRecord) -> list[float]:
+    return speed.step_s
+
+
+def _alone(row: Row, machine: Machine) -> list[SpeedRecord]:
+    """Its timings, of which none was disturbed if one was not."""
+    found = row.timings(machine)
+    return [] if any(map(timings.was_disturbed, found)) else found
 
 
 def _alike(a: SpeedRecord, b: SpeedRecord) -> bool:

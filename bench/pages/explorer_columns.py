@@ -213,7 +213,8 @@ def _status(line: Line) -> str:
         return ", ".join(sorted(failed))
     if not row.trained and not row.speeds:
         return "waiting"
-    return "incomplete" if row.num_missing or (row.experiment.times(row.cell) and not line.machine) else "ok"
+    to_time = row.experiment.timings and row.cell.has_steps
+    return "incomplete" if row.num_missing or (to_time and not line.machine) else "ok"
 
 
 def _timing(entry: Mapping[str, Any]) -> str:

@@ -78,7 +78,7 @@ def cost(results: Results) -> Figure | None:
     drawn: list[tuple[str, str, Callable[[At], Point | Literal[False] | None]]] = [
         ("Size", "trainable parameters", lambda at: at in grid and exact(grid[at].num_parameters)),
         ("Arithmetic", "multiply-adds per image", lambda at: at in grid and exact(grid[at].multiply_adds)),
-        ("Speed", "training (images/s)", lambda at: _rate(timed.get(at)))]
+        ("Speed", "training (images/s)", lambda at: at in timed and _rate(grid[at], machine))]
     for panel, (title, label, value) in zip(panels, drawn, strict=True):
         _lines(panel, *_axes(grid), value)
         panel.set(xlabel="depth (convolutions)", ylabel=label, title=title)
@@ -96,7 +96,8 @@ def pareto(results: Results) -> Figure | None:
     machine, timed = _timed(results)
     grid, cells = _grid(results), []
     for at, row in grid.items():
-        rate, interval = _rate(timed.get(at)), _percent_interval(row.values(outcomes.test_last))
+        rate = _rate(row, machine) if at in timed else None
+        interval = _percent_interval(row.values(outcomes.test_last))
         if rate and interval:
             cells.append((at, rate, interval))
     if not cells:
@@ -269,10 +270,10 @@ def _percent_interval(values: Sequence[float] | None) -> Point | None:
     return 100 * stats.mean(values), 100 * low, 100 * high
 
 
-def _rate(speed: SpeedRecord | None) -> Point | None:
-    if speed is None:
+def _rate(row: Row, machine: Machine | None) -> Point | None:
+    if machine is None:
         return None
-    rate = timings.training(speed)
+    rate = timings.training(row.timings(machine))
     return rate.images_per_s, rate.low, rate.high
 
 

@@ -32,9 +32,11 @@ HOW_TO_READ = """\
   some publications print, and no result.
 - **training time**: seconds spent training, evaluation excluded; median over seeds.
 - **training images**: accuracy on the first 10,000 training images, in evaluation mode.
-- **Throughput** is images per step by the median time of a step and its batch, which a captured step holds [95 %
-  interval of the median, distribution-free]. The interval is that of one run: the next one, in another process, on a
-  warmer or busier machine, may lie outside of it.
+- **Throughput** is images per step by the median time of a step and its batch, which a captured step holds.
+  **timings**: how often it was measured, once round all cells after the other, and but for the first in a process of
+  its own. Of several: geometric mean [95 % Student interval of the logarithms]; steps, memory and what else cannot be
+  averaged are those of the middle one. Of one [95 % interval of the median of its steps, distribution-free]: it does
+  not know how timings differ, and the next one, on a warmer or busier machine, may lie outside of it.
 - **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, its clocks
   disagree, or the seconds of a training's epochs vary by more than 10 % (IQR / median): no measurement of speed. **§**:
   timed at another commit than most of this table; the code may have become faster or slower in between.
@@ -138,9 +140,10 @@ def experiments_table(results: Results, shown: Sequence[Experiment]) -> str:
         timed = sum(any(speed.status == "ok" for speed in row.speeds) for row in cells)
         totals = [sum(len(row.trained) for row in rows), sum(row.num_missing for row in rows),
                   sum(len(row.failed) for row in rows)]
+        to_time = sum(one.timings > 0 and cell.has_steps for cell in one.cells)
         link = f"[{escape(one.title)}](#{anchor(one.title)})"
         body.append([code(one.name), link, count(len(cells)), *map(str, totals),
-                     f"{timed} of {to_time}" if (to_time := sum(map(one.times, one.cells))) else NOTHING])
+                     f"{timed} of {to_time}" if to_time else NOTHING])
     return table(["experiment", "title", "cells", "seeds done", "seeds waiting", "seeds failed", "cells timed"], body,
                  text_columns=2)
 
@@ -153,7 +156,10 @@ def beside(sides: Sequence[SideRecord], names: Mapping[Machine, str]) -> str:
     for side in sorted(sides, key=lambda side: side.started_at, reverse=True):
         title, meaning = SIDES[type(side)]
         headers, body = headers_and_rows(side)
-        warnings = "".join(f"\n- {escape(warning)}" for warning in side.warnings)
+        told = list(side.warnings)
+        if isinstance(side, Calibration) and side.reason_against:
+            told.append(f"It decides nothing: {side.reason_against}")
+        warnings = "".join(f"\n- {escape(text)}" for text in told)
         when = f"Measured on {escape(side.started_at[:10])} at commit {code(side.environment.commit[:SHORT_COMMIT])}."
         if isinstance(side, Peers):
             when += f" An epoch is {side.images_per_epoch:,} images; {plural(side.epochs, 'epoch')}."

@@ -139,7 +139,7 @@ def _tables(rows: Sequence[Row], dataset: str, shown: Shown) -> list[str]:
             about, alone = f"({labels_text(speeds)}), {timed_when(speeds)}", len(speeds) == 1 < len(cells)
             parts.append(folded(f"{title}: one cell", f"{about}\n\n{body}") if alone else
                          f"**{title}** {about}\n\n{body}")
-    to_time = [row for row in cells if row.experiment.times(row.cell)]
+    to_time = [row for row in cells if row.experiment.timings and row.cell.has_steps]
     if to_time and not timed:
         parts.append(f"**Speed**: waiting, none of {plural(len(to_time), 'cell')} is timed.")
     return parts

@@ -32,17 +32,20 @@ def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> 
         return ""
     if _differ_unasked(speeds):
         return "training is not compared: precision, execution or memory format differ where the settings do not."
-    rated = [(timings.training(speed), row) for row, speed in speeds]
+    all_timings = {row: row.timings(machine) for row, _ in speeds}
+    rated = [(timings.training(found), row) for row, found in all_timings.items()]
     (fast, fast_row), (slow, slow_row) = (pick(rated, key=lambda pair: pair[0].images_per_s) for pick in (max, min))
     ends = [f"{named(row.label)} with {significant(rate.images_per_s)}{NOISY if rate.noisy else ''} images/s"
              for rate, row in ((fast, fast_row), (slow, slow_row))]
     factor = significant(fast.images_per_s / slow.images_per_s)
-    if noise is None:
-        return (f"fastest in training is {ends[0]}, slowest {ends[1]}, a factor of {factor}; the machine was not "
-                f"calibrated, so that two runs of one cell may differ as much.{others}")
-    num_pairs = math.comb(len(speeds), 2)
-    ratio = record_ratio(1 / slow.images_per_s, 1 / fast.images_per_s, noise, ALPHA / num_pairs)
-    interval = f"a factor of {factor} [{significant(ratio.low)}, {significant(ratio.high)}] between runs"
+    alpha = ALPHA / math.comb(len(speeds), 2)
+    own = timings.ratio(all_timings[slow_row], all_timings[fast_row], all_timings.values(), alpha, timings.image_s)
+    ratio = own or (record_ratio(1 / slow.images_per_s, 1 / fast.images_per_s, noise, alpha) if noise else None)
+    if ratio is None:
+        return (f"fastest in training is {ends[0]}, slowest {ends[1]}, a factor of {factor}; each was timed once, "
+                f"and nothing tells how far two runs of one cell differ.{others}")
+    between = f", {own.n} timings in turns" if own else " between runs"
+    interval = f"a factor of {factor} [{significant(ratio.low)}, {significant(ratio.high)}]{between}"
     if ratio.low <= 1:
         return f"training speeds are not resolved: highest {ends[0]}, lowest {ends[1]}, {interval}.{others}"
     return f"fastest in training is {ends[0]}, slowest {ends[1]}, {interval}.{others}"

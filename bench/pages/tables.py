@@ -93,14 +93,14 @@ def failures(rows: Sequence[Row]) -> list[str]:
 
 def speed_table(rows: Sequence[Row], machine: Machine) -> str:
     """One row per cell that is timed on one machine; marked where at another commit than `main_commit`."""
-    headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "step (ms)", "step, IQR (ms)",
+    headers = ["cell", "parameters", "multiply-adds", "training (images/s)", "timings", "step (ms)", "step, IQR (ms)",
                "step, p99 (ms)", "batch (ms)", "step / least possible", "first step (s)", "evaluation (s)",
                "inference (images/s)", "latency of one image (ms)", "memory (MB)", "operators a step"]
     timed = [(row, speed) for row in rows if (speed := row.timed(machine))]
     commit = main_commit([speed for _, speed in timed])
-    body = [[escape(row.label), count(row.num_parameters), count(row.multiply_adds), *_speed_figures(speed, commit)]
-            for row, speed in timed]
-    return table(*without_empty_columns(headers, body, kept=4))
+    body = [[escape(row.label), count(row.num_parameters), count(row.multiply_adds),
+             *_speed_figures(speed, timings.training(row.timings(machine)), commit)] for row, speed in timed]
+    return table(*without_empty_columns(headers, body, kept=5))
 
 
 def main_commit(speeds: Sequence[SpeedRecord]) -> str:
@@ -117,13 +117,14 @@ def timed_when(speeds: Sequence[SpeedRecord]) -> str:
     return f"timed{on}" + (f" at commit {code(main[:SHORT_COMMIT])}" if main else "")
 
 
-def _speed_figures(speed: SpeedRecord, commit: str) -> list[str]:
-    rate = timings.training(speed)
+def _speed_figures(speed: SpeedRecord, rate: stats.Throughput, commit: str) -> list[str]:
+    """`speed`: the middle one of the timings that the rate is of."""
     step = stats.summarize(speed.step_s)
     mark = ((NOISY if rate.noisy else "") + (SHARED if timings.was_disturbed(speed) else "")
             + (ELSEWHEN if speed.environment.commit != commit else ""))
     return [
         f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]{mark}",
+        str(rate.n),
         *(significant(1000 * seconds) for seconds in (step.median, step.iqr, step.p99)),
         _median(speed.batch_s, 1000),
         significant(timings.over_limit(speed)),

@@ -42,12 +42,14 @@ class Row:
         measured = (measure(record) for record in self.trained)
         return [value for value in measured if value is not None and math.isfinite(value)]
 
+    def timings(self, machine: Machine) -> list[SpeedRecord]:
+        """Those on a machine that count, fastest first."""
+        return timings.last_alike([one for one in self.speeds if Machine.of(one) == machine])
+
     def timed(self, machine: Machine) -> SpeedRecord | None:
-        """Of the successful timings on a machine the last, preferring undisturbed, then captured ones."""
-        found = [one for one in self.speeds if one.status == "ok" and one.step_s and Machine.of(one) == machine]
-        alone = [one for one in found if not timings.was_disturbed(one)] or found
-        captured = [one for one in alone if one.labels.captured] or alone
-        return captured[-1] if captured else None
+        """The middle one of the timings: what cannot be averaged is shown of it."""
+        found = self.timings(machine)
+        return found[len(found) // 2] if found else None
 
     @property
     def learnt(self) -> bool:

@@ -56,12 +56,16 @@ class Calibration(_Side, frozen=True, tag="calibration", kw_only=True):
     """A cell timed against itself: every difference is noise."""
 
     cell: dict[str, Any]
+    own_processes: bool = False
+    """Whether each block was a process of its own, as a record is. Until November 2026 one process had all of them."""
     metrics: dict[Metric, Pairs]
 
     @property
-    def was_disturbed(self) -> bool:
-        """By other work: it knows the noise of that hour alone, and decides nothing."""
-        return bool(self.warnings)
+    def reason_against(self) -> str:
+        """Why it decides nothing; empty where it does."""
+        if self.warnings:
+            return "the calibration was disturbed"  # by other work: it knows the noise of that hour alone
+        return "" if self.own_processes else "the calibration is of one process, and knows nothing of how two differ"
 
 
 class LedgerLine(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -30,7 +30,7 @@ def experiments(results: Results, most: int | None = MAX_SHOWN) -> list[Experime
                 more = f"; {num_more} more are not shown" if num_more > 0 else ""
                 made.append(Experiment(
                     name=f"{name}, other cells{where}", title=f"{name}, {dataset}: other cells{more}", question="",
-                    seeds=Seeds(cpu=0, cuda=0), launch=Launch(), measure=False, cells=cells[:most]))
+                    seeds=Seeds(cpu=0, cuda=0), launch=Launch(), timings=0, cells=cells[:most]))
     return made
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from bench.record import Record
-from bench.sweep import launch, new_record, one_task, ranks, together, tracking
+from bench.sweep import apart, launch, new_record, one_task, ranks, together, tracking
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
 from bench.sweep.plan import Task, is_done, missing, siblings
@@ -92,7 +92,10 @@ class _Loop:
         with self.request.machine(alone=alone) as shared, self._tracked(task) as on_epoch:
             ranks.agree(task, ddp=self.request.ddp)  # the others wait for rank 0, which may wait for the machine
             with self._held_notice(alone):
-                record = one_task.run(task, self.request.attempt(task), self._conditions(alone, shared, on_epoch))
+                conditions = self._conditions(alone, shared, on_epoch)
+                is_apart = task.repeat > 0 and not self.request.ddp
+                record = (apart.run(task, conditions) if is_apart else
+                          one_task.run(task, self.request.attempt(task), conditions))
                 if self.request.leads:
                     self._store(task, record)
 

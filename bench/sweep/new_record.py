@@ -42,7 +42,7 @@ def failed(task: Task, status: Status, reason: str, num_processes: int = 1) -> R
                              "labels": Labels(num_processes=num_processes),
                              "started_at": environment.now(), "environment": environment.collect()}
     if task.seed is None:
-        return SpeedRecord(experiment=task.experiment, speed_key=task.key, **about)
+        return SpeedRecord(experiment=task.experiment, speed_key=task.key, repeat=task.repeat, **about)
     return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, **about)
 
 

@@ -38,7 +38,8 @@ def run(task: Task, attempt: Attempt, conditions: Conditions) -> Record:
     try:
         dataset = device.dataset_of(task, conditions.data_dir)
         if task.seed is None:
-            record: Record = measure(task.cell.config, dataset, experiment=task.experiment, speed_key=task.key)
+            record: Record = measure(task.cell.config, dataset, experiment=task.experiment, speed_key=task.key,
+                                     repeat=task.repeat)
         else:
             record = _train(task, dataset, watch, others.after_epoch, conditions.keep_weights)
             on_cpu = dataset.train.labels_N.device.type == "cpu" and attempt.num_processes == 1

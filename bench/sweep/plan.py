@@ -26,10 +26,12 @@ class Task(NamedTuple):
     timeout_s: float = 0.0
     smaller: Optional["Task"] = None
     """What follows if this one runs out of memory: the cell with half the batch, where the experiment asks for it."""
+    repeat: int = 0
+    """Which of the cell's timings."""
 
     @property
     def name(self) -> str:
-        what = "speed" if self.seed is None else f"seed {self.seed}"
+        what = f"timing {self.repeat}" if self.seed is None else f"seed {self.seed}"
         return f"{self.experiment}: {self.cell.label}, {what}"
 
     @property
@@ -39,14 +41,16 @@ class Task(NamedTuple):
         return f"{self.experiment}/{readable} ({self.key[:8]})"
 
 
-def tasks(experiments: Iterable[Experiment], *, num_seeds: int | None, gpu: bool, machine: Mapping[str, Any],
-          num_processes: int = 1) -> list[Task]:
-    """Every training of every cell, seed by seed, so that an early stop leaves whole tables; then every timing.
+def tasks(experiments: Iterable[Experiment], *, num_seeds: int | None = None, num_timings: int | None = None, gpu: bool,
+          machine: Mapping[str, Any], num_processes: int = 1) -> list[Task]:
+    """Every training of every cell, seed by seed, so that an early stop leaves whole tables; then every timing, once
+    round all cells after the other, so that what drifts on the machine strikes all alike.
 
-    `num_seeds` overrides the experiments' own numbers. Tasks with the same key, of several experiments, are one.
+    The numbers override the experiments' own. Tasks with the same key, of several experiments, are one.
     """
     experiments = list(experiments)
-    planned = [*_trainings(experiments, num_seeds, gpu, num_processes), *_timings(experiments, machine, num_processes)]
+    planned = [*_trainings(experiments, num_seeds, gpu, num_processes),
+               *_timings(experiments, num_timings, machine, num_processes)]
     return first_of_each(planned, lambda task: task.key)
 
 
@@ -127,15 +131,19 @@ def _trainings(experiments: list[Experiment], num_seeds: int | None, gpu: bool, 
                 yield _task(experiment, cell, seed, partial(quality_key, seed=seed, num_processes=sharing))
 
 
-def _timings(experiments: list[Experiment], machine: Mapping[str, Any], num_processes: int) -> Iterator[Task]:
-    for experiment in experiments:
-        sharing = _sharing(experiment, num_processes)
-        for cell in filter(experiment.times, experiment.cells):
-            key_of = partial(speed_key, machine=dict(machine), num_processes=sharing)
-            yield _task(experiment, cell, None, key_of)
+def _timings(experiments: list[Experiment], num_timings: int | None, machine: Mapping[str, Any],
+             num_processes: int) -> Iterator[Task]:
+    number_of = lambda experiment: experiment.timings if num_timings is None else num_timings
+    for repeat in range(max(map(number_of, experiments), default=0)):
+        for experiment in (one for one in experiments if repeat < number_of(one)):
+            key_of = partial(speed_key, machine=dict(machine), repeat=repeat,
+                             num_processes=_sharing(experiment, num_processes))
+            for cell in (one for one in experiment.cells if one.has_steps):
+                yield _task(experiment, cell, None, key_of, repeat)
 
 
-def _task(experiment: Experiment, cell: Cell, seed: int | None, key_of: Callable[[CellConfig], str]) -> Task:
+def _task(experiment: Experiment, cell: Cell, seed: int | None, key_of: Callable[[CellConfig], str],
+          repeat: int = 0) -> Task:
     """The task and, behind it, those with half its batch, as often as the experiment has it halved."""
     chain = [cell]
     for _ in range(experiment.launch.halve_batch_after_oom):
@@ -147,7 +155,7 @@ def _task(experiment: Experiment, cell: Cell, seed: int | None, key_of: Callable
                           note=cell.note, axes=cell.axes))
     task: Task | None = None
     for each in reversed(chain):
-        task = Task(experiment.name, each, key_of(each.config), seed, experiment.launch.timeout_s, task)
+        task = Task(experiment.name, each, key_of(each.config), seed, experiment.launch.timeout_s, task, repeat)
     assert task is not None
     return task
 

@@ -1,7 +1,7 @@
 """The plan of a sweep in a terminal: what each cell costs, and how much of it is done. No torch."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from tabulate import tabulate
 
@@ -21,12 +21,11 @@ def show(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Map
         rows = []
         for cell in cells_of(experiment, planned):
             mine = [task for task in planned if is_of(task, cell.config)]
-            trained, timed = ([_state(t, latest) for t in mine if (t.seed is None) == speed] for speed in (False, True))
             rows.append({
                 "cell": cell.label,
                 **_costs(cell.config),
-                "trained": f"{trained.count('done')}/{len(trained)}" + (" failed" if "failed" in trained else ""),
-                "timed": ", ".join(timed) or "not asked for",
+                "trained": _share_done([task for task in mine if task.seed is not None], latest),
+                "timed": _share_done([task for task in mine if task.seed is None], latest),
             })
         print(f"\n{experiment.name}: {experiment.question}\n")
         print(tabulate(rows, headers="keys", intfmt=",", floatfmt=",.2f", missingval="-"))
@@ -86,6 +85,8 @@ def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
     return f" About {duration(sum(s for s in left if s))} of one process are left."
 
 
-def _state(task: Task, latest: Mapping[str, Record]) -> str:
-    record = latest.get(task.key)
-    return "missing" if record is None else "done" if record.status == "ok" else "failed"
+def _share_done(mine: Sequence[Task], latest: Mapping[str, Record]) -> str:
+    """e.g. `1/3`, `1/3 failed`."""
+    states = [latest[task.key].status for task in mine if task.key in latest]
+    failed = " failed" if any(state != "ok" for state in states) else ""
+    return f"{states.count('ok')}/{len(mine)}{failed}" if mine else "not asked for"

@@ -111,4 +111,4 @@ def outcome(record: Record) -> str:
         return f"test accuracy {record.epochs.test_accuracy[-1]:.2%}, {time_taken}"
     from bench.records.timings import training  # brings scipy
 
-    return f"{training(record).images_per_s:,.0f} images/s"
+    return f"{training([record]).images_per_s:,.0f} images/s"

@@ -46,9 +46,8 @@ class Request:
         if len(modes := {each.launch.mode for each in experiments}) > 1:
             raise ValueError("experiments with launch.mode 'cells' and 'ddp' cannot share one launch: run them apart")
         gpu, machine = environment.uses_gpu(), environment.speed_identity(environment.collect(asked.threads))
-        planned = tasks(experiments, num_seeds=asked.seeds, gpu=gpu, num_processes=world.num_processes, machine=machine)
-        if asked.untimed:
-            planned = [task for task in planned if task.seed is not None]
+        planned = tasks(experiments, num_seeds=asked.seeds, num_timings=asked.timings, gpu=gpu, machine=machine,
+                        num_processes=world.num_processes)
         return cls(asked, world, experiments, planned, Store(asked.store), gpu=gpu,
                    ddp=modes == {"ddp"} and world.num_processes > 1)
 

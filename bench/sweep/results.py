@@ -44,8 +44,8 @@ class Line(NamedTuple):
         trained = [record for record in good if isinstance(record, TrainRecord)]
         timed = [record for record in good if isinstance(record, SpeedRecord)]
         accuracy = summarize([record.epochs.test_accuracy[-1] for record in trained]) if trained else None
-        rate = training(timed[0]) if timed else None
-        disturbed = bool(timed) and was_disturbed(timed[0])
+        rate = training(timed) if timed else None
+        disturbed = any(map(was_disturbed, timed))
         return cls(
             cell=cell, accuracy=float(percent(accuracy.mean)) if accuracy else None,
             sd=100 * accuracy.sd if accuracy and accuracy.n > 1 else None, num_seeds=len(trained),

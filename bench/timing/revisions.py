@@ -3,6 +3,7 @@
 Each block is a process of its own, A B, B A, ..., so that neither revision keeps a lucky memory layout.
 """
 
+import argparse
 import io
 import json
 import os
@@ -19,6 +20,7 @@ from typing import Any
 from bench.environment import ROOT
 from bench.records.side_records import METRICS, Metric, Pairs
 from bench.timing.interleave import interleave
+from fmnist_core.config import CellConfig, to_dict
 
 WORKING_TREE = "working-tree"
 """In the place of a revision: the files as they are, committed or not."""
@@ -32,11 +34,17 @@ def commit_of(revision: str) -> str | None:
     return found.stdout.decode().strip() if found.returncode == 0 else None
 
 
-def time_in_turns(commits: Sequence[str], request: Mapping[str, Any], rounds: int) -> dict[Metric, Pairs]:
-    """Blocks of two commits, `request` as in `bench.timing.block.main`. Raises ValueError where one cannot be timed."""
+def request(cell: CellConfig, options: argparse.Namespace) -> dict[str, Any]:
+    """What `bench.timing.block.main` is asked for, by the options of a command."""
+    return {"cell": to_dict(cell), "threads": options.threads, "data_dir": options.data_dir,
+            "min_block_s": options.block_s}
+
+
+def time_in_turns(commits: Sequence[str], asked: Mapping[str, Any], rounds: int) -> dict[Metric, Pairs]:
+    """Blocks of two commits, by a `request`. Raises ValueError where one cannot be timed."""
     with _tree(commits[0]) as tree_a, _tree(commits[1]) as tree_b:
-        blocks = interleave({"a": lambda: _block(tree_a, commits[0], request),
-                             "b": lambda: _block(tree_b, commits[1], request)}, rounds)
+        blocks = interleave({"a": lambda: _block(tree_a, commits[0], asked),
+                             "b": lambda: _block(tree_b, commits[1], asked)}, rounds)
     return {metric: Pairs(a_s=[block[metric] for block in blocks["a"]], b_s=[block[metric] for block in blocks["b"]])
             for metric in METRICS if metric in blocks["a"][0] and metric in blocks["b"][0]}
 
@@ -56,10 +64,10 @@ def _tree(commit: str) -> Iterator[Path]:
         yield Path(folder).resolve()
 
 
-def _block(tree: Path, commit: str, request: Mapping[str, Any]) -> dict[str, float]:
+def _block(tree: Path, commit: str, asked: Mapping[str, Any]) -> dict[str, float]:
     folders = [str(tree), str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": str(request["threads"])}
-    command = [sys.executable, "-P", "-m", "bench.timing.block", json.dumps(dict(request))]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": str(asked["threads"])}
+    command = [sys.executable, "-P", "-m", "bench.timing.block", json.dumps(dict(asked))]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if run.returncode:
         reason = (run.stderr.strip().splitlines() or [f"exit code {run.returncode}"])[-1]
