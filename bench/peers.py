@@ -131,12 +131,14 @@ def _get_ready(stack: contextlib.ExitStack, chosen: Sequence[System], request: M
 
 
 def to_run(answers: Sequence[Mapping[str, Any]], request: Mapping[str, Any]) -> PeerRun:
-    """The answers of one system's processes, which all began at the same time."""
+    """The answers of one system's processes. Their timed epochs need not coincide: the time goes from the first start
+    to the last end of any."""
     first = min(1, request["epochs"] - 1)  # the first epoch also compiles, allocates, and fills caches
+    timed = [answer["epochs_at"][first:] for answer in answers]
     models = sum(len(answer["test_accuracies"]) for answer in answers)
     return PeerRun(
         images=models * request["images"] * (request["epochs"] - first),
-        train_s=max(sum(answer["epoch_s"][first:]) for answer in answers),
+        train_s=max(spans[-1][1] for spans in timed) - min(spans[0][0] for spans in timed),
         num_steps=request["epochs"] * -(-request["images"] // request["batch_size"]),
         test_accuracy=[accuracy for answer in answers for accuracy in answer["test_accuracies"]],
     )

@@ -145,7 +145,7 @@ class TrainRecord(_Part, tag_field="kind", tag="train", frozen=True, kw_only=Tru
     reason: str = ""
     """Why the status is not `ok`."""
     epochs: Epochs = Epochs()
-    """What was measured after each epoch."""
+    """What was measured after each epoch. Of a failure: of those before it, which are no result."""
     test: TestDetail = TestDetail()
     """The mistakes of the last epoch."""
     num_parameters: int = 0

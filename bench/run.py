@@ -95,9 +95,9 @@ def check(request: Request) -> Work:
     launch.check(request.experiments, world, gpu=request.gpu)
     dry_run.check_data(request.planned, asked.data_dir, world.num_processes if request.ddp else 1)
     latest = store.heads()
-    launched_at = launch.began_at() if world.num_restarts else math.inf
-    # Processes that torchrun has started again must not run again what this launch ran before that.
-    kept = store.since(launched_at) if world.num_restarts and (asked.rerun or asked.retry_failed) else ()
+    launched_at = launch.began_at(world)
+    # What this launch has run by now, before a restart or in a process that was faster, must not be run again.
+    kept = store.since(launched_at) if launched_at < math.inf and (asked.rerun or asked.retry_failed) else ()
     old = outdated(latest, rerun=asked.rerun, retry_failed=asked.retry_failed, kept=kept)
     work = Work(missing(request.planned, latest, old), old, launched_at)
     at_work = request.planned if asked.profile else work.left

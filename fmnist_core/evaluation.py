@@ -65,6 +65,13 @@ class History:
         accuracies = self.validation_accuracy
         return patience > 0 and len(accuracies) - 1 - accuracies.index(max(accuracies)) >= patience
 
+    def finished(self) -> "History":
+        """Of the epochs that were evaluated to the end, up to the first with a figure that is not finite."""
+        not_finite = [epoch for values in vars(self).values() for epoch, value in enumerate(values)
+                      if not math.isfinite(value)]
+        num = min([len(self.test_accuracy), *not_finite])
+        return History(**{name: values[:num] for name, values in vars(self).items()})
+
     def divergence(self) -> str:
         """The loss of the last epoch's evaluation that is not finite, in words; empty where all are. The losses of the
         steps may be finite where the last steps went too far."""

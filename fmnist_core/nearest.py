@@ -7,6 +7,13 @@ from collections.abc import Iterable
 
 FEW = 2
 """Keys so few are all named."""
+CUSTOMARY = {
+    "lr": "learning_rate", "bs": "global_batch_size", "batch": "global_batch_size", "batch_size": "global_batch_size",
+    "wd": "weight_decay", "opt": "optimizer", "clip": "gradient_clip_norm", "grad_clip": "gradient_clip_norm",
+    "accumulation": "gradient_accumulation", "patience": "early_stopping_patience", "amp": "precision",
+    "dtype": "precision", "init": "initialization", "scheduler": "schedule", "lr_scheduler": "schedule",
+}
+"""What others call some of our keys: the spelling does not tell."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -16,12 +23,13 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """The same for dotted keys, by the last name: `width` may mean `model.width`."""
+    """The same for dotted keys, by the last name: `width` may mean `model.width`, and `lr` what is customary."""
     section, _, name = key.rpartition(".")
     # The first of several counts, so those of the section asked for come first.
     keys = sorted(known, key=lambda each: each.rpartition(".")[0] != section)
     names = [each.rpartition(".")[2] for each in keys]
-    matches = difflib.get_close_matches(name, names, n=1)
+    customary = CUSTOMARY.get(name)
+    matches = [customary] if customary in names else difflib.get_close_matches(name, names, n=1)
     return did_you_mean(keys[names.index(matches[0])]) if matches else ""
 
 

@@ -63,8 +63,17 @@ class Steps:
         self.network = self.accelerator.unwrap_model(self.model)
         self.average = Average(self.network, self.cell.train.ema) if self.cell.train.ema else None
         if self.cell.execution.compile != "no":
-            self.model = torch.compile(self.model, mode=self.cell.execution.compile, dynamic=False)
+            self._compile(self.cell.execution.compile)
         self.replay = Replay(self.torch_optimizer, self.rates()) if self.captured else None
+
+    def _compile(self, mode: str) -> None:
+        """The model; under DDP the network inside. DDP's own forward cannot be traced, and where the compiler gives up
+        there it also leaves an `nn.Sequential` as it is, since it compiles none of PyTorch's own modules by itself."""
+        compiled = torch.compile(self.network if self.num_processes > 1 else self.model, mode=mode, dynamic=False)
+        if self.num_processes > 1:
+            self.model.module = compiled
+        else:
+            self.model = compiled
 
     @property
     def torch_optimizer(self) -> Any:

@@ -1,6 +1,7 @@
 """`bench/run.py` with everything but the training: no torch, a cell in no time.
 
 $PRETEND_S: seconds that a cell takes, 0.01 if not given. $PRETEND_LOG: a file that gets the key of each cell begun.
+$PRETEND_LATE_S: seconds that every process but rank 0 waits before it begins.
 """
 
 import os
@@ -10,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import bench.sweep
-from bench import run
+from bench import environment, run
 from bench.record import Epochs, TrainRecord
 from bench.sweep.plan import Task
 
@@ -19,10 +20,11 @@ def train(task: Task, attempt: Any, conditions: Any) -> TrainRecord:
     seconds = float(os.environ.get("PRETEND_S", "0.01"))
     with open(os.environ.get("PRETEND_LOG", os.devnull), "a") as log:
         log.write(f"{task.key}\n")
+    started_at = environment.now()
     time.sleep(seconds)
     assert task.seed is not None
     return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, cell={},
-                       epochs=Epochs(test_accuracy=[0.5]), wall_s=seconds)
+                       epochs=Epochs(test_accuracy=[0.5]), started_at=started_at, wall_s=seconds)
 
 
 def modules() -> dict[str, ModuleType]:
@@ -46,4 +48,6 @@ if __name__ == "__main__":
     for name, module in {**modules(), "results": results}.items():
         sys.modules[module.__name__] = module
         setattr(bench.sweep, name, module)
+    if os.environ.get("RANK", "0") != "0":
+        time.sleep(float(os.environ.get("PRETEND_LATE_S", "0")))
     sys.exit(run.main())

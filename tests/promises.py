@@ -108,9 +108,11 @@ PROMISES = (
         ("distributed/test_faults.py::test_a_rank_that_fails_ends_its_cell_and_not_the_sweep",
          "test_attempts.py::test_blame"), ("ranks that raised, were killed or had no memory",)),
     Promise(
-        "What `--rerun` and `--retry-failed` ask for is done once a launch, also where that starts processes anew.",
+        "What `--rerun` and `--retry-failed` ask for is done once a launch, also where that starts processes anew "
+        "or one late.",
         ("distributed/test_faults.py::test_failures_are_tried_again_when_asked_though_one_fails_again_and_the_launcher_"
          "starts_anew",
+         "distributed/test_faults.py::test_a_process_that_comes_late_runs_nothing_that_this_launch_has_run_again",
          "test_attempts.py::test_processes_that_the_launcher_started_again_do_not_run_again_what_they_did")),
     Promise(
         "A training beside which another of the same store ran on its machine says so, and its time is no measurement.",

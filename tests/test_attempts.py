@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -183,7 +184,7 @@ def test_processes_that_the_launcher_started_again_do_not_run_again_what_they_di
     assert run.main([*arguments, "--rerun"]) == 0
     assert len(records.read_text().splitlines()) == 2
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-    monkeypatch.setattr(launch, "began_at", lambda: time.time() + 1)  # what is there was made before this launch
+    monkeypatch.setattr(launch, "began_at", lambda started: time.time() + 1)  # what is there is from before this
     assert run.main([*arguments, "--rerun"]) == 0
     assert len(records.read_text().splitlines()) == 3
 
@@ -196,19 +197,48 @@ def test_a_restart_hears_what_this_launch_left_and_forgets_what_was_there_before
         os.utime(attempt._note, (time.time() - age_s,) * 2)
         attempt.forget(began)
         assert attempt._note.exists() is kept
-    attempt.forget(math.inf)  # by the first processes of a launch: from the start
+    attempt.forget(math.inf)  # by a process alone: from the start
     assert not attempt._note.exists()
     attempt.forget(began)
 
 
-def test_a_launch_began_when_its_launcher_did():
-    code = "import time; from bench.sweep import launch; print(time.time(), launch.began_at())"
-    process = f"import subprocess, sys, time; time.sleep(3); subprocess.run([sys.executable, '-c', {code!r}])"
+@pytest.mark.parametrize("launcher", ["torchrun", "a shell"])
+def test_a_launch_began_when_torchrun_did_or_the_process_itself(launcher, monkeypatch):
+    code = "import time; from bench.sweep import launch; print(time.time(), launch.began_at(launch.World(0, 2)))"
+    process = f"import subprocess, sys, time; time.sleep(5); subprocess.run([sys.executable, '-c', {code!r}])"
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    if launcher == "torchrun":
+        monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     before = time.time()
     done = subprocess.run([sys.executable, "-c", process], capture_output=True, text=True, check=True)
     now, began = map(float, done.stdout.split())
-    assert before - 1.5 <= began <= before + 1.5
-    assert now - began > 2
+    assert now - before > 5
+    assert began <= now
+    assert (began <= before + 1.5) is (launcher == "torchrun")
+    assert began >= before - 1.5
+
+
+def test_where_no_system_says_when_a_launch_began_only_a_restart_keeps_what_it_finds(monkeypatch):
+    monkeypatch.setattr(launch, "Path", lambda path: Path("/nowhere"))
+    assert launch.began_at(launch.World(0, 2, num_restarts=1)) == 0
+    assert launch.began_at(launch.World(0, 2)) == math.inf
+
+
+def test_what_another_process_of_this_launch_has_done_is_not_done_again(sweep, monkeypatch):
+    """A process that comes to the store after another has finished a cell; and one process alone."""
+    arguments, _, records = sweep
+    again = [*arguments, "--rerun"]
+    assert run.main(arguments) == 0
+    assert run.main(again) == 0
+    assert len(records.read_text().splitlines()) == 2
+    launched_at = time.time() - 60
+    monkeypatch.setattr(launch, "world", lambda: launch.World(1, 2, 1, 2))
+    monkeypatch.setattr(launch, "began_at", lambda started: launched_at)
+    assert run.main(again) == 0
+    assert len(records.read_text().splitlines()) == 2
+    launched_at = time.time() + 60
+    assert run.main(again) == 0
+    assert len(records.read_text().splitlines()) == 3
 
 
 def test_a_smaller_batch_is_tried_when_asked_and_has_a_record_of_its_own(sweep, tmp_path):

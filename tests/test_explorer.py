@@ -94,6 +94,13 @@ def test_samples_are_thinned_and_the_page_is_told() -> None:
     assert curves["loss"] == [[[]] * 32, [[]] * 32, [[0.25, 0.5]] * 32]
 
 
+def test_the_curve_of_a_seed_that_failed_says_so() -> None:
+    config = GRID.cells[0].config
+    content = explorer.content([train(config, 0, 0.5), train(config, 1, 0.25, status="diverged", reason="inf")], [GRID])
+    assert content["cells"][0]["curves"]["seeds"] == [0, "1 (diverged)"]
+    assert column(content, "test")[0] == 50.0
+
+
 def test_records_of_no_experiment_have_lines_and_stale_ones_are_counted() -> None:
     # The same cell and seed by another version of the training code has another key.
     stale = msgspec.structs.replace(train(other(2), 0, 0.5), quality_key="f" * 16)

@@ -115,7 +115,7 @@ def test_a_record_says_what_it_is_of_and_the_ceilings_of_its_precision(quick, mo
 
 def test_the_peak_is_not_that_of_the_trainings_that_a_choice_was_made_by(quick, monkeypatch):
     order, make = [], measure.Training
-    monkeypatch.setattr(compile_choice, "_time_modes", lambda training_of: order.append("chosen") or {"no": 1.0})
+    monkeypatch.setattr(compile_choice, "_time_modes", lambda cell, training_of: order.append("chosen") or {"no": 1.0})
     monkeypatch.setattr(memory, "forget_earlier_peaks", lambda: order.append("forgotten"))
     monkeypatch.setattr(measure, "Training", lambda *arguments: order.append("made") or make(*arguments))
     record_of(cell(compile="auto"), StepClock(monkeypatch))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from bench import experiment
-from bench.record import SpeedRecord, TrainRecord
+from bench.record import Epochs, SpeedRecord, TestDetail, TrainRecord
 from bench.sweep import device, one_task, watch
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
@@ -34,9 +34,9 @@ from tests.small import small_dataset
 pytestmark = pytest.mark.usefixtures("small_data")
 
 
-def misbehaving(how="", after=3, timeout_s=0.0, seed=0, optimizer="adam", **train) -> Task:
+def misbehaving(how="", after=3, timeout_s=0.0, seed=0, optimizer="adam", global_batch_size=48, **train) -> Task:
     config = CellConfig(model=CustomModel(factory="tests.misbehaving:linear", options={"how": how, "after": after}),
-                        train=TrainConfig(epochs=2, global_batch_size=48, optimizer=optimizer, **train),
+                        train=TrainConfig(epochs=2, global_batch_size=global_batch_size, optimizer=optimizer, **train),
                         data=small_dataset().config, execution=ExecutionConfig(memory_format="contiguous"))
     return Task("e", experiment.Cell(config=config), quality_key(config, 0), seed, timeout_s)
 
@@ -75,6 +75,26 @@ def test_a_failure_is_a_record_with_its_reason(how, seed, status, reason, tmp_pa
     assert re.fullmatch(reason, record.reason), record.reason
     assert record.environment.num_threads == 1
     assert record.started_at
+
+
+@pytest.mark.parametrize(("how", "status"), [("nan", "diverged"), ("raise", "error"), ("oom", "oom")])
+def test_a_failure_keeps_the_epochs_before_it(how, status, tmp_path):
+    failed, whole = run(misbehaving(how, after=7), tmp_path), run(misbehaving(), tmp_path)
+    assert failed.status == status
+    assert len(failed.epochs.train_s) == 1
+    for name, values in msgspec.structs.asdict(whole.epochs).items():
+        assert len(values) == 2
+        if name != "train_s":
+            assert getattr(failed.epochs, name) == values[:1], name
+    assert failed.test == TestDetail()
+    for name in ("num_parameters", "multiply_adds", "num_train", "num_validation", "num_test", "labels"):
+        assert getattr(failed, name) == getattr(whole, name), name
+
+
+def test_an_epoch_whose_losses_are_not_finite_is_not_kept(tmp_path):
+    record = run(misbehaving(optimizer="sgd", learning_rate=1e39, global_batch_size=230), tmp_path)
+    assert re.fullmatch("the loss on the training images was (nan|inf) after epoch 1", record.reason)
+    assert (record.status, record.epochs) == ("diverged", Epochs())
 
 
 @pytest.mark.parametrize(("text", "status"), [

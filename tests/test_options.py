@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.inputs import options
+from bench.inputs.decoding import SECTIONS
+from fmnist_core.nearest import CUSTOMARY
 
 ROOT = Path(__file__).resolve().parent.parent
 RUN = "bench/run.py"
@@ -78,7 +80,8 @@ def test_an_unknown_option_is_answered_with_the_nearest(call_run, option, neares
 
 
 @pytest.mark.parametrize(("option", "setting"), [
-    ("--epochs", "train.epochs"), ("--batch-size", "train.global_batch_size"), ("--device", "launch.device")])
+    ("--epochs", "train.epochs"), ("--batch-size", "train.global_batch_size"), ("--device", "launch.device"),
+    ("--lr", "train.learning_rate")])
 def test_a_setting_is_no_option(call_run, option, setting):
     assert f"; did you mean '--set {setting}=VALUE'?" in call_run(option, "1")[2]
 
@@ -98,3 +101,9 @@ def test_an_unknown_label_is_answered_with_the_nearest(call_run):
 @pytest.mark.parametrize(("text", "label"), [("1", "1"), ("true", "true"), ('"1"', "1"), ("Trial-2", "Trial-2")])
 def test_a_label_is_text_whatever_it_reads_as(text, label):
     assert options.filters(options.parser("").parse_args(["quick", "--only", f"label={text}"])) == {"label": [label]}
+
+
+def test_customary_names_are_of_settings_that_there_are():
+    known = {key for kind in SECTIONS.values() for key in kind.__struct_fields__}
+    assert set(CUSTOMARY.values()) <= known
+    assert not known & set(CUSTOMARY)

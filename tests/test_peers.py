@@ -4,6 +4,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import time
 
 import pytest
 import torch
@@ -43,9 +44,10 @@ def test_every_system_does_the_work(work, name, monkeypatch):
     monkeypatch.setattr(peer_systems, "NUM_FUSED", 2)
     peer = SYSTEMS[name](work)
     assert peer.num_parameters == 313_346
-    seconds = peer.train(4)
-    assert len(seconds) == 4
-    assert all(second > 0 for second in seconds)
+    spans = peer.train(4)
+    assert len(spans) == 4
+    assert sorted(spans) == spans
+    assert all(start < end for start, end in spans)
     accuracies = peer.test_accuracies()
     assert len(accuracies) == (2 if name == "fused" else 1)
     assert min(accuracies) > 0.8  # the synthetic classes are far apart; 0.1 is chance
@@ -69,14 +71,22 @@ def test_images_are_the_first_ones(work):
 
 def test_what_is_counted_by_hand():
     # two processes, three epochs of 100 images in 4 batches; the first epoch does not count
-    answers = [{"epoch_s": [9.0, 1.0, 2.0], "test_accuracies": [0.5]},
-               {"epoch_s": [9.0, 2.0, 2.0], "test_accuracies": [0.7]}]
+    answers = [{"epochs_at": [(0.0, 9.0), (9.0, 10.0), (10.0, 12.0)], "test_accuracies": [0.5]},
+               {"epochs_at": [(0.0, 9.0), (9.0, 11.0), (11.0, 13.0)], "test_accuracies": [0.7]}]
     run = peers.to_run(answers, REQUEST)
     assert run == side_records.PeerRun(images=400, train_s=4.0, num_steps=12, test_accuracy=[0.5, 0.7])
-    once = peers.to_run([{"epoch_s": [9.0], "test_accuracies": [0.5]}], REQUEST | {"epochs": 1})
+    once = peers.to_run([{"epochs_at": [(1.0, 10.0)], "test_accuracies": [0.5]}], REQUEST | {"epochs": 1})
     assert (once.images, once.train_s) == (100, 9.0)
-    fused = peers.to_run([{"epoch_s": [9.0, 1.0, 1.0], "test_accuracies": [0.5] * 16}], REQUEST)
+    fused = peers.to_run([{**answers[0], "test_accuracies": [0.5] * 16}], REQUEST)
     assert fused.images == 16 * 200
+
+
+def test_processes_that_do_not_train_at_the_same_time_share_no_time():
+    """Each trains for 2 s after its first epoch, the second as the first is done: 400 images in 5 s, not in 2 s."""
+    answers = [{"epochs_at": [(0.0, 9.0), (9.0, 10.0), (10.0, 11.0)], "test_accuracies": [0.5]},
+               {"epochs_at": [(3.0, 12.0), (12.0, 13.0), (13.0, 14.0)], "test_accuracies": [0.7]}]
+    run = peers.to_run(answers, REQUEST)
+    assert (run.images, run.train_s) == (400, 5.0)
 
 
 def test_systems_take_turns_with_new_seeds_and_leave_when_they_fail(monkeypatch):
@@ -95,7 +105,8 @@ def test_systems_take_turns_with_new_seeds_and_leave_when_they_fail(monkeypatch)
         seen.append(len(started))
         if crew[0].asked == ("fails", 1):
             raise WorkerFailed("out of luck")
-        return [{"epoch_s": [1.0, 1.0, 1.0], "num_parameters": 7, "libraries": {"lib": "1"}, "test_accuracies": [0.5]}]
+        return [{"epochs_at": [(0.0, 1.0), (1.0, 2.0), (2.0, 3.0)], "num_parameters": 7, "libraries": {"lib": "1"},
+                 "test_accuracies": [0.5]}]
 
     monkeypatch.setattr(peers, "start", lambda stack, system, request: [Ready(system.name, request["round"])])
     monkeypatch.setattr(peers, "train", train)
@@ -127,8 +138,10 @@ def test_without_the_reference_nothing_is_stored(tmp_path, capsys, monkeypatch):
 def test_processes_start_together_and_failures_say_why():
     with contextlib.ExitStack() as stack:
         start = lambda worker, **asked: peers.start(stack, System("x", "", worker, 1, 1), REQUEST | asked)
-        (run,) = peers.train(start("raw", round=0, images=60, epochs=1))
-        assert len(run["epoch_s"]) == 1
+        crew, told_at = start("raw", round=0, images=60, epochs=1), time.monotonic()
+        (run,) = peers.train(crew)
+        [(began, ended)] = run["epochs_at"]
+        assert told_at < began < ended < time.monotonic()  # the clock is that of this process, too
         assert run["num_parameters"] == 313_346
         crew = start("no such system", round=0)
         for wait in (crew[0].wait_until_ready, lambda: peers.train(crew)):  # it fails again when its turn comes
@@ -187,4 +200,4 @@ def test_a_worker_waits_for_the_word(monkeypatch, capsys):
     monkeypatch.setattr(peer_systems.sys, "stdin", type("In", (), {"readline": listen})())
     peer_systems.main("raw", json.dumps(REQUEST | {"seed": 0, "threads": 1, "epochs": 1}))
     assert order == ["ready\n"]
-    assert set(json.loads(capsys.readouterr().out)) == {"epoch_s", "num_parameters", "libraries", "test_accuracies"}
+    assert set(json.loads(capsys.readouterr().out)) == {"epochs_at", "num_parameters", "libraries", "test_accuracies"}

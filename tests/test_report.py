@@ -6,13 +6,14 @@ import subprocess
 import sys
 
 import msgspec
+import pandas as pd
 import pytest
 
 from bench import experiment, frame, report
 from bench.formatting import escape, significant
 from bench.pages import explorer, pictures, readme, tables
 from bench.pages.tables import settings_table, shared_settings
-from bench.record import Inference, Labels, TrainRecord
+from bench.record import Epochs, Inference, Labels, TrainRecord
 from bench.records.lines import encode
 from bench.records.machines import Machine
 from bench.records.noise import resolvable_unpaired
@@ -118,6 +119,22 @@ def test_failed_seeds_are_rows_with_their_reason():
     assert rows_of(text, "kernel_size 3")[0][1] == "2 waiting, 1 oom"
     assert "- kernel_size 2: diverged, 1 seed (first: 1): loss \\| nan at step 3" in text
     assert "- kernel_size 3: oom, 1 seed (first: 0): no reason recorded" in text
+
+
+def test_the_epochs_before_a_failure_enter_no_figure():
+    final = experiment.load("final")
+    records = complete(["final"])
+    texts, tables_of = [], []
+    for epochs in ({}, {"test": 0.1, "validation": 0.1, "train": 0.2}):
+        told = [trained(final, cell, 3, **epochs) for cell in final.cells]
+        if not epochs:
+            told = [msgspec.structs.replace(one, epochs=Epochs()) for one in told]
+        told = [*records, *(msgspec.structs.replace(one, status="diverged", reason="inf") for one in told)]
+        texts.append(text_of(told, final))
+        tables_of.append(frame.rows(told, [final]))
+    assert texts[0] == texts[1]
+    assert "1 diverged" in texts[0]
+    pd.testing.assert_frame_equal(*tables_of)
 
 
 def test_the_last_record_of_a_key_counts():

@@ -17,6 +17,8 @@ from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
 from bench.sweep.plan import siblings, tasks
 from bench.sweep.request import Request
+from fmnist_core.fused.training import fused_fit
+from fmnist_core.steps import Diverged
 from tests.small import small_dataset
 
 CONTENT = {"question": "Which?", "seeds": {"cpu": 3, "cuda": 3}, "timings": 0,
@@ -78,6 +80,30 @@ def test_a_record_per_seed_that_says_it_was_fused_and_agrees_with_the_seed_alone
     assert records[1].epochs.train_loss == pytest.approx(alone.epochs.train_loss, rel=1e-3)
     assert sum(map(sum, records[1].test.confusion)) == 70
     assert records[1].num_parameters == alone.num_parameters
+
+
+def test_a_failure_of_the_group_keeps_what_each_seed_has_learnt(planned):
+    def fail(training):
+        if training.epoch == 1:
+            raise RuntimeError("a fault")
+
+    group = [planned[0], *siblings(planned[0], planned)]
+    whole, failed = (together.run(group, Conditions(num_threads=1, on_epoch=how)) for how in (None, fail))
+    for one, other in zip(whole, failed, strict=True):
+        assert (other.status, other.num_parameters) == ("error", one.num_parameters)
+        assert other.epochs.test_loss == one.epochs.test_loss[:1]
+        assert other.labels == one.labels
+
+
+def test_a_seed_that_diverges_keeps_what_it_has_learnt(planned, monkeypatch):
+    def diverge(training, **options):
+        outcomes = fused_fit(training, **options)
+        return [outcomes[0], Diverged("of its own"), outcomes[2]]
+
+    monkeypatch.setattr(together, "fused_fit", diverge)
+    records = together.run([planned[0], *siblings(planned[0], planned)], Conditions(num_threads=1))
+    assert [record.status for record in records] == ["ok", "diverged", "ok"]
+    assert [len(record.epochs.test_accuracy) for record in records] == [2, 2, 2]
 
 
 @pytest.mark.parametrize("notice_comes", [False, True])

@@ -15,6 +15,7 @@ from bench.inputs.dotted import as_typed
 from bench.inputs.strict_parser import StrictParser, count_up_to, folder
 from bench.sweep import tracking
 from fmnist_core.config import DATASETS, CellConfig
+from fmnist_core.nearest import CUSTOMARY
 
 DEFAULT_STORE = "runs"
 MOST = 10_000
@@ -56,11 +57,12 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def _as_setting(unknown: str) -> str:
-    """`--epochs`, `--batch-size`: settings of a cell are no options."""
+    """`--epochs`, `--lr`: settings of a cell are no options."""
     name = unknown.strip("-").replace("-", "_")
+    name = CUSTOMARY.get(name, name)
     sections: dict[str, type[Struct]] = {**SECTIONS, "launch": experiment.Launch}
     keys = (f"{section}.{key}" for section, kind in sections.items() for key in kind.__struct_fields__
-            if key in (name, f"global_{name}"))
+            if key == name)
     return next((f"--set {key}=VALUE" for key in keys), "")
 
 

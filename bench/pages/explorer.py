@@ -89,7 +89,8 @@ def _curves(row: Row) -> dict[str, Any] | None:
     scale = {"accuracy": 100.0, "loss": 1.0}
     series = {kind: [[[rounded(scale[kind] * value) for value in getattr(one.epochs, name)[::every]] for one in shown]
                      for name in names] for kind, names in CURVES.items()}
-    return {"seeds": [one.seed for one in shown], "of": len(trained), "every": every, **series} if trained else None
+    seeds = [one.seed if one.status == "ok" else f"{one.seed} ({one.status})" for one in shown]
+    return {"seeds": seeds, "of": len(trained), "every": every, **series} if trained else None
 
 
 def _times(line: Line) -> dict[str, Any] | None:

@@ -91,8 +91,8 @@ class PeerRun(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     images: int
     """Trained on in the timed epochs, over all processes."""
     train_s: Annotated[float, Meta(gt=0.0)]
-    """Of the timed epochs in the slowest process; start-up, the first epoch where there are more, and evaluation
-    are not in it."""
+    """From the first start to the last end of a timed epoch in any process; start-up, the first epoch where there are
+    more, and evaluation are not timed."""
     num_steps: int
     """Optimizer steps of one training, all epochs."""
     test_accuracy: list[float]

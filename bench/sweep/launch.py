@@ -1,6 +1,7 @@
 """What the launcher says: how many processes, which device, and when to stop. Read from it, never assumed. No torch."""
 
 import contextlib
+import math
 import os
 import signal
 import sys
@@ -67,17 +68,22 @@ def world() -> World:
                  _number("LOCAL_WORLD_SIZE", 1), _number("TORCHELASTIC_RESTART_COUNT", 0))
 
 
-def began_at() -> float:
-    """Unix time at which this process's parent began: the launcher, which outlives the processes that it starts again.
+def began_at(started: World) -> float:
+    """Unix time at which this launch began: what has been done since then is not to be done again.
 
-    0 where the system does not say so.
+    Infinite for a process alone: all that it finds is from before it. Of torchrun, when this process's parent began,
+    which outlives the processes that it starts again; of others, which may be a shell that is hours old, when this
+    process began itself. Where the system does not say: once processes were started again, ever since.
     """
+    if started.num_processes == 1 and not started.num_restarts:
+        return math.inf
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else os.getpid()
     try:
-        fields = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{launcher}/stat").read_text().rpartition(")")[2].split()
         booted_at = next(line for line in Path("/proc/stat").read_text().splitlines() if line.startswith("btime"))
         return int(booted_at.split()[1]) + int(fields[19]) / os.sysconf("SC_CLK_TCK")
     except (OSError, StopIteration, ValueError, IndexError):
-        return 0.0
+        return 0.0 if started.num_restarts else math.inf
 
 
 def keeps_addresses() -> bool:

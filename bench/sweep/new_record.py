@@ -30,20 +30,27 @@ MAX_REASON = 400
 def trained(task: Task, dataset: Dataset, history: History, **found: Any) -> TrainRecord:
     """The record of a task that trained to its end. `found`: whatever else of the record is known."""
     assert task.seed is not None
-    return TrainRecord(
-        experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
-        epochs=Epochs(**asdict(history)), num_train=len(dataset.train), num_validation=len(dataset.validation),
-        num_test=len(dataset.test), **found)
+    return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, cell=to_dict(task.cell.config),
+                       **learnt(dataset, history), **found)
 
 
-def failed(task: Task, status: Status, reason: str, num_processes: int = 1) -> Record:
-    """The record of a task that gave no result, as of now and of this machine. `num_processes`: that share it."""
+def learnt(dataset: Dataset, history: History) -> dict[str, Any]:
+    """What a record says of its epochs, and of the images that they were of."""
+    return {"epochs": Epochs(**asdict(history)), "num_train": len(dataset.train),
+            "num_validation": len(dataset.validation), "num_test": len(dataset.test)}
+
+
+def failed(task: Task, status: Status, reason: str, num_processes: int = 1, **found: Any) -> Record:
+    """The record of a task that gave no result, as of now and of this machine. `num_processes`: that share it.
+
+    `found`: what is known of a training all the same, as the epochs before it failed.
+    """
     about: dict[str, Any] = {"cell": to_dict(task.cell.config), "status": status, "reason": reason,
                              "labels": Labels(num_processes=num_processes),
                              "started_at": environment.now(), "environment": environment.collect()}
     if task.seed is None:
         return SpeedRecord(experiment=task.experiment, speed_key=task.key, repeat=task.repeat, **about)
-    return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, **about)
+    return TrainRecord(experiment=task.experiment, quality_key=task.key, seed=task.seed, **{**about, **found})
 
 
 def details(logits_NK: torch.Tensor, labels_N: torch.Tensor,

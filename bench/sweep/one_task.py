@@ -3,6 +3,7 @@
 import warnings
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
@@ -35,17 +36,18 @@ def run(task: Task, attempt: Attempt, conditions: Conditions) -> Record:
     started_at, watch = environment.now(), TrainingWatch(task, attempt, conditions)
     device.set_up(task, conditions.num_threads)
     before, others = usage(), SharedMachineWatch(conditions)
+    so_far: dict[str, Any] = {}
     try:
         dataset = device.dataset_of(task, conditions.data_dir)
         if task.seed is None:
             record: Record = measure(task.cell.config, dataset, experiment=task.experiment, speed_key=task.key,
                                      repeat=task.repeat)
         else:
-            record = _train(task, dataset, watch, others.after_epoch, conditions.keep_weights)
+            record = _train(task, dataset, watch, others.after_epoch, conditions.keep_weights, so_far)
             on_cpu = dataset.train.labels_N.device.type == "cpu" and attempt.num_processes == 1
             others.seen |= on_cpu and kept_waiting(before, usage())
     except Exception as error:
-        record = new_record.failed(task, *new_record.explain(error, task), attempt.num_processes)
+        record = new_record.failed(task, *new_record.explain(error, task), attempt.num_processes, **so_far)
         if attempt.num_processes > 1:
             ranks.fail(attempt, error, record.status, record.reason)
     if record.status == "oom" or torch.cuda.is_available():
@@ -59,7 +61,8 @@ def run(task: Task, attempt: Attempt, conditions: Conditions) -> Record:
 
 
 def _train(task: Task, dataset: Dataset, watch: TrainingWatch, on_epoch: OnStep | None,
-           keep_weights: Path | None) -> TrainRecord:
+           keep_weights: Path | None, so_far: dict[str, Any]) -> TrainRecord:
+    """`so_far` is given what a record says of the training even if it fails."""
     assert task.seed is not None
     if isinstance(task.cell.config.model, Baseline):
         return _fit_baseline(task, task.seed, dataset, watch.num_processes)
@@ -69,12 +72,16 @@ def _train(task: Task, dataset: Dataset, watch: TrainingWatch, on_epoch: OnStep 
     rows = summarize(model, dataset.input_shape)
     watch.resume(training)
     labels = msgspec.structs.replace(labels, num_resumes=training.num_resumes)
-    history = fit(training, on_step=watch, on_epoch=on_epoch)
+    so_far |= {"labels": labels, "num_parameters": num_parameters(model), "multiply_adds": multiply_adds(rows)}
+    try:
+        history = fit(training, on_step=watch, on_epoch=on_epoch)
+    finally:
+        so_far |= new_record.learnt(dataset, training.history.finished())
     if keep_weights is not None and training.rank == 0:
         _save_weights(keep_weights / f"{task.key}.safetensors", training)
     test, extra = _details(training)
     return new_record.trained(task, dataset, history, labels=labels, test=test, extra=extra,
-                              num_parameters=num_parameters(model), multiply_adds=multiply_adds(rows))
+                              num_parameters=so_far["num_parameters"], multiply_adds=so_far["multiply_adds"])
 
 
 def _save_weights(path: Path, training: Training) -> None:

@@ -23,7 +23,7 @@ class Work(NamedTuple):
     outdated: Mapping[str, Known]
     """Records that are made anew."""
     launched_at: float
-    """Unix time of the launch that began these processes again; infinite where they are its first."""
+    """Unix time of the launch, whose processes may have done some of its work; infinite for a process alone."""
 
 
 @dataclass(frozen=True)

@@ -37,11 +37,13 @@ def run(group: Sequence[Task], conditions: Conditions) -> list[Record] | None:
     started_at, start = environment.now(), time.perf_counter()
     others = SharedMachineWatch(conditions)
     device.set_up(group[0], conditions.num_threads)
+    so_far: list[dict[str, Any]] = [{} for _ in group]
     try:
-        records = _train(group, conditions.data_dir, _watch(group, conditions.notice, start), others.after_epoch)
+        watch = _watch(group, conditions.notice, start)
+        records = _train(group, conditions.data_dir, watch, others.after_epoch, so_far)
     except Exception as error:
         status, reason = new_record.explain(error, group[0])
-        records = [new_record.failed(task, status, reason) for task in group]
+        records = [new_record.failed(task, status, reason, **known) for task, known in zip(group, so_far, strict=True)]
     free_memory()
     if records[0].status == "oom":
         return None
@@ -54,21 +56,26 @@ def run(group: Sequence[Task], conditions: Conditions) -> list[Record] | None:
 
 
 def _train(group: Sequence[Task], data_dir: str | None, on_step: Callable[[FusedTraining], None],
-           on_epoch: Callable[[Any], None] | None) -> list[Record]:
+           on_epoch: Callable[[Any], None] | None, so_far: list[dict[str, Any]]) -> list[Record]:
+    """`so_far`, an entry per seed, is given what a record says of the training even if it fails."""
     cell, dataset = group[0].cell.config, device.dataset_of(group[0], data_dir)
     training = FusedTraining(cell, [task.seed for task in group if task.seed is not None], dataset)
     labels, single = Labels(**asdict(observe(training))), training.single(0)
-    rows = summarize(single, dataset.input_shape)
-    outcomes = fused_fit(training, on_step=on_step, on_epoch=on_epoch)
+    about = {"labels": labels, "num_parameters": num_parameters(single),
+             "multiply_adds": multiply_adds(summarize(single, dataset.input_shape))}
+    try:
+        outcomes = fused_fit(training, on_step=on_step, on_epoch=on_epoch)
+    finally:
+        for known, history in zip(so_far, training.histories, strict=True):
+            known |= about | new_record.learnt(dataset, history.finished())
     records: list[Record] = []
-    for task, outcome, logits_NK in zip(group, outcomes, training.test_logits_NK, strict=True):
+    for task, outcome, known, logits_NK in zip(group, outcomes, so_far, training.test_logits_NK, strict=True):
         if isinstance(outcome, Diverged):
-            records.append(new_record.failed(task, "diverged", str(outcome)))
+            records.append(new_record.failed(task, "diverged", str(outcome), **known))
             continue
         assert logits_NK is not None  # of each seed that was evaluated
         test, extra = new_record.details(logits_NK, dataset.test.labels_N.cpu(), cell.train)
-        records.append(new_record.trained(task, dataset, outcome, labels=labels, test=test, extra=extra,
-                                          num_parameters=num_parameters(single), multiply_adds=multiply_adds(rows)))
+        records.append(new_record.trained(task, dataset, outcome, test=test, extra=extra, **about))
     return records
 
 

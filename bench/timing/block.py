@@ -131,9 +131,7 @@ def time_inference(training: Training, clock: Clock, batch_size: int) -> list[fl
 
     Of a single image the host waits for every result, as someone who asks for one does; batches follow each other.
     """
-    model = training.model
-    if training.num_processes > 1:
-        model = training.accelerator.unwrap_model(model, keep_torch_compile=False)
+    model = training.model if training.num_processes == 1 else training.network
     images_NCHW = training.dataset.images(training.dataset.test, torch.arange(batch_size, device=training.device))
 
     def answer() -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.timing.peer_work import TorchPeer, Work, timed
+from bench.timing.peer_work import Span, TorchPeer, Work, timed
 from fmnist_core.clock import synchronize
 from fmnist_core.models import layers as spec
 from fmnist_core.models.networks import layers_of
@@ -17,11 +17,11 @@ from fmnist_core.models.networks import layers_of
 class Lightning(TorchPeer):
     """lightning.Trainer without logger, checkpoints and bar; images as float tensors in a DataLoader."""
 
-    def train(self, epochs: int) -> list[float]:
+    def train(self, epochs: int) -> list[Span]:
         import lightning
 
         self.libraries = {"lightning": lightning.__version__}
-        work, network, seconds = self.work, self.model, list[float]()
+        work, network, spans = self.work, self.model, list[Span]()
 
         class Module(lightning.LightningModule):  # type: ignore[misc]
             def __init__(self) -> None:
@@ -37,11 +37,11 @@ class Lightning(TorchPeer):
 
         class Watch(lightning.Callback):  # type: ignore[misc]
             def on_train_epoch_start(self, *_: Any) -> None:
-                self.start = time.perf_counter()
+                self.start = time.monotonic()
 
             def on_train_epoch_end(self, *_: Any) -> None:
                 synchronize(work.device)
-                seconds.append(time.perf_counter() - self.start)
+                spans.append((self.start, time.monotonic()))
 
         images_NCHW, labels_N = work.floats()
         tensors = torch.utils.data.TensorDataset(images_NCHW.cpu(), labels_N.cpu())
@@ -49,7 +49,7 @@ class Lightning(TorchPeer):
         trainer = lightning.Trainer(max_epochs=epochs, devices=1, logger=False, enable_checkpointing=False,
                                     enable_progress_bar=False, enable_model_summary=False, callbacks=[Watch()])
         trainer.fit(Module(), loader)
-        return seconds
+        return spans
 
 
 class Keras:
@@ -71,7 +71,7 @@ class Keras:
         self.images_NHWC, self.labels_N = _nhwc(images_NCHW), labels_N.cpu().numpy()
         self.num_parameters = sum(int(np.prod(weight.shape)) for weight in self.model.trainable_weights)
 
-    def train(self, epochs: int) -> list[float]:
+    def train(self, epochs: int) -> list[Span]:
         fit = lambda: self.model.fit(self.images_NHWC, self.labels_N, batch_size=self.work.batch_size, verbose=0)
         return [timed(fit, torch.device("cpu")) for _ in range(epochs)]
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.timing.peer_frameworks import Keras, Lightning
-from bench.timing.peer_work import Peer, TorchPeer, Work, timed
+from bench.timing.peer_work import Peer, Span, TorchPeer, Work, timed
 from bench.timing.workers import READY
 from fmnist_core.accelerator import accelerator_for
 from fmnist_core.config import CellConfig, ExecutionConfig
@@ -75,7 +75,7 @@ class Ours:
         self.num_parameters = num_parameters(self.training.model)
         self.libraries: dict[str, str] = {}
 
-    def train(self, epochs: int) -> list[float]:
+    def train(self, epochs: int) -> list[Span]:
         return [timed(lambda: train_epoch(self.training), self.work.device) for _ in range(epochs)]
 
     def test_accuracies(self) -> list[float]:
@@ -91,7 +91,7 @@ class Fused:
         self.num_parameters = num_parameters(self.training.single(0))
         self.libraries: dict[str, str] = {}
 
-    def train(self, epochs: int) -> list[float]:
+    def train(self, epochs: int) -> list[Span]:
         return [timed(lambda: fused_epoch(self.training), self.work.device) for _ in range(epochs)]
 
     def test_accuracies(self) -> list[float]:
@@ -131,8 +131,8 @@ def main(name: str, request: str) -> None:
     peer = system(Work(cell, asked["images"], asked["seed"], asked["data_dir"]))
     print(READY, flush=True)
     sys.stdin.readline()
-    epoch_s = peer.train(asked["epochs"])
-    print(json.dumps({"epoch_s": epoch_s, "num_parameters": peer.num_parameters, "libraries": peer.libraries,
+    epochs_at = peer.train(asked["epochs"])
+    print(json.dumps({"epochs_at": epochs_at, "num_parameters": peer.num_parameters, "libraries": peer.libraries,
                       "test_accuracies": peer.test_accuracies()}), flush=True)
 
 

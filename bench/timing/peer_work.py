@@ -15,6 +15,9 @@ from fmnist_core.config import CellConfig
 from fmnist_core.models.build import build
 from fmnist_core.summary import num_parameters
 
+Span = tuple[float, float]
+"""Start and end in seconds, by `time.monotonic`: on Linux one clock for all processes of the machine."""
+
 
 class Peer(Protocol):
     """A system with its data and model in place."""
@@ -23,8 +26,8 @@ class Peer(Protocol):
     libraries: dict[str, str]
     """Name to version, of what the record of the environment does not name."""
 
-    def train(self, epochs: int) -> list[float]:
-        """Seconds of each epoch."""
+    def train(self, epochs: int) -> list[Span]:
+        """One of each epoch."""
 
     def test_accuracies(self) -> list[float]:
         """One fraction per model trained."""
@@ -68,7 +71,7 @@ class TorchPeer:
     def train_epoch(self) -> None:
         raise NotImplementedError
 
-    def train(self, epochs: int) -> list[float]:
+    def train(self, epochs: int) -> list[Span]:
         return [timed(self.train_epoch, self.work.device) for _ in range(epochs)]
 
     def test_accuracies(self) -> list[float]:
@@ -80,9 +83,9 @@ class TorchPeer:
         return [int(torch.stack(right).sum()) / len(test)]
 
 
-def timed(epoch: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of one epoch, until the device has finished."""
-    start = time.perf_counter()
+def timed(epoch: Callable[[], Any], device: torch.device) -> Span:
+    """Of one epoch, until the device has finished."""
+    start = time.monotonic()
     epoch()
     synchronize(device)
-    return time.perf_counter() - start
+    return start, time.monotonic()

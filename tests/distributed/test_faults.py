@@ -16,6 +16,7 @@ from bench.store import Store
 from bench.sweep import attempts
 from bench.sweep.attempts import Attempt
 from fmnist_core.config import quality_key
+from tests import pretend_sweep
 from tests.distributed.launching import RUN, finish, start, torchrun
 
 pytestmark = [pytest.mark.distributed, pytest.mark.faults]
@@ -138,6 +139,16 @@ def test_failures_are_tried_again_when_asked_though_one_fails_again_and_the_laun
         assert statuses == {"raise": "error", "raise alike": second, "fine": "ok"}
         assert len((store / "trouble.jsonl").read_bytes().splitlines()) == num_lines
         assert not list((store / "attempts").iterdir())
+
+
+def test_a_process_that_comes_late_runs_nothing_that_this_launch_has_run_again(write, tmp_path):
+    """Twice: what the first launch has done, the second does again, once."""
+    path, log = write({}), tmp_path / "log"
+    for num in (1, 2):
+        code, output = finish(torchrun("--nproc-per-node", 2, pretend_sweep.__file__, path, "--store",
+                                       tmp_path / "store", "--rerun", PRETEND_LOG=str(log), PRETEND_LATE_S="4"))
+        assert code == 0, output
+        assert len(log.read_text().split()) == num
 
 
 def test_a_rank_that_fails_ends_its_cell_and_not_the_sweep(write, tmp_path, survived):

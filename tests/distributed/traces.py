@@ -154,16 +154,21 @@ def resume(folder: Path) -> None:
 
 
 def stay_compiled() -> None:
-    """Evaluation takes nothing from the compiled model: DDP is still in it, and accumulated parts wait for the last."""
-    plain = torch.compile
+    """The network is compiled inside DDP, where accumulated parts wait for the last; evaluation leaves it so."""
+    plain, graphs = torch.compile, []
+    backend = lambda graph, inputs: graphs.append(graph) or graph.forward
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch, "compile", lambda model, **options: plain(model, backend="eager", dynamic=False))
+        patch.setattr(torch, "compile", lambda model, **options: plain(model, backend=backend, dynamic=False))
         dataset = small_dataset(40, 40, 70)
         cell = CellConfig(model=PLAIN, data=dataset.config, execution=ExecutionConfig(compile="default"),
                           train=TrainConfig(global_batch_size=20, gradient_accumulation=2))
         training = Training(cell, 0, dataset)
         evaluate(training, dataset.test)
-    assert isinstance(training.model._orig_mod, torch.nn.parallel.DistributedDataParallel)
+        assert not graphs
+        training.step_on(training.order()[:20])
+    assert isinstance(training.model, torch.nn.parallel.DistributedDataParallel)
+    assert isinstance(training.model.module, torch._dynamo.OptimizedModule)
+    assert any(node.op == "call_function" for graph in graphs for node in graph.graph.nodes)
 
 
 def agree() -> None:
