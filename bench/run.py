@@ -19,6 +19,7 @@ from pathlib import Path
 from bench.inputs import options
 from bench.store import StoreError
 from bench.sweep import dry_run, launch, plan_table
+from bench.sweep.notice import Notice, Stopped
 from bench.sweep.plan import due, missing, outdated
 from bench.sweep.progress import to_whoever_reads
 from bench.sweep.request import Request, Work
@@ -37,10 +38,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         print(f"bench/run.py: {error}", file=sys.stderr)
         return WRONG_INPUT
-    with launch.Notice() as notice:
+    with Notice() as notice:
         try:
             return _run(asked, world, notice)
-        except launch.Stopped as stop:
+        except Stopped as stop:
             code, what = (INTERRUPTED, "Interrupted") if stop.number == signal.SIGINT else (TERMINATED, "Stopped")
             if world.rank == 0:
                 print(f"\n{what}. {_go_on(asked)}", file=sys.stderr)
@@ -59,7 +60,7 @@ def _go_on(asked: argparse.Namespace) -> str:
             + ("--rerun would begin anew." if asked.rerun else "the same command goes on from there."))
 
 
-def _run(asked: argparse.Namespace, world: launch.World, notice: launch.Notice) -> int:
+def _run(asked: argparse.Namespace, world: launch.World, notice: Notice) -> int:
     try:
         request = Request.of(asked, world)
         if asked.list:

@@ -20,6 +20,7 @@ from bench.formatting import code, count, escape, table
 from bench.inputs.strict_parser import StrictParser
 from bench.record import Environment
 from bench.sweep import attempts, launch
+from bench.sweep.notice import GRACE_S
 
 RECORD = ROOT / "experiments" / "results" / "faults.json"
 PAGE = ROOT / "docs" / "promises.md"
@@ -92,7 +93,7 @@ PROMISES = (
          "test_one_task.py::test_resumes_are_counted")),
     Promise(
         "Ctrl-C, SIGTERM and SIGUSR1 save a checkpoint and end the sweep at the next step, or after "
-        f"{launch.GRACE_S:g} s.",
+        f"{GRACE_S:g} s.",
         ("distributed/test_faults.py::test_a_stopped_sweep_goes_on_where_it_was",
          "test_one_task.py::test_a_notice_leaves_a_checkpoint_and_the_next_attempt_the_same_record",
          "test_launch.py::test_a_held_notice_does_not_wait_for_ever",

@@ -12,7 +12,7 @@ from bench import experiment
 from bench.record import SpeedRecord
 from bench.sweep import apart
 from bench.sweep.conditions import Conditions
-from bench.sweep.launch import Notice, Stopped
+from bench.sweep.notice import Notice, Stopped
 from bench.sweep.plan import Task, tasks
 
 

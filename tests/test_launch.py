@@ -8,7 +8,8 @@ import pytest
 
 from bench import experiment
 from bench.sweep import launch
-from bench.sweep.launch import Notice, Stopped, World
+from bench.sweep.launch import World
+from bench.sweep.notice import SIGNALS, Notice, Stopped
 
 QUESTION = {"question": "?"}
 
@@ -16,7 +17,7 @@ QUESTION = {"question": "?"}
 @pytest.fixture
 def handlers():
     """A notice that was obeyed leaves the process deaf; the tests go on."""
-    before = {number: signal.getsignal(number) for number in (*launch.SIGNALS, signal.SIGALRM)}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -138,7 +139,7 @@ def send(number: int) -> None:
     os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("number", launch.SIGNALS)
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_notice_stops_at_once(number, handlers):
     reached = []
 

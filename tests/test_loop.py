@@ -12,6 +12,7 @@ from bench.inputs import options
 from bench.record import TrainRecord
 from bench.sweep import launch
 from bench.sweep.attempts import Attempt
+from bench.sweep.notice import SIGNALS, Notice, Stopped
 from bench.sweep.progress import Progress
 from bench.sweep.request import Request
 from tests.swept import ONE_CELL
@@ -20,7 +21,7 @@ from tests.swept import ONE_CELL
 @pytest.fixture(autouse=True)
 def handlers():
     """A notice leaves the process deaf; the tests go on."""
-    before = {number: signal.getsignal(number) for number in (*launch.SIGNALS, signal.SIGALRM)}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -63,9 +64,9 @@ def test_who_stops_alone_while_others_share_the_cell_leaves_the_note(ddp, num_le
 
     (bare_folder / "mine.toml").write_text(ONE_CELL)
     monkeypatch.setattr(Progress, "start", then_comes_a_notice(Progress.start))
-    with launch.Notice() as notice:
+    with Notice() as notice:
         request = Request.of(options.parser(None).parse_args(["mine.toml"]), launch.World())
         work = run.check(request)
-        with pytest.raises(launch.Stopped):
+        with pytest.raises(Stopped):
             loop.run(dataclasses.replace(request, ddp=ddp), work, notice)
     assert left_of_attempts(bare_folder) == num_left

@@ -14,7 +14,7 @@ from bench.record import Epochs, SpeedRecord, TestDetail, TrainRecord
 from bench.sweep import device, one_task, watch
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
-from bench.sweep.launch import Notice, Stopped
+from bench.sweep.notice import Notice, Stopped
 from bench.sweep.plan import Task
 from bench.timing.other_processes import Usage
 from fmnist_core import checkpoint

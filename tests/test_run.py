@@ -11,7 +11,8 @@ from bench import environment, experiment, run
 from bench.record import Epochs, SpeedRecord, TrainRecord
 from bench.records.lines import decode
 from bench.store import Store, StoreError
-from bench.sweep import launch, tracking
+from bench.sweep import tracking
+from bench.sweep.notice import Stopped
 from bench.sweep.plan import tasks
 from tests.swept import ONE_CELL
 
@@ -138,7 +139,7 @@ def test_a_full_disk_ends_the_sweep_with_a_message_and_what_is_finished(call_run
 
 def test_an_interruption_before_anything_was_begun_names_no_folder(monkeypatch, bare_folder, capsys):
     def stopped(*arguments):
-        raise launch.Stopped(signal.SIGINT)
+        raise Stopped(signal.SIGINT)
 
     monkeypatch.setattr(run, "_run", stopped)
     assert run.main(["quick", "--store", "never"]) == 130

@@ -15,6 +15,7 @@ from bench.store import Store
 from bench.sweep import device, launch, loop, one_task, together
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
+from bench.sweep.notice import SIGNALS, Notice, Stopped
 from bench.sweep.plan import siblings, tasks
 from bench.sweep.request import Request
 from fmnist_core.fused.training import fused_fit
@@ -38,7 +39,7 @@ base.train = { epochs = 1, global_batch_size = 32 }
 @pytest.fixture
 def handlers():
     """A notice leaves the process deaf; the tests go on."""
-    before = {number: signal.getsignal(number) for number in (*launch.SIGNALS, signal.SIGALRM)}
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -49,7 +50,7 @@ def sweep_of(folder, gpu):
     """What runs the experiment in TOML; `gpu`: but for this, seeds are not fused."""
     (folder / "mine.toml").write_text(TOML)
     asked = options.parser(None).parse_args([str(folder / "mine.toml"), "--store", str(folder / "store")])
-    with launch.Notice() as notice:
+    with Notice() as notice:
         request = Request.of(asked, launch.World())
         work = run.check(request)
         yield lambda: loop.run(dataclasses.replace(request, gpu=gpu), work, notice)
@@ -114,7 +115,7 @@ def test_a_group_without_room_is_trained_seed_by_seed(notice_comes, planned, tmp
 
     def stop_at_seed_1(task, *arguments):
         if notice_comes and task.seed == 1:
-            raise launch.Stopped(signal.SIGTERM)
+            raise Stopped(signal.SIGTERM)
         return alone(task, *arguments)
 
     tried, alone = [], one_task.run
@@ -123,7 +124,7 @@ def test_a_group_without_room_is_trained_seed_by_seed(notice_comes, planned, tmp
     monkeypatch.setattr(one_task, "run", stop_at_seed_1)
     with sweep_of(tmp_path, gpu=True) as sweep:
         if notice_comes:
-            with pytest.raises(launch.Stopped):
+            with pytest.raises(Stopped):
                 sweep()
         else:
             sweep()
@@ -140,10 +141,10 @@ def test_a_notice_while_the_number_of_seeds_is_chosen_is_no_death(tmp_path, monk
     def notice_comes(group, data_dir):
         assert len(group) == 3
         assert len(list((tmp_path / "store" / "attempts").iterdir())) == 3
-        raise launch.Stopped(signal.SIGTERM)
+        raise Stopped(signal.SIGTERM)
 
     monkeypatch.setattr(together, "num_replicas", notice_comes)
-    with sweep_of(tmp_path, gpu=True) as sweep, pytest.raises(launch.Stopped):
+    with sweep_of(tmp_path, gpu=True) as sweep, pytest.raises(Stopped):
         sweep()
     assert list((tmp_path / "store" / "attempts").iterdir()) == []
 

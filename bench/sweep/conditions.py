@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.sweep.launch import Notice
+from bench.sweep.notice import Notice
 from bench.sweep.tracking import OnEpoch
 
 

@@ -8,9 +8,10 @@ import time
 from collections.abc import Callable, Iterator
 
 from bench.record import Record
-from bench.sweep import apart, launch, new_record, one_task, ranks, together, tracking
+from bench.sweep import apart, new_record, one_task, ranks, together, tracking
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
+from bench.sweep.notice import Notice, Stopped
 from bench.sweep.plan import Task, is_done, missing, siblings
 from bench.sweep.progress import Progress
 from bench.sweep.request import Request, Work
@@ -19,7 +20,7 @@ POLL_S = 0.5
 """Between looks at the store while other processes hold all tasks that are left."""
 
 
-def run(request: Request, work: Work, notice: launch.Notice) -> None:
+def run(request: Request, work: Work, notice: Notice) -> None:
     num_done = len(request.planned) - len(work.left)
     with Progress(len(request.planned), num_done, quiet=request.world.rank != 0) as bar:
         _Loop(request, work, notice, bar).run()
@@ -28,7 +29,7 @@ def run(request: Request, work: Work, notice: launch.Notice) -> None:
 class _Loop:
     """The tasks that are left, and those of them that this process has begun."""
 
-    def __init__(self, request: Request, work: Work, notice: launch.Notice, bar: Progress) -> None:
+    def __init__(self, request: Request, work: Work, notice: Notice, bar: Progress) -> None:
         self.request, self.store, self.notice, self.bar = request, request.store, notice, bar
         self.left, self.outdated, self.launched_at = work.left, work.outdated, work.launched_at
         self.begun: dict[str, Attempt] = {}
@@ -130,7 +131,7 @@ class _Loop:
         process stops alone, since the other ranks were left in the middle of a cell."""
         try:
             yield
-        except launch.Stopped:
+        except Stopped:
             for attempt in self.begun.values() if not self.request.ddp else ():
                 attempt.withdraw()
             raise

@@ -9,8 +9,9 @@ import msgspec
 
 from bench import environment
 from bench.record import Labels, Record
-from bench.sweep import device, launch, new_record
+from bench.sweep import device, new_record
 from bench.sweep.conditions import Conditions
+from bench.sweep.notice import Notice, Stopped
 from bench.sweep.plan import Task
 from bench.sweep.watch import SharedMachineWatch, TimeoutExceeded
 from fmnist_core.fused.choice import choose_num_replicas
@@ -79,13 +80,13 @@ def _train(group: Sequence[Task], data_dir: str | None, on_step: Callable[[Fused
     return records
 
 
-def _watch(group: Sequence[Task], notice: launch.Notice, start: float) -> Callable[[FusedTraining], None]:
+def _watch(group: Sequence[Task], notice: Notice, start: float) -> Callable[[FusedTraining], None]:
     """Seeds one by one would have the time R times over."""
     timeout_s = group[0].timeout_s * len(group)
 
     def watch(training: FusedTraining) -> None:
         if notice.number:
-            raise launch.Stopped(notice.number)
+            raise Stopped(notice.number)
         if timeout_s and time.perf_counter() - start > timeout_s:
             raise TimeoutExceeded(f"stopped at step {training.step} of {training.num_steps} "
                                   f"after {timeout_s:g} s for {len(group)} seeds")

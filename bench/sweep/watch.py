@@ -10,6 +10,7 @@ from bench.store import StoreError
 from bench.sweep import launch, ranks
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
+from bench.sweep.notice import Stopped
 from bench.sweep.plan import Task
 from fmnist_core import checkpoint
 from fmnist_core.clock import synchronize
@@ -78,7 +79,7 @@ class TrainingWatch:
             self._save(training)
         if wish == _Wish.STOP:
             self._attempt.withdraw()
-            raise launch.Stopped(self._notice.number or SIGTERM)
+            raise Stopped(self._notice.number or SIGTERM)
         if wish == _Wish.TIME_IS_UP:
             raise TimeoutExceeded(f"stopped at step {training.step} of {training.num_steps} "
                                   f"after {self._timeout_s:g} s")
