@@ -4,7 +4,8 @@
     python -m bench.turns --experiment mine.toml --threads 1   on a machine whose threads others keep waiting
     python -m bench.turns --set execution.capture=true         on a GPU, where an eager step is Python's time
 
-Tells smaller differences apart than timings that a sweep took one after the other.
+Tells smaller differences apart than the timings of a sweep, as all blocks are of one process; what two processes differ
+in is therefore not in its intervals.
 """
 
 import sys

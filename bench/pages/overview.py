@@ -33,10 +33,11 @@ HOW_TO_READ = """\
 - **training time**: seconds spent training, evaluation excluded; median over seeds.
 - **training images**: accuracy on the first 10,000 training images, in evaluation mode.
 - **Throughput** is images per step by the median time of a step and its batch, which a captured step holds.
-  **timings**: how often it was measured, once round all cells after the other, and but for the first in a process of
-  its own. Of several: geometric mean [95 % Student interval of the logarithms]; steps, memory and what else cannot be
-  averaged are those of the middle one. Of one [95 % interval of the median of its steps, distribution-free]: it does
-  not know how timings differ, and the next one, on a warmer or busier machine, may lie outside of it.
+  **timings**: how often it was measured, once round all cells after the other, and but for the first, and for processes
+  that share a batch, in a process of its own. Of several: geometric mean [95 % Student interval of the logarithms];
+  steps, memory and what else cannot be averaged are those of the middle one. Of one [95 % interval of the median of its
+  steps, distribution-free]: it does not know how timings differ, and the next one, on a warmer or busier machine, may
+  lie outside of it.
 - **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, its clocks
   disagree, or the seconds of a training's epochs vary by more than 10 % (IQR / median): no measurement of speed. **§**:
   timed at another commit than most of this table; the code may have become faster or slower in between.
@@ -86,7 +87,8 @@ SIDES: dict[type[SideRecord], tuple[str, str]] = {
               "rounds [95 % interval]. Widths are of the family, kernel size 3 and depth 2; the rest is of the final "
               "network."),
     Turns: ("Cells in turns", "Training steps of an experiment's cells, block by block in turns, so that the machine's "
-            "drift strikes all alike: geometric mean over pairs of blocks [95 % interval]."),
+            "drift strikes all alike: geometric mean over pairs of blocks [95 % interval]. All are of one process: "
+            "what two differ in is not in the interval."),
     Peers: ("Beside other systems",
             "The same training by other systems, in turns; geometric mean over rounds [95 % interval]."),
 }
@@ -98,7 +100,7 @@ Accuracies are of the last epoch, in per cent, mean ± standard deviation over s
 [how to read the tables](#how-to-read-the-tables)."""
 
 WHAT_THIS_IS = """\
-Convolutional networks on Fashion-MNIST: accuracy with its spread over seeds, speed with its spread over steps, and
+Convolutional networks on Fashion-MNIST: accuracy with its spread over seeds, speed with its spread over timings, and
 cost, for every configuration of [the class report](docs/the-report.md) that this project reproduces. This file is
 generated from records; do not edit it. To get it again:
 
@@ -110,7 +112,7 @@ accelerate launch bench/run.py EXPERIMENT   # runs what is missing of an experim
 
 
 OF_ONES_OWN = """\
-Networks trained and timed: accuracy with its spread over seeds, speed with its spread over steps, and cost. This file
+Networks trained and timed: accuracy with its spread over seeds, speed with its spread over timings, and cost. This file
 is generated from records; do not edit it. To get it again: `{command}`"""
 
 

@@ -15,7 +15,7 @@ from tabulate import tabulate
 from bench.experiment import Experiment
 from bench.formatting import NOISY, NOTHING, SHARED, percent, plural
 from bench.record import Record, SpeedRecord, TrainRecord
-from bench.records.timings import training, was_disturbed
+from bench.records.timings import last_alike, training, was_disturbed
 from bench.stats import summarize
 from bench.sweep.plan import Task, cells_of, is_of
 
@@ -42,7 +42,7 @@ class Line(NamedTuple):
     def of(cls, cell: str, records: Sequence[Record]) -> "Line":
         good = [record for record in records if record.status == "ok"]
         trained = [record for record in good if isinstance(record, TrainRecord)]
-        timed = [record for record in good if isinstance(record, SpeedRecord)]
+        timed = last_alike([record for record in good if isinstance(record, SpeedRecord)])
         accuracy = summarize([record.epochs.test_accuracy[-1] for record in trained]) if trained else None
         rate = training(timed) if timed else None
         disturbed = any(map(was_disturbed, timed))

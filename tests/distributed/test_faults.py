@@ -22,7 +22,7 @@ from tests.distributed.launching import RUN, finish, start, torchrun
 pytestmark = [pytest.mark.distributed, pytest.mark.faults]
 
 HEAD = """question = "What happens?"
-measure = false
+timings = 0
 seeds = { cpu = 1, cuda = 1 }
 [base]
 data = { dataset = "synthetic", validation_size = 59000 }

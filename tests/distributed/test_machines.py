@@ -26,7 +26,7 @@ WITHIN_S = 120
 """All that is waited for comes within this time; most of it goes into starting processes."""
 EXPERIMENT = """
 question = "Who is still there?"
-measure = false
+timings = 0
 seeds = { cpu = 1, cuda = 1 }
 base.data = { dataset = "synthetic", validation_size = 59000 }
 base.train = { epochs = 2, global_batch_size = 64 }
