@@ -96,7 +96,7 @@ PROMISES = (
         f"{GRACE_S:g} s.",
         ("distributed/test_faults.py::test_a_stopped_sweep_goes_on_where_it_was",
          "test_one_task.py::test_a_notice_leaves_a_checkpoint_and_the_next_attempt_the_same_record",
-         "test_launch.py::test_a_held_notice_does_not_wait_for_ever",
+         "test_notice.py::test_a_held_notice_does_not_wait_for_ever",
          "test_loop.py::test_a_notice_at_any_moment_of_a_task_leaves_no_note"),
         ("notices obeyed within a cell, and gone on from",)),
     Promise(

@@ -32,7 +32,7 @@ def time_at_most(benchmark: Any, work: Any, bound_s: float) -> None:
 @pytest.fixture
 def chosen(benchmark: Any) -> experiment.Experiment:
     num_seeds = 100 if benchmark.disabled else 10_000
-    return experiment.parse({"question": "?", "base": {"model": {"name": "cnn"}}, "measure": False,
+    return experiment.parse({"question": "?", "base": {"model": {"name": "cnn"}}, "timings": 0,
                              "seeds": {"cpu": num_seeds, "cuda": 1},
                              "grid": {"model.width": list(range(1, NUM_CELLS + 1))}}, name="quick")
 
