@@ -41,7 +41,8 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
     in_turns = [(name, side, before_s, after_s) for side in results.sides if isinstance(side, Turns)
                 for name, one, other in pairs if (before_s := side.step_s_of(to_dict(one.cell.config)))
                 and (after_s := side.step_s_of(to_dict(other.cell.config)))]
-    timed = [(name, machine, a, b) for machine in machines(results.records) for name, one, other in pairs
+    timed = [(name, machine, a, b, results.of(one.experiment.name))
+             for machine in machines(results.records) for name, one, other in pairs
              if (a := _alone(one, machine)) and (b := _alone(other, machine)) and _alike(a[0], b[0])]
     if not timed and not in_turns:
         return Finding("waiting", "no timings yet on a machine that had nothing else to do")
@@ -52,8 +53,8 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
         verdicts.append(stats.verdict(change, MINIMUM_SLOWDOWN, alpha=alpha))
         texts.append(f"{escape(name)} on {escape(Machine.at(side.environment).title)}, in turns: {change.ratio:.3f} "
                      f"[{change.low:.3f}, {change.high:.3f}] times the step time, {STEP_WORDS[verdicts[-1]]}")
-    for name, machine, a, b in timed:
-        own = timings.ratio(b, a, [one for _, at, *both in timed if at == machine for one in both], alpha, step_s)
+    for name, machine, a, b, rows in timed:
+        own = timings.ratio(b, a, [found for row in rows if (found := row.timings(machine))], alpha, step_s)
         after, before = (timings.mean_s(one, step_s) for one in (b, a))
         known = own or (record_ratio(after, before, noise[machine], alpha) if machine in noise else None)
         about = f"{escape(name)} on {escape(machine.title)}{f', {own.n} timings' if own else ''}: {after / before:.3f}"
