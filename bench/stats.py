@@ -143,8 +143,9 @@ def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
 def throughput(images_per_step: int, *timings: Samples, confidence: float = 0.95) -> Throughput:
     """`images_per_step`, over all processes, by the median of the step times in seconds of each timing.
 
-    Of several timings the geometric mean, with Student's interval of the logarithms; of one the interval of its median,
-    inverted, which does not know how timings differ. Raises ValueError unless all values are above 0.
+    Of several timings the geometric mean, with Student's interval of the logarithms, of two (nan, nan): theirs would
+    reach nine standard deviations either way. Of one the interval of its median, inverted, which does not know how
+    timings differ. Raises ValueError unless all values are above 0.
     """
     if images_per_step < 1:
         raise ValueError(f"images_per_step = {images_per_step}: expected at least 1")
@@ -154,7 +155,7 @@ def throughput(images_per_step: int, *timings: Samples, confidence: float = 0.95
         low, high = (images_per_step / bound for bound in reversed(median_interval(timings[0], confidence)))
         return Throughput(images_per_step / steps[0].median, low, high, iqr_ratio, n=1)
     logs = [math.log(images_per_step / one.median) for one in steps]
-    low, high = mean_interval(logs, confidence)
+    low, high = mean_interval(logs, confidence) if len(logs) > 2 else (math.nan, math.nan)
     return Throughput(math.exp(mean(logs)), math.exp(low), math.exp(high), iqr_ratio, n=len(timings))
 
 

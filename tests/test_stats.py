@@ -186,12 +186,15 @@ def test_throughput_by_hand():
 
 
 def test_throughput_of_several_timings_by_hand():
-    rate = stats.throughput(100, [0.5, 0.5, 9.0], [2.0, 2.0, 2.0])
-    assert rate.images_per_s == pytest.approx(100.0)  # root of 200 * 50, whatever the slow step does
-    half = 12.7062 * math.log(2)  # Student's t of one degree of freedom; the logarithms are log 100 +- log 2
+    rate = stats.throughput(100, [0.5, 0.5, 9.0], [2.0, 2.0, 2.0], [1.0, 1.1, 1.0])
+    assert rate.images_per_s == pytest.approx(100.0)  # of 200, 50 and 100, whatever the slow step does
+    half = 4.30265 * math.log(2) / math.sqrt(3)  # Student's t of two degrees of freedom; log 100 and log 2 either way
     assert (rate.low, rate.high) == pytest.approx((100 * math.exp(-half), 100 * math.exp(half)), rel=1e-4)
-    assert rate.n == 2
-    assert rate.iqr_ratio == pytest.approx((4.25 / 0.5 + 0) / 2)
+    assert rate.n == 3
+    assert rate.iqr_ratio == pytest.approx(0.05)
+    two = stats.throughput(100, [0.5], [2.0])
+    assert (two.images_per_s, two.n) == (pytest.approx(100.0), 2)
+    assert is_nan(two.low, two.high)
     assert stats.throughput(100, [0.5]).n == 1
 
 

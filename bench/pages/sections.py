@@ -212,10 +212,11 @@ def _warnings(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> str
     timed: list[tuple[Row, SpeedRecord]] = [(row, speed) for row in rows if (speed := row.timed(machine))]
     untimed = [row for row in rows if row.timed(machine) is None]
     lines = []
-    if noise is not None and len(timed) > 1:
+    once = [row for row, _ in timed if len(row.timings(machine)) == 1]
+    if noise is not None and len(once) > 1:
         least = significant(100 * resolvable_unpaired(noise))
-        lines.append(f"- Each was timed in a run of its own: by this machine's calibration, steps of two cells that "
-                     f"differ by {least} % are told apart nine times in ten")
+        lines.append(f"- Timed once each: by this machine's calibration, steps of two cells that differ by {least} % "
+                     "are told apart nine times in ten")
     lines += [f"- Not timed: {_named(untimed)}"] if untimed else []
     lines += [f"- {escape(row.label)}: {escape(warning)}" for row, speed in timed for warning in speed.warnings]
     lines += [f"- {escape(row.label)}: {speed.labels.recompiles} recompiles, {speed.labels.graph_breaks} graph breaks"

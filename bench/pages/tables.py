@@ -1,5 +1,6 @@
 """The tables of an experiment: what was learnt, how fast it runs, and which settings differ. No torch."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,7 @@ def _speed_figures(speed: SpeedRecord, rate: stats.Throughput, commit: str) -> l
     mark = ((NOISY if rate.noisy else "") + (SHARED if timings.was_disturbed(speed) else "")
             + (ELSEWHEN if speed.environment.commit != commit else ""))
     return [
-        f"{significant(rate.images_per_s)} [{significant(rate.low)}, {significant(rate.high)}]{mark}",
+        f"{significant(rate.images_per_s)}{_interval(rate)}{mark}",
         str(rate.n),
         *(significant(1000 * seconds) for seconds in (step.median, step.iqr, step.p99)),
         _median(speed.batch_s, 1000),
@@ -135,6 +136,10 @@ def _speed_figures(speed: SpeedRecord, rate: stats.Throughput, commit: str) -> l
         _memory(speed),
         f"{count(speed.operators_per_step)} ({speed.host_syncs_per_step})" if speed.operators_per_step else NOTHING,
     ]
+
+
+def _interval(rate: stats.Throughput) -> str:
+    return "" if math.isnan(rate.low) else f" [{significant(rate.low)}, {significant(rate.high)}]"
 
 
 def inference_text(speed: SpeedRecord) -> str:
