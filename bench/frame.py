@@ -61,7 +61,7 @@ COLUMNS = {
                           "several timings the geometric mean",
     "train_images_per_s_low": "lower end of its 95 % interval",
     "train_images_per_s_high": "upper end of its 95 % interval",
-    "timings": "timings that it is the mean of; of one the interval is that of its steps",
+    "timings": "timings that it is the mean of; of one the interval is that of its steps, of two there is none",
     "train_noisy": "whether IQR / median of these times is above 10 %",
     "machine_shared": "whether other work ran beside the timing, or it has a warning",
     "step_s": "median training step, seconds; this and what follows of the middle timing",

@@ -1,10 +1,13 @@
 """Timings in processes of their own: the record that comes back, and what is left of a process that fails or dies."""
 
+import contextlib
 import os
 import signal
+import sys
 import threading
 from pathlib import Path
 
+import msgspec
 import psutil
 import pytest
 
@@ -14,6 +17,7 @@ from bench.sweep import apart
 from bench.sweep.conditions import Conditions
 from bench.sweep.notice import Notice, Stopped
 from bench.sweep.plan import Task, tasks
+from bench.timing import workers
 
 
 def second_timing(folder: Path, how: str = "raise", after: int = 1_000_000) -> Task:
@@ -66,3 +70,53 @@ def test_a_notice_ends_it_at_once(tmp_path):
     with Notice() as notice, pytest.raises(Stopped):
         apart.run(task, Conditions(num_threads=1, notice=notice))
     assert set(psutil.Process().children()) <= before
+
+
+TALKING = """
+import json
+from torch import nn
+
+class Talking(nn.Sequential):
+    def forward(self, images_NCHW):
+        print(json.dumps({"kind": "chatter"}))
+        print(".", end="")
+        return super().forward(images_NCHW)
+
+def make():
+    return Talking(nn.Flatten(), nn.Linear(784, 10))
+"""
+
+
+@pytest.fixture
+def own_timing(tmp_path, monkeypatch):
+    (tmp_path / "talking.py").write_text(TALKING)
+    monkeypatch.syspath_prepend(tmp_path)
+    path = tmp_path / "mine.toml"
+    path.write_text("""
+        question = "?"
+        timings = 2
+        base.data = { dataset = "synthetic", validation_size = 500 }
+        base.model.name = "talking:make"
+    """)
+    return tasks([experiment.load(str(path))], gpu=False, machine={})[-1]
+
+
+def test_a_network_may_print_what_it_likes(own_timing):
+    record = apart.run(own_timing, Conditions(num_threads=1))
+    assert (record.status, record.reason) == ("ok", "")
+
+
+def test_code_that_was_changed_during_the_sweep_is_not_timed(own_timing, tmp_path):
+    (tmp_path / "talking.py").write_text(TALKING.replace("784, 10", "784, 10, bias=False"))
+    record = apart.run(own_timing, Conditions(num_threads=1))
+    assert (record.status, record.reason) == ("error", "the code of talking:make was changed during the sweep")
+
+
+def test_it_ends_with_a_caller_that_is_killed(tmp_path):
+    task = second_timing(tmp_path, "stall", after=3)
+    with contextlib.ExitStack() as stack:
+        worker = workers.start(stack, "bench.sweep.apart", [], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+        worker.tell(msgspec.json.encode(apart._Asked(task._replace(smaller=None), 1, None)).decode())
+        process = worker._process
+        process.stdin.close()  # as the system does it
+        assert process.wait(60) == 1

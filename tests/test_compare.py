@@ -153,6 +153,8 @@ def test_a_calibration_of_one_process_does_not_know_how_two_differ():
     said = "not resolved: the calibration is of one process, and knows nothing of how two differ"
     assert verdict(a, b, "train step", known=of_one).startswith(said)
     assert verdict(a, b, "train step", known=of_one, allowed=["warnings"]).startswith(said)
+    both = lambda: msgspec.structs.replace(of_one(), warnings=["other work"])
+    assert verdict(a, b, "train step", known=both, allowed=["warnings"]).startswith("not resolved: ")
 
 
 def test_a_disturbed_calibration_says_nothing_of_quiet_timings():
@@ -173,6 +175,9 @@ def test_several_timings_of_a_set_count_as_one_by_their_mean():
     once = changes([timing()], [timing(step_s=0.02)])
     assert changes([timing(step_s=0.005), timing(step_s=0.02)], [timing(step_s=0.02)] * 3) == once
     assert changes([timing(), timing(step_s=9.0, warnings=["other work"])], [timing(step_s=0.02)]) == once
+    later = [msgspec.structs.replace(timing(step_s=0.02, environment=msgspec.structs.replace(HERE, commit="b" * 40)),
+                                     started_at="2026-01-02") for _ in range(2)]
+    assert changes([timing()], [timing(), *later]) == once, "the first of B is of the code before"
 
 
 def test_medians_of_a_record():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench.judging.step_times import steps_slow_down
+from bench.pages.document import render
 from bench.pages.speed_answers import speed_answer
 from bench.pages.tables import speed_table
 from bench.record import SpeedRecord
@@ -71,13 +72,20 @@ def test_disturbed_timings_leave_the_others_their_mean():
 
 
 def test_the_ratio_of_two_cells_by_hand():
-    a, b = rounds(K2, 0.01, 0.02), rounds(K3, 0.02, 0.04, first=1)
+    a, b = rounds(K2, 0.01, 0.02, 0.04), rounds(K3, 0.02, 0.04, 0.08, first=1)
     ratio = timings.ratio(b, a, [a, b], 0.05, STEP_S)
     assert ratio is not None
     assert ratio.ratio == pytest.approx(2.0)
-    assert ratio.n == 4
-    # Student's t of two degrees of freedom; both logarithms have the variance (log 2)² / 2.
-    assert math.log(ratio.high / ratio.ratio) == pytest.approx(4.30265 * math.log(2) / math.sqrt(2), rel=1e-4)
+    assert ratio.n == 6
+    # Student's t of four degrees of freedom; both logarithms have the standard deviation log 2.
+    assert math.log(ratio.high / ratio.ratio) == pytest.approx(2.77645 * math.log(2) * math.sqrt(2 / 3), rel=1e-4)
+
+
+def test_wild_timings_have_an_interval_without_end():
+    """Of one cell far more than of the rest, at the level that is left of many comparisons."""
+    wild = rounds(K2, 0.01, 1.0, 100.0)
+    ratio = timings.ratio(wild, rounds(K3, 0.02, 0.02, 0.02, first=1), [], 1e-9, STEP_S)
+    assert (ratio.low, ratio.high) == (0, math.inf)
 
 
 def test_other_cells_tell_of_the_spread_each_once():
@@ -88,10 +96,11 @@ def test_other_cells_tell_of_the_spread_each_once():
 
 
 def test_timings_that_took_no_turns_are_not_compared():
-    a, later = rounds(K2, 0.01, 0.02), rounds(K3, 0.02, 0.04, first=30)
+    a, later = rounds(K2, 0.01, 0.02, 0.03), rounds(K3, 0.02, 0.04, 0.03, first=30)
     assert timings.ratio(a, later, [], 0.05, STEP_S) is None
     assert timings.ratio(later, a, [], 0.05, STEP_S) is None
-    assert timings.ratio(a, rounds(K3, 0.02, first=1), [], 0.05, STEP_S) is None, "of one the spread is not known"
+    two = rounds(K3, 0.02, 0.03, first=1)
+    assert timings.ratio(a, two, [], 0.05, STEP_S) is None, "of two the spread is hardly known"
 
 
 def test_one_speed_rarely_differs_and_other_speeds_are_found():
@@ -115,7 +124,7 @@ def test_several_timings_answer_without_a_calibration():
     alike = results_of(*rounds(K2, 0.010, 0.012, 0.011), *rounds(K3, 0.011, 0.012, 0.010, first=1))
     assert speed_answer(alike.rows["made"], M1, None).startswith("training speeds are not resolved: ")
     once = results_of(*rounds(K2, 0.010), *rounds(K3, 0.011, first=1))
-    said = "each was timed once, and nothing tells how far two runs of one cell differ."
+    said = "neither timings in turns nor a calibration tell how far two runs of one cell differ."
     assert said in speed_answer(once.rows["made"], M1, None)
 
 
@@ -130,6 +139,13 @@ def test_a_claim_of_slower_steps_is_judged_by_the_spread_of_timings(other, verdi
     assert found.verdict == verdict
     assert "larger on Test CPU, 1 thread, 6 timings: " in found.evidence
     assert said in found.evidence
+
+
+def test_timings_that_do_not_count_are_told_of():
+    first, second, third = rounds(K2, 0.01, 0.02, 0.03)
+    later = msgspec.structs.replace(third, environment=msgspec.structs.replace(CPU, commit="d" * 40))
+    assert "- kernel_size 2: 1 of 3 timings count; the others" in render([first, second, later], [MADE]).text
+    assert "timings count" not in render([first, second, third], [MADE]).text
 
 
 def test_the_table_says_how_many_timings_a_mean_is_of():

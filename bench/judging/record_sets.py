@@ -86,7 +86,8 @@ def compare(
         pairs_of_timings, reason = _pairs(speeds_a[text], speeds_b[text], _facts, allowed)
         reasons.append(f"speed: {reason}" if reason else "")
         for pair in pairs_of_timings:
-            one, other = ([record for record in side if not _unfit(record, allowed)] for side in pair)
+            one, other = (timings.last_alike([record for record in side if not _unfit(record, allowed)])
+                          for side in pair)
             if one and other:
                 noise = _noise(calibration_for(other[-1].environment), allowed)
                 speeds += _speeds(name, timings.medians(one), timings.medians(other), noise, threshold)
@@ -230,7 +231,8 @@ class _Noise(NamedTuple):
 def _noise(calibration: Calibration | None, allowed: Collection[str]) -> _Noise:
     if calibration is None:
         return _Noise({}, NO_CALIBRATION)
-    if (reason := calibration.reason_against) and not (calibration.warnings and "warnings" in allowed):
+    is_allowed = calibration.own_processes and "warnings" in allowed
+    if (reason := calibration.reason_against) and not is_allowed:
         return _Noise({}, f"{NOT_RESOLVED}: {reason}, see python -m bench.calibrate")
     return _Noise(calibration.metrics, f"{NOT_RESOLVED}: not in the calibration, see python -m bench.calibrate")
 

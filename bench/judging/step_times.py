@@ -34,8 +34,8 @@ STEP_WORDS: dict[stats.Direction, str] = {
 def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> Finding:
     """Whether a training step takes longer in the second row of each pair, on a machine that timed both alone.
 
-    In turns, or each in one run: how far two runs differ by themselves is known of machines that were calibrated. One
-    that is too noisy to tell says nothing, and so takes nothing from what another one shows.
+    How far two runs differ by themselves is known of cells that were timed in turns, and of machines that were
+    calibrated. One that is too noisy to tell says nothing, and so takes nothing from what another one shows.
     """
     noise = noise_of_machines(results)
     in_turns = [(name, side, before_s, after_s) for side in results.sides if isinstance(side, Turns)
@@ -64,7 +64,7 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
         else:
             verdicts.append("not resolved")
         texts.append(f"{about} times the step time, {STEP_WORDS[verdicts[-1]]}"
-                     f"{'' if known else ': timed once, and nothing tells how far two runs differ'}")
+                     f"{'' if known else ': neither timings in turns nor a calibration tell how far two runs differ'}")
     texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
     shown = first_of(texts, MOST_TOLD)
     if "less" in verdicts or "equivalent" in verdicts:

@@ -218,6 +218,12 @@ def _warnings(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> str
         lines.append(f"- Timed once each: by this machine's calibration, steps of two cells that differ by {least} % "
                      "are told apart nine times in ten")
     lines += [f"- Not timed: {_named(untimed)}"] if untimed else []
+    for row, speed in timed:
+        of_cell = [one for one in row.speeds if one.status == "ok" and one.cell == speed.cell
+                   and Machine.of(one) == machine]
+        if (number := len(row.timings(machine))) < len(of_cell):
+            lines.append(f"- {escape(row.label)}: {number} of {len(of_cell)} timings count; the others were disturbed, "
+                         "or are of another commit")
     lines += [f"- {escape(row.label)}: {escape(warning)}" for row, speed in timed for warning in speed.warnings]
     lines += [f"- {escape(row.label)}: {speed.labels.recompiles} recompiles, {speed.labels.graph_breaks} graph breaks"
               for row, speed in timed if speed.labels.recompiles or speed.labels.graph_breaks]

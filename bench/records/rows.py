@@ -180,7 +180,6 @@ def collect(records: Iterable[Record], experiments: Sequence[Experiment],
         for cell in experiment.cells:
             content = to_dict(cell.config)
             training = _training(content)
-            # Of one machine, the last counts.
             speeds = [*otherwise[training], *by_cell.get(canonical_json(content), [])]
             trains = [r for r in by_training.get(training, []) if _is_current(r, cell.config)]
             if training not in seen_trainings:

@@ -6,12 +6,15 @@ from operator import add
 from statistics import geometric_mean
 
 import msgspec
+import numpy as np
 
 from bench import stats
 from bench.record import SpeedRecord
 from bench.records.side_records import Metric
 
 LATENCY_BATCH = 1
+FEWEST = 3
+"""Timings of a cell that tell their spread."""
 
 
 def was_disturbed(speed: SpeedRecord) -> bool:
@@ -52,13 +55,16 @@ def ratio(a: Sequence[SpeedRecord], b: Sequence[SpeedRecord], others: Iterable[S
     """The median `seconds` of cell `a` over those of `b`, timed in turns, with the interval at 1 - `alpha`.
 
     By the spread of their timings and those of `others`, as `stats.compare_with` has it. None where one of the two was
-    timed once, or where all timings of one came before those of the other: what drifts would count as a difference.
+    timed fewer than three times, or where all timings of one came before those of the other: what drifts would count as
+    a difference.
     """
-    if min(len(a), len(b)) < 2 or not _took_turns(a, b):
+    if min(len(a), len(b)) < FEWEST or not _took_turns(a, b):
         return None
     rest = {id(timed[0]): timed for timed in others if timed[0] not in (a[0], b[0])}
     found = stats.compare_with(_logs(b, seconds), [_logs(each, seconds) for each in (a, *rest.values())], 1 - alpha)[0]
-    return stats.Ratio(math.exp(found.difference), math.exp(found.low), math.exp(found.high), len(a) + len(b), found.p)
+    with np.errstate(over="ignore"):  # wild timings: the interval may reach to infinity
+        low, high = float(np.exp(found.low)), float(np.exp(found.high))
+    return stats.Ratio(math.exp(found.difference), low, high, len(a) + len(b), found.p)
 
 
 def mean_s(timed: Sequence[SpeedRecord], seconds: Callable[[SpeedRecord], Sequence[float]]) -> float:

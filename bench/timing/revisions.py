@@ -65,7 +65,8 @@ def _tree(commit: str) -> Iterator[Path]:
 
 
 def _block(tree: Path, commit: str, asked: Mapping[str, Any]) -> dict[str, float]:
-    folders = [str(tree), str(ROOT), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    own = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    folders = [str(tree), str(ROOT), *filter(None, own), os.getcwd()]  # where `python -m` finds a network of one's own
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "OMP_NUM_THREADS": str(asked["threads"])}
     command = [sys.executable, "-P", "-m", "bench.timing.block", json.dumps(dict(asked))]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -34,9 +34,9 @@ class Worker:
             self._process.stdin.write(f"{line}\n")
             self._process.stdin.flush()
 
-    def answer(self) -> dict[str, Any]:
-        """Raises WorkerFailed."""
-        answer: dict[str, Any] = json.loads(self._read('{"'))
+    def answer(self, start: str = '{"') -> dict[str, Any]:
+        """The next line that begins with `start`. Raises WorkerFailed."""
+        answer: dict[str, Any] = json.loads(self._read(start))
         return answer
 
     def stop(self) -> None:
