@@ -662,5 +662,5 @@ def test_a_revision_is_timed_with_the_users_own_folders(monkeypatch):
     monkeypatch.setattr(subprocess, "run", run)
     monkeypatch.setenv("PYTHONPATH", "mine")
     assert revisions._block(revisions.ROOT, revisions.WORKING_TREE, {"threads": 1}) == {"train_step": 1.0}
-    assert asked["env"]["PYTHONPATH"].split(os.pathsep)[-1] == "mine"
+    assert asked["env"]["PYTHONPATH"].split(os.pathsep)[-2:] == ["mine", os.getcwd()]
     assert asked["options"].get("cwd") is None
