@@ -364,7 +364,7 @@ def test_step_time_of_large_kernels():
     assert (noisy.verdict, "1.200 [" in noisy.evidence) == ("not resolved", True)
     unknown = verdict(pair(0.010, 0.020), "4h", ())
     assert unknown.verdict == "not resolved"
-    assert "neither timings in turns nor a calibration tell how far two runs differ" in unknown.evidence
+    assert "neither timings in turns nor a calibration tells how far two runs differ" in unknown.evidence
     assert verdict(pair(0.010, 0.020)[:1], "4h").verdict == "waiting"
     # A machine that is too noisy to tell takes nothing from another.
     both = pair(0.010, 0.012, environment=GPU) + pair(0.010, 0.012)

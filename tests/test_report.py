@@ -624,7 +624,7 @@ def test_speed_answer_compares_only_what_had_the_machine_alone():
     line = answer_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10)])
     assert ("fastest in training is *kernel_size 2* with 10,000 images/s, slowest *kernel_size 3* with 5,000 images"
             in line)
-    assert "a factor of 2.00; neither timings in turns nor a calibration tell how far two runs" in line
+    assert "a factor of 2.00; neither timings in turns nor a calibration tells how far two runs" in line
     shared = msgspec.structs.replace(LABELS, machine_shared=True)
     assert "fastest" not in answer_of([timed(MADE, K2), timed(MADE, K3, [0.02] * 10, labels=shared)])
 

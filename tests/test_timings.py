@@ -124,7 +124,7 @@ def test_several_timings_answer_without_a_calibration():
     alike = results_of(*rounds(K2, 0.010, 0.012, 0.011), *rounds(K3, 0.011, 0.012, 0.010, first=1))
     assert speed_answer(alike.rows["made"], M1, None).startswith("training speeds are not resolved: ")
     once = results_of(*rounds(K2, 0.010), *rounds(K3, 0.011, first=1))
-    said = "neither timings in turns nor a calibration tell how far two runs of one cell differ."
+    said = "neither timings in turns nor a calibration tells how far two runs of one cell differ."
     assert said in speed_answer(once.rows["made"], M1, None)
 
 

@@ -64,7 +64,7 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
         else:
             verdicts.append("not resolved")
         texts.append(f"{about} times the step time, {STEP_WORDS[verdicts[-1]]}"
-                     f"{'' if known else ': neither timings in turns nor a calibration tell how far two runs differ'}")
+                     f"{'' if known else ': neither timings in turns nor a calibration tells how far two runs differ'}")
     texts = [texts[i] for i in sorted(range(len(texts)), key=lambda i: list(STEP_WORDS).index(verdicts[i]))]
     shown = first_of(texts, MOST_TOLD)
     if "less" in verdicts or "equivalent" in verdicts:

@@ -43,7 +43,7 @@ def speed_answer(rows: Sequence[Row], machine: Machine, noise: Pairs | None) -> 
     ratio = own or (record_ratio(1 / slow.images_per_s, 1 / fast.images_per_s, noise, alpha) if noise else None)
     if ratio is None:
         return (f"fastest in training is {ends[0]}, slowest {ends[1]}, a factor of {factor}; neither timings in "
-                f"turns nor a calibration tell how far two runs of one cell differ.{others}")
+                f"turns nor a calibration tells how far two runs of one cell differ.{others}")
     between = f", {own.n} timings in turns" if own else " between runs"
     interval = f"a factor of {factor} [{significant(ratio.low)}, {significant(ratio.high)}]{between}"
     if ratio.low <= 1:
