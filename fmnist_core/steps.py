@@ -69,11 +69,10 @@ class Steps:
     def _compile(self, mode: str) -> None:
         """The model; under DDP the network inside. DDP's own forward cannot be traced, and where the compiler gives up
         there it also leaves an `nn.Sequential` as it is, since it compiles none of PyTorch's own modules by itself."""
-        compiled = torch.compile(self.network if self.num_processes > 1 else self.model, mode=mode, dynamic=False)
         if self.num_processes > 1:
-            self.model.module = compiled
+            self.model.module = torch.compile(self.network, mode=mode, dynamic=False)
         else:
-            self.model = compiled
+            self.model = torch.compile(self.model, mode=mode, dynamic=False)
 
     @property
     def torch_optimizer(self) -> Any:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import signal
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 import bench.sweep
 from bench import environment
+from bench.sweep.notice import SIGNALS
 from fmnist_core import files
 from tests import promises
 from tests.promises import FaultRun
@@ -149,3 +151,12 @@ def small_data(monkeypatch):
     dataset = small_dataset()
     monkeypatch.setattr(device, "dataset_of", lambda task, data_dir: dataset)
     return dataset
+
+
+@pytest.fixture
+def handlers():
+    """A notice that was obeyed leaves the process deaf; the tests go on."""
+    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -62,7 +62,7 @@ def test_a_process_that_dies_is_a_failure_of_its_cell(tmp_path):
     assert record.reason == "the process that timed it ended: exit code -9"
 
 
-def test_a_notice_ends_it_at_once(tmp_path):
+def test_a_notice_ends_it_at_once(tmp_path, handlers):
     """As Ctrl-C does, which a terminal sends to both."""
     task = second_timing(tmp_path, "stall", after=3)
     before = set(psutil.Process().children())

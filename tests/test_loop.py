@@ -12,19 +12,12 @@ from bench.inputs import options
 from bench.record import TrainRecord
 from bench.sweep import launch
 from bench.sweep.attempts import Attempt
-from bench.sweep.notice import SIGNALS, Notice, Stopped
+from bench.sweep.notice import Notice, Stopped
 from bench.sweep.progress import Progress
 from bench.sweep.request import Request
 from tests.swept import ONE_CELL
 
-
-@pytest.fixture(autouse=True)
-def handlers():
-    """A notice leaves the process deaf; the tests go on."""
-    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
+pytestmark = pytest.mark.usefixtures("handlers")
 
 
 def then_comes_a_notice(function):

@@ -10,15 +10,6 @@ from bench.sweep import notice as notice_
 from bench.sweep.notice import SIGNALS, Notice, Stopped
 
 
-@pytest.fixture
-def handlers():
-    """A notice that was obeyed leaves the process deaf; the tests go on."""
-    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 def signal_that_stopped(work) -> int:
     """0: none did."""
     try:

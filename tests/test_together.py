@@ -15,7 +15,7 @@ from bench.store import Store
 from bench.sweep import device, launch, loop, one_task, together
 from bench.sweep.attempts import Attempt
 from bench.sweep.conditions import Conditions
-from bench.sweep.notice import SIGNALS, Notice, Stopped
+from bench.sweep.notice import Notice, Stopped
 from bench.sweep.plan import siblings, tasks
 from bench.sweep.request import Request
 from fmnist_core.fused.training import fused_fit
@@ -34,15 +34,6 @@ base.data = { dataset = "synthetic", validation_size = 40 }
 base.model = { name = "cnn", depth = 1, width = 2 }
 base.train = { epochs = 1, global_batch_size = 32 }
 """
-
-
-@pytest.fixture
-def handlers():
-    """A notice leaves the process deaf; the tests go on."""
-    before = {number: signal.getsignal(number) for number in (*SIGNALS, signal.SIGALRM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -55,7 +55,7 @@ def steps_slow_down(pairs: Sequence[tuple[str, Row, Row]], results: Results) -> 
                      f"[{change.low:.3f}, {change.high:.3f}] times the step time, {STEP_WORDS[verdicts[-1]]}")
     for name, machine, a, b, rows in timed:
         own = timings.ratio(b, a, [found for row in rows if (found := row.timings(machine))], alpha, step_s)
-        after, before = (timings.mean_s(one, step_s) for one in (b, a))
+        after, before = (timings.medians(one)["train_step"] for one in (b, a))
         known = own or (record_ratio(after, before, noise[machine], alpha) if machine in noise else None)
         about = f"{escape(name)} on {escape(machine.title)}{f', {own.n} timings' if own else ''}: {after / before:.3f}"
         if known:

@@ -9,12 +9,11 @@ import msgspec
 import numpy as np
 
 from bench import stats
+from bench.formatting import FEWEST_SPREAD
 from bench.record import SpeedRecord
 from bench.records.side_records import Metric
 
 LATENCY_BATCH = 1
-FEWEST = 3
-"""Timings of a cell that tell their spread."""
 
 
 def was_disturbed(speed: SpeedRecord) -> bool:
@@ -31,8 +30,8 @@ def last_alike(timed: Sequence[SpeedRecord]) -> list[SpeedRecord]:
     own = [one for one in captured if one.cell == captured[-1].cell]
     facts = lambda one: (one.environment.commit, one.environment.dirty, one.images_per_step,
                          msgspec.structs.replace(one.labels, machine_shared=False, compile_timings_s={}))
-    last = [one for one in own if facts(one) == facts(max(own, key=lambda one: one.started_at))]
-    return sorted(last, key=lambda one: stats.median(one.step_s))
+    last = facts(max(own, key=lambda one: one.started_at)) if own else None
+    return sorted((one for one in own if facts(one) == last), key=lambda one: stats.median(one.step_s))
 
 
 def whole_s(speed: SpeedRecord) -> list[float]:
@@ -58,18 +57,13 @@ def ratio(a: Sequence[SpeedRecord], b: Sequence[SpeedRecord], others: Iterable[S
     timed fewer than three times, or where all timings of one came before those of the other: what drifts would count as
     a difference.
     """
-    if min(len(a), len(b)) < FEWEST or not _took_turns(a, b):
+    if min(len(a), len(b)) < FEWEST_SPREAD or not _took_turns(a, b):
         return None
     rest = {id(timed[0]): timed for timed in others if timed[0] not in (a[0], b[0])}
     found = stats.compare_with(_logs(b, seconds), [_logs(each, seconds) for each in (a, *rest.values())], 1 - alpha)[0]
     with np.errstate(over="ignore"):  # wild timings: the interval may reach to infinity
         low, high = float(np.exp(found.low)), float(np.exp(found.high))
     return stats.Ratio(math.exp(found.difference), low, high, len(a) + len(b), found.p)
-
-
-def mean_s(timed: Sequence[SpeedRecord], seconds: Callable[[SpeedRecord], Sequence[float]]) -> float:
-    """Geometric mean of the medians of a cell's timings."""
-    return math.exp(stats.mean(_logs(timed, seconds)))
 
 
 def _logs(timed: Sequence[SpeedRecord], seconds: Callable[[SpeedRecord], Sequence[float]]) -> list[float]:
