@@ -82,6 +82,11 @@ def num_gpus() -> int:
     return len(_gpus())
 
 
+def gpu_ids() -> list[str]:
+    """What nvidia-smi calls the GPUs that this process may use."""
+    return sorted({gpu["uuid"] for gpu in _gpus()})
+
+
 def num_cpus() -> int:
     return len(os.sched_getaffinity(0))
 

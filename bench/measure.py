@@ -10,7 +10,7 @@ import msgspec
 import torch
 
 from bench.record import Inference, Labels, Layer, SpeedRecord
-from bench.timing import memory
+from bench.timing import gpu_limits, memory
 from bench.timing.block import (
     INFERENCE_BATCHES,
     WARMUP_STEPS,
@@ -145,6 +145,8 @@ def _time_block(training: Training, clock: Clock) -> tuple[list[float], list[flo
     block_s = host.seconds_between([start, host.mark()])[0]
     after = usage()
     warnings = disagreement([*batch_s, *step_s], block_s) + load_warning(before, after, _own_s(training, before, after))
+    # After the block: a process that is started in its midst would be in its times.
+    warnings += gpu_limits.slowdowns(lambda: time_steps(training, clock, num_steps))
     return batch_s, step_s, block_s, warnings
 
 
