@@ -69,7 +69,7 @@ def _run(asked: argparse.Namespace, world: launch.World, notice: Notice) -> int:
             return OK
         work = check(request)
     except ValueError as error:
-        if world.rank == 0:
+        if world.local_rank == 0:  # of each machine: what is wrong may be wrong on one of them alone
             print(f"bench/run.py: {error}", file=sys.stderr)
         return WRONG_INPUT
     try:
@@ -120,7 +120,8 @@ def _say_what_has_no_effect(request: Request, work: Work) -> None:
 
 
 def _finish(request: Request, is_quiet: bool) -> int:
-    """Say what was learnt; the exit code."""
+    """Say what was learnt; the exit code. Rank 0, which says it, alone tells of failed cells: a launcher ends the other
+    processes as soon as one has failed, in the midst of a sentence."""
     latest = request.store.latest()
     planned = due(request.planned, latest)
     if not is_quiet:
@@ -128,7 +129,8 @@ def _finish(request: Request, is_quiet: bool) -> int:
 
         with to_whoever_reads():
             results.show(request.experiments, planned, latest, request.store.folder, request.asked.experiments)
-    return OK if all(task.key in latest and latest[task.key].status == "ok" for task in planned) else FAILED
+    is_done = all(task.key in latest and latest[task.key].status == "ok" for task in planned)
+    return OK if is_done or request.world.rank != 0 else FAILED
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Records on disk: one JSON line each, appended and synced before the run goes on. No torch.
 
 A folder holds one `<experiment>.jsonl` per experiment. A line is there whole or not at all: a torn last line (a kill
-in mid-write) is cut off by the next writer and passed over by readers. Who works on what is told by locks that the
+in mid-write) is cut off by the next writer and passed over by readers; a whole one that an editor left without its end
+counts, and is given it. Who works on what is told by locks that the
 kernel releases when their process ends, so a dead process's cell is free again.
 """
 
@@ -12,9 +13,11 @@ import re
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import IO, Generic, TypeVar
+
+from msgspec.structs import replace
 
 from bench.record import Record
 from bench.records.identity import newest
@@ -73,19 +76,22 @@ class Store:
     def append(self, record: Record) -> None:
         """Durable when this returns. Raises StoreError where it cannot be written; the file is then as it was.
 
-        A key stays in the file that it was found in before: the order of the lines says which one is the newest.
+        Of a key the record last begun counts. By a clock that was set back, this one would have begun before the one
+        that it takes the place of; then it is stored as begun a second after that.
         """
-        key = key_of(record)
-        path = self._heads.homes.get(key) or self._records.homes.get(key) or self._file_of(record.experiment)
+        known, path = self._heads.known.get(key_of(record)), self._file_of(record.experiment)
+        if known and known.started_at and known.started_at >= record.started_at:
+            later = datetime.fromisoformat(known.started_at) + timedelta(seconds=1)
+            record = replace(record, started_at=later.isoformat(timespec="seconds"))
         try:
             line = encode(record)
             decode(line)  # one that cannot be read back, e.g. because of a NaN, would make the whole store unreadable
         except ValueError as error:
-            raise StoreError(f"record {key} cannot be kept: {error}") from error
+            raise StoreError(f"record {key_of(record)} cannot be kept: {error}") from error
         try:
             with path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
-                size = _cut_torn_line(file)
+                size = _end_last_line(file)
                 if path not in self._known_files:
                     _sync_folder(self.folder)
                     self._known_files.add(path)
@@ -162,7 +168,7 @@ def read_all(folder: str | Path) -> list[Record]:
     """Also those that a later one takes the place of."""
     if not Path(folder).is_dir():
         raise StoreError(f"store {folder}: there is no such folder")
-    return [record for _, record in _Reader(Path(folder), decode).lines()]
+    return list(_Reader(Path(folder), decode).lines())
 
 
 def read_file(path: str | Path) -> list[Record]:
@@ -178,21 +184,20 @@ class _Reader(Generic[Line]):
 
     def __init__(self, folder: Path, read: Callable[[bytes], Line]) -> None:
         self.folder, self.read = folder, read
-        self.homes: dict[str, Path] = {}
-        """By key: the file that its newest record is in."""
-        self._latest: dict[str, Line] = {}
+        self.known: dict[str, Line] = {}
+        """What `latest` gave last."""
         self._offsets: dict[Path, int] = {}  # by file: the end of the last line read
+        self._without_end: dict[Path, bytes] = {}  # by file: a last line that was read, and will be met once more
 
     def latest(self) -> dict[str, Line]:
-        """Of each key the last line of a file; of several files that have the key, the one last begun."""
-        for path, line in self.lines():
+        """Of each key the record last begun: as in a report, whichever file it is in."""
+        for line in self.lines():
             key = key_of(line)
-            if self.homes.get(key, path) == path or line.started_at >= self._latest[key].started_at:
-                self._latest[key] = line
-                self.homes[key] = path
-        return self._latest
+            if key not in self.known or line.started_at >= self.known[key].started_at:
+                self.known[key] = line
+        return self.known
 
-    def lines(self) -> Iterator[tuple[Path, Line]]:
+    def lines(self) -> Iterator[Line]:
         """Those that are new since the last call, file by file."""
         try:
             names = os.listdir(self.folder)
@@ -201,8 +206,7 @@ class _Reader(Generic[Line]):
         except OSError as error:
             raise StoreError(f"store {self.folder} cannot be read: {error.strerror}") from error
         for path in sorted(self.folder / name for name in names if name.endswith(".jsonl")):
-            for line in self.new(path):
-                yield path, line
+            yield from self.new(path)
 
     def new(self, path: Path) -> Iterator[Line]:
         """Those of one file."""
@@ -214,10 +218,15 @@ class _Reader(Generic[Line]):
                     raise StoreError(f"store {path} was shortened while in use")
                 file.seek(start)
                 for line in file:
-                    if not line.endswith(b"\n"):
-                        break  # torn: its writer was killed
-                    yield self.read(line)
-                    self._offsets[path] = offset = offset + len(line)
+                    has_end = line.endswith(b"\n")
+                    if not has_end and not _is_whole(line):
+                        break
+                    if self._without_end.pop(path, None) != line.removesuffix(b"\n"):
+                        yield self.read(line)
+                    if has_end:
+                        self._offsets[path] = offset = offset + len(line)
+                    else:
+                        self._without_end[path] = line
         except SchemaError as error:
             number = path.read_bytes()[:offset].count(b"\n") + 1
             mend = "; mend or delete this line, and all others count again" if isinstance(error, NotARecord) else ""
@@ -239,8 +248,17 @@ def _byte_of_host(host: str) -> int:
     return _NO_KEY + 1 + zlib.crc32(host.encode())
 
 
-def _cut_torn_line(file: IO[bytes]) -> int:
-    """Truncate to the last whole line; returns the size."""
+def _is_whole(line: bytes) -> bool:
+    """Whether the last line lacks nothing but its end. Else it is torn: its writer was killed."""
+    try:
+        decode(line)
+    except SchemaError as error:
+        return not isinstance(error, NotARecord)
+    return True
+
+
+def _end_last_line(file: IO[bytes]) -> int:
+    """Truncate to the last whole line, or end it; returns the size."""
     end = size = file.seek(0, os.SEEK_END)
     while size:
         start = max(0, size - 65536)
@@ -250,8 +268,13 @@ def _cut_torn_line(file: IO[bytes]) -> int:
             size = start + newline + 1
             break
         size = start
-    if size < end:
-        file.truncate(size)
+    if size == end:
+        return size
+    file.seek(size)
+    if _is_whole(file.read()):
+        _write_all(file.fileno(), b"\n")
+        return end + 1
+    file.truncate(size)
     return size
 
 

@@ -118,8 +118,9 @@ def test_epochs_of_trainings_tell_what_no_step_does(epoch_s, said):
 @pytest.mark.parametrize(("change", "reason"), [
     ({"environment": msgspec.structs.replace(HERE, num_threads=1)}, "speed: num_threads: 2 against 1"),
     ({"fused_seeds": 2}, "speed: fused_seeds: 1 against 2"),
-    ({"machine_shared": True}, "speed: machine_shared: other work ran meanwhile"),
-    ({"train_s": [5.0, 5.0, 7.0, 9.0]}, "speed: machine_shared: other work ran meanwhile"),
+    ({"machine_shared": True}, f"speed: {record_sets.OTHER_WORK}"),
+    ({"num_resumes": 1}, f"speed: {record_sets.OTHER_WORK}"),
+    ({"train_s": [5.0, 5.0, 7.0, 9.0]}, f"speed: {record_sets.OTHER_WORK}"),
 ])
 def test_epochs_are_compared_where_the_conditions_agree(change, reason):
     undisturbed = {"train_s": [5.0, 5.0, 5.0, 5.0]}
@@ -131,7 +132,7 @@ def test_epochs_are_compared_where_the_conditions_agree(change, reason):
 def test_a_disturbed_or_resumed_training_does_not_hide_the_others():
     quiet, disturbed = {"train_s": [5.0] * 4}, {"train_s": [5.0, 5.0, 7.0, 9.0]}
     one = trainings([0.9, 0.91], **quiet) + trainings([0.9, 0.91, 0.92], machine_shared=True, **disturbed)[2:]
-    found = sets(one, trainings([0.9, 0.91], num_resumes=1, **quiet))
+    found = sets(one, trainings([0.9, 0.91], **quiet) + trainings([0.9, 0.91, 0.92], num_resumes=1, **quiet)[2:])
     assert not found.refused
     assert [one.metric for one in found.answers] == [record_sets.ACCURACY, "epoch"]
 

@@ -31,6 +31,10 @@ def test_what_was_seen_then_counts_whatever_the_epochs_say():
     assert training_was_disturbed(of_epochs(2.0, 2.0, 2.0, 2.0, machine_shared=True))
 
 
+def test_of_a_training_that_was_taken_up_again_the_record_knows_the_last_part_alone():
+    assert training_was_disturbed(of_epochs(2.0, 2.0, 2.0, 2.0, num_resumes=1))
+
+
 def test_seconds_of_several_seeds_as_one_module_are_no_seeds_own():
     steady = of_epochs(2.0, 2.0, 2.0, 2.0)
     together = of_epochs(2.0, 2.0, 2.0, 2.0, fused_seeds=16)

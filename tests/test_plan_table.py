@@ -1,5 +1,7 @@
 """The plan of a sweep, as `--list` shows it."""
 
+import sys
+
 import pytest
 from msgspec.structs import replace
 
@@ -8,7 +10,7 @@ from bench.record import Labels
 from bench.sweep import plan_table
 from bench.sweep.plan import tasks
 from fmnist_core.config import quality_key
-from tests.swept import timed, trained, two_depths, two_executions
+from tests.swept import sweep_of, timed, trained, two_depths, two_executions
 
 
 @pytest.fixture
@@ -76,3 +78,24 @@ def test_cells_that_differ_in_their_execution_share_a_training(capsys):
     latest = {task.key: trained(task, 0.9) if task.seed is not None else timed(task) for task in plan}
     plan_table.show(experiments, plan, latest)
     assert capsys.readouterr().out.count("1/1        1/1") == 2, "each with the training"
+
+
+def test_what_is_no_network_sees_each_image_once(capsys):
+    experiments, plan = sweep_of(base={"model": {"name": "baseline", "estimator": "gaussian_nb"}}, seeds={"cpu": 1})
+    plan_table.show(experiments, plan, {})
+    assert " 50,000 " in capsys.readouterr().out  # of 60,000 those that are not for validation
+
+
+def test_the_time_of_a_plan_grows_with_its_tasks_and_not_with_their_square(monkeypatch, capsys):
+    """Counted, not timed: each task's cell is looked at a fixed number of times."""
+    looks = []
+    of_plan = sys.modules["bench.sweep.plan"]
+    original = of_plan.canonical_json
+    monkeypatch.setattr(of_plan, "canonical_json", lambda content: looks.append(1) or original(content))
+    numbers = []
+    for depths in (4, 16):
+        experiments, planned = sweep_of(seeds={"cpu": 2}, grid={"train.epochs": list(range(1, depths + 1))})
+        looks.clear()
+        plan_table.show(experiments, planned, {})
+        numbers.append(len(looks))
+    assert numbers[1] == 4 * numbers[0] > 0

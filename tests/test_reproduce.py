@@ -10,11 +10,11 @@ import pytest
 from bench import experiment
 from bench.experiment import Cell, Experiment
 from bench.inputs import options
-from bench.record import Labels
+from bench.record import Labels, SpeedRecord
 from bench.records import reproduce
 from bench.records.rows import collect
-from fmnist_core.config import CellConfig, CustomModel, TrainConfig, quality_key
-from tests.explorer_records import GRID, other, train
+from fmnist_core.config import CellConfig, CustomModel, ExecutionConfig, TrainConfig, quality_key
+from tests.explorer_records import GRID, other, speed, train
 
 
 @pytest.mark.parametrize("name", experiment.names())
@@ -76,3 +76,19 @@ def test_several_processes_are_started_by_torchrun() -> None:
     row = collect([shared], [GRID]).rows["grid"][0]
     assert reproduce.command(row, {"model.depth": 1}) == (
         "torchrun --nproc-per-node 2 bench/run.py grid --only model.depth=1 --set launch.mode=ddp --seeds 5")
+
+
+def test_a_timing_by_another_execution_is_asked_for_with_it(tmp_path: Path) -> None:
+    config = GRID.cells[0].config
+    captured = msgspec.structs.replace(config, execution=ExecutionConfig(capture=True, memory_format="contiguous"))
+    rows = collect([speed(captured, [0.001] * 3)], [GRID]).rows["grid"]
+    [timed] = rows[0].speeds
+    assert isinstance(timed, SpeedRecord)
+    assert reproduce.command(rows[0], {"model.depth": 1}, timed) == (
+        "accelerate launch bench/run.py grid --only model.depth=1 --set execution.memory_format=contiguous "
+        "--set execution.capture=true --seeds 2")
+    write, _, _ = reproduce.command(rows[0], None, timed).partition(" && ")
+    subprocess.run(["sh", "-c", write], cwd=tmp_path, check=True)
+    assert [cell.config for cell in experiment.load(str(tmp_path / "cell.toml")).cells] == [captured]
+    plain = speed(config, [0.001] * 3)
+    assert "--set" not in reproduce.command(rows[0], {"model.depth": 1}, plain)

@@ -3,7 +3,7 @@
 import pytest
 from msgspec.structs import replace
 
-from bench.record import Labels, SpeedRecord
+from bench.record import Epochs, Labels, SpeedRecord, TrainRecord
 from bench.sweep import results
 from bench.sweep.results import Line
 from tests.swept import timed, trained, two_depths, two_executions
@@ -86,3 +86,14 @@ def test_cells_that_differ_in_their_execution_share_a_training(capsys, tmp_path)
     latest = {task.key: trained(task, 0.9) if task.seed is not None else timed(task) for task in plan}
     results.show(experiments, plan, latest, tmp_path)
     assert capsys.readouterr().out.count("90.00 ") >= 2
+
+
+def test_seeds_of_another_arithmetic_are_left_out_of_a_mean_and_counted():
+    of = lambda precision, accuracy: TrainRecord(experiment="mine", quality_key="k", seed=0, cell={}, labels=Labels(
+        precision=precision), epochs=Epochs(test_accuracy=[accuracy]))
+    few, many = [of("float32", 0.8)] * 2, [of("bfloat16", 0.9)] * 3
+    line = Line.of("a", [*few, *many])
+    assert (line.accuracy, line.sd, line.num_seeds, line.num_others) == (90.0, pytest.approx(0), 3, 2)
+    told = list(results.paragraphs([line, Line.of("b", few[:1])]))[1]
+    assert told.splitlines()[0] == "Left out: 2 seeds of another arithmetic, which a report shows apart."
+    assert "Left out" not in "".join(results.paragraphs([Line.of("b", few), Line.of("a", many)]))

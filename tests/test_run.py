@@ -55,6 +55,29 @@ def test_what_is_done_is_not_done_again(call_run, bare_folder, monkeypatch):
     assert [decode(line).quality_key for line in lines] == keys
 
 
+def test_rank_0_alone_tells_the_launcher_of_failed_cells(call_run, bare_folder, monkeypatch):
+    """A launcher ends the others as soon as one process has failed: rank 0 could be in the midst of its summary."""
+    path = written(bare_folder, EXPERIMENT)
+    assert call_run(path)[0] == 0
+    done = next(iter((store := Store("runs")).heads()))
+    store.append(TrainRecord(experiment="mine", quality_key=done, seed=0, cell={}, status="oom"))
+    for rank, code in (("0", 1), ("1", 0)):
+        for name, value in {"WORLD_SIZE": "2", "RANK": rank, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": "2"}.items():
+            monkeypatch.setenv(name, value)
+        assert call_run(path)[0] == code
+
+
+def test_what_is_wrong_on_one_machine_is_told_there(call_run, bare_folder, monkeypatch):
+    for local_rank, told in (("0", True), ("1", False)):
+        monkeypatch.setenv("WORLD_SIZE", "4")
+        monkeypatch.setenv("RANK", str(2 + int(local_rank)))  # of the second machine of two
+        monkeypatch.setenv("LOCAL_RANK", local_rank)
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+        code, _, err = call_run("quick", "--data-dir", "nowhere")
+        assert code == 2
+        assert bool(err) == told
+
+
 def test_threads_are_those_asked_for_or_the_processors(call_run, bare_folder, monkeypatch):
     seen, train = [], sys.modules["bench.sweep.one_task"].run
     monkeypatch.setattr(sys.modules["bench.sweep.one_task"], "run", lambda task, attempt, conditions: (
@@ -86,8 +109,8 @@ def test_the_work_beside_a_cell_does_not_grow_with_the_number_of_cells(call_run,
 def test_failed_cells_are_kept_and_tried_again_when_asked(call_run, bare_folder, monkeypatch):
     path = written(bare_folder, EXPERIMENT)
     assert call_run(path)[0] == 0
-    done, other = Store("runs").latest()
-    Store("runs").append(TrainRecord(experiment="mine", quality_key=done, seed=0, cell={}, status="oom"))
+    done, other = (store := Store("runs")).heads()
+    store.append(TrainRecord(experiment="mine", quality_key=done, seed=0, cell={}, status="oom"))
     monkeypatch.setenv("PRETEND_LOG", str(bare_folder / "log"))
     code, out, _ = call_run(path)
     assert code == 1  # nothing to do, and a failure among the results

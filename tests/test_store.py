@@ -13,7 +13,7 @@ import pytest
 
 from bench.record import SpeedRecord, TrainRecord
 from bench.records.lines import decode, encode, key_of
-from bench.store import Store, StoreError
+from bench.store import Store, StoreError, read
 
 KEY = "0123456789abcdef"
 OTHER_KEY = "fedcba9876543210"
@@ -75,28 +75,48 @@ def test_heads_say_what_their_records_say(tmp_path):
 
 @pytest.mark.parametrize("find", [Store.latest, Store.heads])
 def test_the_newest_record_of_a_key_wins_in_whatever_order_the_files_are_read(tmp_path, find):
-    Store(tmp_path).append(trained(experiment="b", status="oom"))
+    Store(tmp_path).append(trained(experiment="b", status="oom", started_at="2026-02-01T00:00:00+00:00"))
     later = Store(tmp_path)
     find(later)
-    later.append(trained(experiment="a", status="ok"))
+    later.append(trained(experiment="a", status="ok", started_at="2026-02-01T00:00:01+00:00"))
     assert later.latest()[KEY].status == "ok"
     assert Store(tmp_path).latest()[KEY].status == "ok"
-    assert [path.name for path in tmp_path.glob("*.jsonl")] == ["b.jsonl"]
+    assert sorted(path.name for path in tmp_path.glob("*.jsonl")) == ["a.jsonl", "b.jsonl"]
 
 
 @pytest.mark.parametrize("find", [Store.latest, Store.heads])
-def test_of_a_key_in_two_files_the_record_last_begun_counts_and_of_one_file_the_last_line(tmp_path, find):
+def test_of_a_key_the_record_last_begun_counts_as_in_a_report(tmp_path, find):
     first, later = "2026-01-01T00:00:00+00:00", "2026-02-01T00:00:00+00:00"
     (tmp_path / "a.jsonl").write_bytes(encode(trained(started_at=later)))
     (tmp_path / "b.jsonl").write_bytes(encode(trained(status="error", started_at=first)))
     store = Store(tmp_path)
     assert find(store)[KEY].status == "ok"
-    store.append(trained(status="oom", started_at="2026-01-15T00:00:00+00:00"))  # of a clock that was set back
+    (tmp_path / "c.jsonl").write_bytes(encode(trained(status="oom", started_at=later)))  # of the same second
     assert find(store)[KEY].status == find(Store(tmp_path))[KEY].status == "oom"
-    assert (tmp_path / "a.jsonl").read_bytes().count(b"\n") == 2
+    assert [record.status for record in read(tmp_path)] == ["oom"]
 
 
-@pytest.mark.parametrize("torn", [b"{", encode(trained(OTHER_KEY))[:-1], b"x" * 200_000, b"\0" * 70_000])
+@pytest.mark.parametrize("began", ["2026-01-15T00:00:00+00:00", "2026-02-01T00:00:00+00:00"])
+def test_what_is_run_again_by_a_clock_that_was_set_back_takes_the_place_of_the_old(tmp_path, began):
+    (tmp_path / "z.jsonl").write_bytes(encode(trained(status="oom", started_at="2026-02-01T00:00:00+00:00")))
+    store = Store(tmp_path)
+    old = store.heads()[KEY]
+    store.append(trained(status="ok", started_at=began))
+    assert store.heads()[KEY] is not old  # else a sweep would do it again and again
+    assert [(one.status, one.started_at) for one in read(tmp_path)] == [("ok", "2026-02-01T00:00:01+00:00")]
+
+
+def test_files_of_others_are_only_read(tmp_path):
+    (tmp_path / "alice.jsonl").write_bytes(encode(trained(experiment="quick", status="oom")))
+    before = (tmp_path / "alice.jsonl").read_bytes()
+    store = Store(tmp_path)
+    assert store.latest()[KEY].status == "oom"
+    store.append(trained(experiment="quick", status="ok"))
+    assert (tmp_path / "alice.jsonl").read_bytes() == before
+    assert (tmp_path / "quick.jsonl").exists()
+
+
+@pytest.mark.parametrize("torn", [b"{", encode(trained(OTHER_KEY))[:-2], b"x" * 200_000, b"\0" * 70_000])
 def test_a_torn_last_line_is_passed_over_and_then_cut_off(tmp_path, torn):
     Store(tmp_path).append(trained())
     with (tmp_path / "quick.jsonl").open("ab") as file:
@@ -106,6 +126,19 @@ def test_a_torn_last_line_is_passed_over_and_then_cut_off(tmp_path, torn):
     Store(tmp_path).append(trained(OTHER_KEY))
     assert set(reader.latest()) == set(Store(tmp_path).latest()) == {KEY, OTHER_KEY}
     assert (tmp_path / "quick.jsonl").read_bytes() == encode(trained()) + encode(trained(OTHER_KEY))
+
+
+@pytest.mark.parametrize("find", [Store.latest, Store.heads])
+def test_a_whole_last_line_without_its_end_counts_and_stays(tmp_path, find):
+    (tmp_path / "quick.jsonl").write_bytes(encode(trained()).removesuffix(b"\n"))
+    store = Store(tmp_path)
+    first = find(store)[KEY]
+    assert find(store)[KEY] is first  # `run` tells a new record from an old one by identity
+    store.append(trained(OTHER_KEY))
+    assert (tmp_path / "quick.jsonl").read_bytes() == encode(trained()) + encode(trained(OTHER_KEY))
+    assert find(store)[KEY] is first
+    assert set(find(store)) == set(find(Store(tmp_path))) == {KEY, OTHER_KEY}
+    assert len(read(tmp_path)) == 2
 
 
 def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path):
@@ -136,9 +169,9 @@ def test_only_files_of_records_are_read(tmp_path):
 )
 def test_an_unreadable_line_is_named(tmp_path, line, message):
     (tmp_path / "quick.jsonl").write_bytes(encode(trained()) + encode(trained(OTHER_KEY)) + line)
-    for read in (Store(tmp_path).latest, Store(tmp_path).heads):
+    for find in (Store(tmp_path).latest, Store(tmp_path).heads):
         with pytest.raises(StoreError, match=rf"quick\.jsonl, line 3: .*{message}") as error:
-            read()
+            find()
         assert ("; mend or delete this line" in str(error.value)) == ("not a record" in str(error.value))
 
 

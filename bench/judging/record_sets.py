@@ -27,7 +27,7 @@ from fmnist_core.config import ExecutionConfig
 ACCURACY = "test accuracy (%)"
 MAX_VERSIONS = 3
 """Of one name, that are told of a set."""
-OTHER_WORK = "machine_shared: other work ran meanwhile"
+OTHER_WORK = "machine_shared: other work ran meanwhile, or the training was taken up again"
 
 Kind = TypeVar("Kind", TrainRecord, SpeedRecord)
 

@@ -54,7 +54,8 @@ def render(records: Sequence[Record], experiments: Sequence[Experiment], sides: 
 
 def content(records: Sequence[Record], experiments: Sequence[Experiment], sides: Sequence[SideRecord] = (), *,
             only_recorded: bool = False) -> dict[str, Any]:
-    """What the page shows, as JSON types. Columns, `cell_of` and `times` have an entry per line of the table."""
+    """What the page shows, as JSON types. Columns, `cell_of`, `commands` and `times` have an entry per line of the
+    table."""
     results = frame.with_others(records, experiments)
     shown = [own for own in results.rows.values() if not only_recorded or any(row.has_records for row in own)]
     rows = [row for own in shown for row in own]
@@ -65,19 +66,20 @@ def content(records: Sequence[Record], experiments: Sequence[Experiment], sides:
     return {
         "columns": columns(lines, entries, machine_names(records, sides)), "filters": FILTERS,
         "cell_of": [place[id(line.row)] for line in lines],
+        "commands": [command(line.row, selected.get(id(line.row.cell)), line.timed) for line in lines],
         "times": [_times(line) for line in lines],
-        "cells": [_details(row, command(row, selected.get(id(row.cell)))) for row in rows],
+        "cells": [_details(row) for row in rows],
         "num_records": len(results.records), "num_left_out": len(records) - len(results.records),
     }
 
 
-def _details(row: Row, reproduce: str) -> dict[str, Any]:
+def _details(row: Row) -> dict[str, Any]:
     environments = [one.environment for one in row.records if one.environment.commit]
     commits = {one.commit[:12] + (" with local changes" if one.dirty else "") for one in environments}
     about = {"note": row.cell.note, "reported in": row.cell.reported.source, "commit": ", ".join(sorted(commits))}
     settings = {key: as_text(value) for key, value in as_written(flatten(to_dict(row.cell.config))).items()}
     return {"about": {**settings, **{key: value for key, value in about.items() if value}},
-            "failures": failures(row), "command": reproduce, "curves": _curves(row)}
+            "failures": failures(row), "curves": _curves(row)}
 
 
 def _curves(row: Row) -> dict[str, Any] | None:
@@ -94,7 +96,7 @@ def _curves(row: Row) -> dict[str, Any] | None:
 
 
 def _times(line: Line) -> dict[str, Any] | None:
-    speed = line.row.timed(line.machine) if line.machine else None
+    speed = line.timed
     if speed is None:
         return None
     every = _stride(len(speed.step_s), MAX_STEPS)

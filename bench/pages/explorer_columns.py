@@ -12,7 +12,7 @@ from bench.formatting import NOISY, SHARED
 from bench.inputs.decoding import tag_of
 from bench.inputs.dotted import as_text
 from bench.inputs.settings import every_setting
-from bench.record import Record
+from bench.record import Record, SpeedRecord
 from bench.records.identity import Numerics
 from bench.records.machines import Machine
 from bench.records.rows import Row
@@ -27,6 +27,11 @@ class Line(NamedTuple):
 
     row: Row
     machine: Machine | None
+
+    @property
+    def timed(self) -> SpeedRecord | None:
+        """What is shown of its timings on this machine."""
+        return self.row.timed(self.machine) if self.machine else None
 
 
 class Figure(NamedTuple):

@@ -41,7 +41,7 @@ def section(experiment: Experiment, shown: Shown) -> str:
     """Question, answer, settings, tables, figures; folded up while no cell has a record."""
     rows = shown.results.rows[experiment.name]
     note = f" {escape(experiment.note)}." if experiment.note else ""
-    parts = [f"### {escape(experiment.title)}", f"`{experiment.name}`" + (
+    parts = [f"### {escape(experiment.title)}", code(experiment.name) + (
         f". **Question.** {escape(experiment.question)}{note}" if experiment.question else "")]
     if not any(row.has_records for row in rows):
         return "\n\n".join([*parts, f"**Answer.** {answer(rows)[0]}", _waiting(experiment, rows, shown)])

@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bench.record import Record, TrainRecord
+from bench.record import Record, SpeedRecord, TrainRecord
 from bench.records.lines import key_of
+from fmnist_core.config import canonical_json
 
 
 class Numerics(NamedTuple):
@@ -34,6 +35,7 @@ def key_and_numerics(record: Record) -> tuple[str, Numerics]:
 def newest(records: Iterable[Record]) -> list[Record]:
     """The last begun of each key and arithmetic; a failure takes the place of all of its key, as does what follows it.
 
+    A failed timing also ends with a later one of its cell on its host, by whatever driver, torch or threads.
     A sweep asks whether a key is done, on whatever device. Here, seeds of a GPU with TF32 do not hide those of a CPU.
     Files are read by name, so that of one cell in two experiments the later line may be the earlier record.
     """
@@ -43,7 +45,21 @@ def newest(records: Iterable[Record]) -> list[Record]:
         if record.status != "ok" or any(other.status != "ok" for other in group.values()):
             group.clear()
         group[Numerics.of(record)] = record
-    return [record for group in found.values() for record in group.values()]
+    return _without_mended([record for group in found.values() for record in group.values()])
+
+
+def _without_mended(records: list[Record]) -> list[Record]:
+    timings = [record for record in records if isinstance(record, SpeedRecord)]
+    if all(record.status == "ok" for record in timings):
+        return records
+    taken: dict[object, str] = {}
+    """When the last good one began, by what a newer driver, torch or number of threads leaves alike."""
+    what = lambda one: (canonical_json(one.cell), one.repeat, one.environment.host, one.labels.num_processes)
+    for record in timings:
+        if record.status == "ok":
+            taken[what(record)] = max(record.started_at, taken.get(what(record), ""))
+    return [record for record in records if not isinstance(record, SpeedRecord) or record.status == "ok"
+            or record.started_at >= taken.get(what(record), "")]
 
 
 def repeated(records: Iterable[Record]) -> list[list[TrainRecord]]:

@@ -75,10 +75,11 @@ def training_was_disturbed(record: TrainRecord) -> bool:
     """Whether other work ran beside a training: as the harness saw then, or as its epochs tell afterwards.
 
     They do if IQR / median of their seconds is above 10 %. The first, which may compile, is left out; fewer than three
-    others tell nothing.
+    others tell nothing. Of a training that was taken up again the record knows its last part alone: what ran beside the
+    others, and on which machine they were, it does not say.
     """
-    seconds = record.epochs.train_s[1:]
-    return record.labels.machine_shared or (len(seconds) > 2 and stats.is_noisy(seconds))
+    seconds, labels = record.epochs.train_s[1:], record.labels
+    return labels.machine_shared or labels.num_resumes > 0 or (len(seconds) > 2 and stats.is_noisy(seconds))
 
 
 def is_undisturbed(record: TrainRecord) -> bool:

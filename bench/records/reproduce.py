@@ -7,28 +7,37 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from msgspec.structs import asdict
+
 from bench.experiment import Cell, Experiment
 from bench.inputs.settings import known_keys, value_of
+from bench.record import SpeedRecord
 from bench.records.rows import Row
-from fmnist_core.config import to_dict
+from fmnist_core.config import ExecutionConfig, to_dict
 
 MAX_KEYS = 2
 """A cell with more values of its own than this is asked for by its label, where it has one."""
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def command(row: Row, filters: Mapping[str, Any] | None) -> str:
+def command(row: Row, filters: Mapping[str, Any] | None, timed: SpeedRecord | None = None) -> str:
     """What to type in the project's folder. `filters` select the cell in its experiment, as `selections` gives them;
-    without, the cell is written out as an experiment of its own."""
+    without, the cell is written out as an experiment of its own. `timed`: the timing that it is to give again, which
+    may have been taken by another execution than the experiment's."""
     seeds = max((one.seed + 1 for one in [*row.trained, *row.failed]), default=max(1, row.seeds_wanted))
     processes = max([row.experiment.launch.num_processes, *(one.labels.num_processes for one in row.records)])
     # `accelerate launch --num_processes` starts one process where there is no GPU; torchrun starts them all.
     start = f"torchrun --nproc-per-node {processes}" if processes > 1 else "accelerate launch"
     mode = "ddp" if any(one.labels.num_processes > 1 for one in row.records) else row.experiment.launch.mode
+    own = asdict(row.cell.config.execution)
+    execution = own if timed is None else {**asdict(ExecutionConfig()), **timed.cell.get("execution", {})}
     if filters is not None:
-        shared = f" --set launch.mode={mode}" if mode != row.experiment.launch.mode else ""
-        return f"{start} bench/run.py {_of(row.experiment.name, filters)}{shared} --seeds {seeds}"
-    lines = ['question = "One cell"', f'launch.mode = "{mode}"', f"base = {_toml(to_dict(row.cell.config))}"]
+        changed = {"launch.mode": mode} if mode != row.experiment.launch.mode else {}
+        changed |= {f"execution.{key}": value for key, value in execution.items() if value != own.get(key)}
+        others = "".join(f" --set {shlex.quote(f'{key}={_json_or_text(value)}')}" for key, value in changed.items())
+        return f"{start} bench/run.py {_of(row.experiment.name, filters)}{others} --seeds {seeds}"
+    config = to_dict(row.cell.config) | ({"execution": execution} if execution != own else {})
+    lines = ['question = "One cell"', f'launch.mode = "{mode}"', f"base = {_toml(config)}"]
     return (f"printf '%s\\n' {' '.join(map(shlex.quote, lines))} > cell.toml && "
             f"{start} bench/run.py cell.toml --seeds {seeds}")
 

@@ -1,6 +1,7 @@
 """What is to be done: tasks, less those whose record is there. Pure; no torch."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, NamedTuple, Optional
@@ -11,7 +12,7 @@ from bench.experiment import ONLY_CELL, Cell, Experiment
 from bench.record import Record
 from bench.records.cells import TRAINING_SECTIONS
 from bench.records.lines import Head
-from fmnist_core.config import Baseline, CellConfig, quality_key, speed_key
+from fmnist_core.config import Baseline, CellConfig, canonical_json, quality_key, speed_key
 
 Known = Record | Head
 """Whether a task is done, and how it ended, can be told from either."""
@@ -71,18 +72,25 @@ def siblings(task: Task, left: Iterable[Task]) -> list[Task]:
 
 def cells_of(experiment: Experiment, planned: Iterable[Task]) -> list[Cell]:
     """Those of the experiment, then those that follow cells too large for the memory."""
-    cells = list(experiment.cells)
+    cells = {canonical_json(cell.config): cell for cell in experiment.cells}
     for task in planned if experiment.launch.halve_batch_after_oom else ():
-        if task.experiment == experiment.name and all(task.cell.config != cell.config for cell in cells):
-            cells.append(task.cell)
-    return cells
+        if task.experiment == experiment.name:
+            cells.setdefault(canonical_json(task.cell.config), task.cell)
+    return list(cells.values())
 
 
-def is_of(task: Task, config: CellConfig) -> bool:
-    """A training is of every cell that it trains: cells that differ in their execution share it."""
-    if task.seed is None:
-        return task.cell.config == config
-    return all(getattr(task.cell.config, part) == getattr(config, part) for part in TRAINING_SECTIONS)
+def by_cell(planned: Iterable[Task]) -> Callable[[CellConfig], list[Task]]:
+    """What gives the tasks of a cell. A training is of every cell that it trains: cells that differ in their execution
+    share it. Linear in the tasks."""
+    trainings: dict[bytes, list[Task]] = defaultdict(list)
+    timings: dict[bytes, list[Task]] = defaultdict(list)
+    trained = lambda config: canonical_json([getattr(config, part) for part in TRAINING_SECTIONS])
+    for task in planned:
+        if task.seed is None:
+            timings[canonical_json(task.cell.config)].append(task)
+        else:
+            trainings[trained(task.cell.config)].append(task)
+    return lambda config: [*trainings.get(trained(config), ()), *timings.get(canonical_json(config), ())]
 
 
 def due(planned: Iterable[Task], latest: Mapping[str, Known]) -> list[Task]:

@@ -7,9 +7,9 @@ from tabulate import tabulate
 
 from bench.experiment import Experiment
 from bench.record import Record, TrainRecord
-from bench.sweep.plan import Task, cells_of, is_of
+from bench.sweep.plan import Task, by_cell, cells_of
 from bench.sweep.progress import duration
-from fmnist_core.config import DATASETS, CellConfig, CustomModel, canonical_json, input_shape, quality_key
+from fmnist_core.config import DATASETS, Baseline, CellConfig, CustomModel, canonical_json, input_shape, quality_key
 from fmnist_core.models import layers
 from fmnist_core.models.networks import layers_of
 
@@ -17,10 +17,11 @@ from fmnist_core.models.networks import layers_of
 def show(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record]) -> None:
     """A table of each experiment's cells; then what is left, and records that do not count."""
     planned = list(planned)
+    tasks_of = by_cell(planned)
     for experiment in experiments:
         rows = []
         for cell in cells_of(experiment, planned):
-            mine = [task for task in planned if is_of(task, cell.config)]
+            mine = tasks_of(cell.config)
             rows.append({
                 "cell": cell.label,
                 **_costs(cell.config),
@@ -63,7 +64,8 @@ def _costs(config: CellConfig) -> dict[str, float | None]:
     """What one seed costs; None where only building the model, or reading its data, would tell."""
     plain, shape, num_train = layers_of(config.model), input_shape(config.data), DATASETS[config.data.dataset].num_train
     by_layer = [row.multiply_adds for row in layers.trace(plain, shape)] if plain else []
-    images = None if num_train is None else config.train.epochs * (num_train - config.data.validation_size)
+    passes = 1 if isinstance(config.model, Baseline) else config.train.epochs
+    images = None if num_train is None else passes * (num_train - config.data.validation_size)
     return {
         "parameters": layers.num_parameters(plain, shape) if plain else None,
         "multiply-adds": sum(by_layer) or None,

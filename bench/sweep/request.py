@@ -40,6 +40,7 @@ class Request:
     @classmethod
     def of(cls, asked: argparse.Namespace, world: launch.World) -> "Request":
         """Raises ValueError for whatever is wrong by itself, without a look at launch, data and store."""
+        options.check(asked)
         tracking.check(asked.track)
         settings, filters = options.overrides(asked), options.filters(asked)
         experiments = [experiment.select(one, filters) for one in experiment.load_all(asked.experiments, settings)]

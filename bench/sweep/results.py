@@ -5,7 +5,7 @@ A cell is called the best only where the printed digits set it apart and, of tim
 
 import shlex
 import textwrap
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,9 +15,10 @@ from tabulate import tabulate
 from bench.experiment import Experiment
 from bench.formatting import NOISY, NOTHING, SHARED, percent, plural
 from bench.record import Record, SpeedRecord, TrainRecord
+from bench.records.identity import Numerics
 from bench.records.timings import last_alike, training, was_disturbed
 from bench.stats import summarize
-from bench.sweep.plan import Task, cells_of, is_of
+from bench.sweep.plan import Task, by_cell, cells_of
 
 MAX_WIDTH = 160
 """Characters of a line about a failure."""
@@ -31,6 +32,8 @@ class Line(NamedTuple):
     """Mean over seeds, in per cent, rounded to two places: what looks alike is alike."""
     sd: float | None = None
     num_seeds: int = 0
+    num_others: int = 0
+    """Finished seeds of another arithmetic, which have no mean in common with these."""
     images_per_s: int | None = None
     mark: str = ""
     """Of the timing."""
@@ -41,7 +44,11 @@ class Line(NamedTuple):
     @classmethod
     def of(cls, cell: str, records: Sequence[Record]) -> "Line":
         good = [record for record in records if record.status == "ok"]
-        trained = [record for record in good if isinstance(record, TrainRecord)]
+        alike: dict[Numerics, list[TrainRecord]] = defaultdict(list)
+        for record in good:
+            if isinstance(record, TrainRecord):
+                alike[Numerics.of(record)].append(record)
+        trained = max(alike.values(), key=len, default=[])
         timed = last_alike([record for record in good if isinstance(record, SpeedRecord)])
         accuracy = summarize([record.epochs.test_accuracy[-1] for record in trained]) if trained else None
         rate = training(timed) if timed else None
@@ -49,6 +56,7 @@ class Line(NamedTuple):
         return cls(
             cell=cell, accuracy=float(percent(accuracy.mean)) if accuracy else None,
             sd=100 * accuracy.sd if accuracy and accuracy.n > 1 else None, num_seeds=len(trained),
+            num_others=sum(map(len, alike.values())) - len(trained),
             images_per_s=round(rate.images_per_s) if rate else None,
             mark=(NOISY if rate and rate.noisy else "") + (SHARED if disturbed else ""),
             parameters=good[0].num_parameters if good else 0,
@@ -62,10 +70,11 @@ def show(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Map
     `asked`: the experiments as they were named, of which a report must be told the files.
     """
     planned = list(planned)
+    tasks_of = by_cell(planned)
     for experiment in experiments:
         lines = []
         for cell in cells_of(experiment, planned):
-            records = [latest[t.key] for t in planned if is_of(t, cell.config) and t.key in latest]
+            records = [latest[task.key] for task in tasks_of(cell.config) if task.key in latest]
             lines.append(Line.of(cell.label, records))
         for paragraph in (experiment.title, *paragraphs(lines)):
             print(f"\n{paragraph}")
@@ -82,8 +91,10 @@ def paragraphs(lines: Sequence[Line]) -> Iterator[str]:
     meanings = {NOISY: "the steps vary by more than 10 % (IQR / median)",
                 SHARED: "other work ran meanwhile, or the record has a warning: no measurement of speed"}
     legend = "; ".join(f"{mark} {meaning}" for mark, meaning in meanings.items() if mark in marks)
+    others = sum(line.num_others for line in lines)
+    left_out = others and f"Left out: {plural(others, 'seed')} of another arithmetic, which a report shows apart."
     sentences = " ".join([*_highest(lines), *_fastest(lines)])
-    if told := "\n".join(text for text in (legend, sentences) if text):
+    if told := "\n".join(text for text in (legend, left_out, sentences) if text):
         yield told
     if failures := list(_failures(lines)):
         yield "\n".join(["Failed:", *failures])

@@ -147,7 +147,7 @@ function showDetail(i) {
   const cell = data.cells[data.cell_of[i]], box = byId("detail");
   const panels = panelsOf(cell.curves, data.times[i], shown(columns.get("machine"), i))
     .map(([title, note, spec]) => ({title, note, spec, chart: element("div")}));
-  const code = element("code", {}, cell.command), said = element("span", {role: "status"});
+  const code = element("code", {}, data.commands[i]), said = element("span", {role: "status"});
   const copy = element("button", {id: "copy", onclick: () => copyText(code, said)}, "Copy the command that reproduces it");
   const known = data.columns.filter(column => !column.key.includes(".") && valueOf(column, i) !== null);
   const values = [...known.map(column => [column.title, full(column, i)]), ...Object.entries(cell.about)];
