@@ -7,6 +7,7 @@ Run it whole (`python examples/library.py`, less than a minute), or cell by cell
 from bench import frame
 from bench.measure import measure
 from bench.stats import throughput
+from fmnist_core.accelerator import accelerator_for
 from fmnist_core.config import CellConfig, DataConfig, KernelDepthCNN, TrainConfig
 from fmnist_core.data import load
 from fmnist_core.evaluation import evaluate
@@ -19,7 +20,8 @@ cell = CellConfig(
 )
 
 # %% Train. The data set lies on the device, whole.
-training = Training(cell, seed=0, dataset=load(cell.data, "cpu"))
+device = accelerator_for(cell.train.precision).device
+training = Training(cell, seed=0, dataset=load(cell.data, device))
 history = fit(training, on_epoch=lambda now: print(f"epoch {now.epoch}: {now.history.test_accuracy[-1]:.2%}"))
 print(f"loss {history.train_loss[-1]:.3f}, {history.train_s[-1]:.1f} s")
 

@@ -22,8 +22,9 @@ def accelerator_for(precision: Precision, **options: Any) -> Accelerator:
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != precision:
         AcceleratorState._reset_state()
     ddp = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-    # Accelerate makes no group of processes on CPUs unless it is told that they are.
-    on_cpus = "LOCAL_RANK" in os.environ and not torch.cuda.is_available()
+    # Accelerate makes no group of processes on CPUs unless it is told that they are; and it would take accelerators of
+    # other kinds, whose work no clock here waits for.
+    on_cpus = not torch.cuda.is_available()
     accelerator = Accelerator(mixed_precision=precision, cpu=on_cpus, kwargs_handlers=[ddp], **options)
     assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", 1)), accelerator.num_processes
     assert accelerator.mixed_precision == precision, (accelerator.mixed_precision, precision)

@@ -1,7 +1,7 @@
 """What "now" means on a device.
 
 A mark is taken without waiting; the time between marks is read after one synchronisation at the end. On CUDA marks
-are events in the device's own stream of work, elsewhere readings of the host's clock after the device has finished.
+are events in the device's own stream of work, on a CPU readings of the host's clock.
 """
 
 import time

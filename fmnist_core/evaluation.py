@@ -135,7 +135,7 @@ def _model_to_evaluate(training: Steps) -> nn.Module:
     if training.num_processes == 1:
         model: nn.Module = training.model
         return model
-    model = training.network
-    for buffer in model.buffers():
+    for buffer in training.network.buffers():
         torch.distributed.broadcast(buffer, 0)
-    return model
+    inside: nn.Module = training.model.module  # compiled where the run is
+    return inside

@@ -5,11 +5,15 @@ torchvision's download into ./data. The checksums are of the uncompressed IDX fi
 September 2017; the older one scores about 0.4 points higher and must never slip in.
 """
 
+import contextlib
+import fcntl
 import gzip
 import hashlib
 import math
 import os
+import tempfile
 import zlib
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +29,8 @@ SHA256 = {
     "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
+RAW = Path("data/FashionMNIST/raw")
+"""Where torchvision keeps what it has downloaded."""
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 Bytes = NDArray[np.uint8]
@@ -62,12 +68,12 @@ def load_arrays(dataset: str, data_dir: str | None = None, sha256: str = "") -> 
 def find(data_dir: str | None = None, *, download: bool = True) -> Path:
     """The folder that holds all four files, plain or gzipped. Raises DataError that names every place looked in."""
     asked_for = data_dir or os.environ.get("FMNIST_DATA_DIR")
-    places = [Path(asked_for)] if asked_for else [Path("data"), Path("data/FashionMNIST/raw"), DEBIAN]
+    places = [Path(asked_for)] if asked_for else [Path("data"), RAW, DEBIAN]
     for place in places:
         if all(_path(place, name) for name in SHA256):
             return place
-    if not asked_for and download and _download():
-        return Path("data/FashionMNIST/raw")
+    if not asked_for and download and _download(RAW):
+        return RAW
     raise DataError(
         f"Fashion-MNIST was not found in {', '.join(str(place) + _what_is_missing(place) for place in places)}"
         + ("" if asked_for else ", and could not be downloaded")
@@ -171,7 +177,9 @@ def _torchvision(dataset: str, root: str) -> Arrays:
         "cifar10": (datasets.CIFAR10, {}),
     }[dataset]
     try:
-        parts = [kind(root, train=train, download=True, **options) for train in (True, False)]
+        Path(root).mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(Path(root)):
+            parts = [kind(root, train=train, download=True, **options) for train in (True, False)]
     except (RuntimeError, OSError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DataError(f"data.dataset = '{dataset}': torchvision can neither find it in {root} nor download it: "
@@ -196,12 +204,30 @@ def _path(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
 
 
-def _download() -> bool:
-    """torchvision's own download; False where there is no network."""
+def _download(to: Path) -> bool:
+    """torchvision's own download; False where there is no network. Nobody finds a part of it: it is made elsewhere."""
     from torchvision.datasets import FashionMNIST  # imported here: it brings torch along
 
     try:
-        FashionMNIST("data", download=True)
+        to.mkdir(parents=True, exist_ok=True)
+        with one_at_a_time(to), tempfile.TemporaryDirectory(dir=to) as folder:
+            if not all(_path(to, name) for name in SHA256):  # nor has another process made it meanwhile
+                FashionMNIST(folder, download=True)
+                for path in (Path(folder) / "FashionMNIST" / "raw").iterdir():
+                    path.replace(to / path.name)
     except (RuntimeError, OSError):
         return False
     return True
+
+
+@contextlib.contextmanager
+def one_at_a_time(folder: Path) -> Iterator[None]:
+    """Waits while another process is in such a block with this folder; not where the folder cannot be written to."""
+    try:
+        lock = (folder / ".lock").open("w")
+    except OSError:
+        yield
+        return
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

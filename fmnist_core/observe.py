@@ -49,7 +49,11 @@ class GraphCounts(NamedTuple):
 
 
 def observe(training: Training | FusedTraining) -> Observed:
-    """Look at one forward pass of up to 8 training images, in evaluation mode: nothing of the run changes."""
+    """Look at forward passes of training images, in evaluation mode: nothing of the run changes.
+
+    Of up to 8 of them what layers give; on a CPU, of as many as a step has at once, which operators run: those in C are
+    for large maps.
+    """
     model = training.network
     outputs: list[Tensor] = []
 
@@ -68,7 +72,8 @@ def observe(training: Training | FusedTraining) -> Observed:
             for handle in handles:
                 handle.remove()
             with _Counter() as counter:  # again, since layers that are watched may run in another way
-                model(images_NCHW)
+                if training.device.type == "cpu":
+                    model(training.dataset.images(training.dataset.train, training.largest_part()))
     finally:
         model.train(was_training)
         for handle in handles:

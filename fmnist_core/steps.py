@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from fmnist_core.average import Average
+from fmnist_core.batches import shares
 from fmnist_core.capture import Replay
 from fmnist_core.config import CellConfig
 from fmnist_core.data import Dataset
@@ -83,6 +84,11 @@ class Steps:
     def step(self) -> int:
         """Optimizer steps taken."""
         return self.epoch * self.steps_per_epoch + self.step_in_epoch
+
+    def largest_part(self) -> Tensor:
+        """The indices of as many training images as a step has at once in this process."""
+        share = shares(min(self.batch_size, len(self.dataset.train)), self.num_processes)[1]
+        return torch.arange(math.ceil(share / self.cell.train.gradient_accumulation), device=self.device)
 
     def step_on(self, index_N: Tensor) -> Tensor:
         """One step, from index to optimizer; its loss."""

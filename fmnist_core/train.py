@@ -41,6 +41,9 @@ class Training(Steps):
         if cell.execution.compile == "auto":
             cell, self.compile_timings_s = compile_choice.faster(cell, lambda tried: Training(tried, 0, dataset))
         super().__init__(cell, dataset, accelerator or accelerator_for(cell.train.precision))
+        if dataset.train.labels_N.device.type != self.device.type:
+            raise ValueError(f"the data set lies on {dataset.train.labels_N.device}, the training on {self.device}; "
+                             "expected one device: fmnist_core.data.load(config, device)")
         self.seed = seed
         check_batches(cell.train, len(dataset.train), self.num_processes)
 

@@ -116,7 +116,7 @@ def bare_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     del sys.modules["bench.sweep.loop"]  # to be read anew: now with what is pretended, and after the test without
     importlib.import_module("bench.sweep.loop")
     monkeypatch.setattr(files, "DEBIAN", tmp_path / "debian")
-    monkeypatch.setattr(files, "_download", lambda: False)
+    monkeypatch.setattr(files, "_download", lambda to: False)
     files.load_arrays.cache_clear()
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -65,6 +65,15 @@ def test_normalized_training_pixels_have_mean_0_and_deviation_1():
     assert images.std().item() == pytest.approx(1, abs=1e-4)
 
 
+@pytest.mark.parametrize("scale", [1, 0.7])
+def test_mean_and_deviation_are_those_of_all_pixels_at_once(monkeypatch, scale):
+    monkeypatch.setattr(data, "PART", 7)
+    images = small_dataset(50).train.images_NCHW
+    images = images if scale == 1 else images * scale  # as resized ones are: float32
+    pixels = images.to(torch.float64) / 255
+    assert data._mean_and_std(images) == pytest.approx((pixels.mean().item(), pixels.std().item()), rel=1e-12)
+
+
 @pytest.mark.parametrize("size", [20, 40])
 def test_resizing_keeps_the_mean_and_flips_like_the_image(size):
     dataset = load(validation_size=59_990, input_size=size)

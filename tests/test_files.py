@@ -3,6 +3,8 @@
 import gzip
 import hashlib
 import struct
+import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from fmnist_core import files
 from fmnist_core.files import DEBIAN, SHA256, DataError, decode_idx, find, load_arrays, read, synthetic
 
+DOWNLOAD = files._download
 real_data = pytest.mark.skipif(not DEBIAN.is_dir(), reason="the Debian package dataset-fashion-mnist is not installed")
 
 
@@ -23,7 +26,7 @@ def fake_release(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FMNIST_DATA_DIR", raising=False)
     monkeypatch.setattr(files, "DEBIAN", tmp_path / "debian")
-    monkeypatch.setattr(files, "_download", lambda: False)
+    monkeypatch.setattr(files, "_download", lambda to: False)
     checksums = {}
     folder = tmp_path / "mine"
     folder.mkdir()
@@ -44,6 +47,70 @@ def test_the_real_data_set_is_read_whole_and_known_by_sight():
     assert np.bincount(arrays.train_labels_N).tolist() == [6000] * 10
     assert np.bincount(arrays.test_labels_N).tolist() == [1000] * 10
     assert arrays.test_labels_N[:5].tolist() == [9, 2, 1, 1, 6]
+
+
+@pytest.fixture
+def download(fake_release, tmp_path, monkeypatch):
+    """A download of the small files in two halves; `between` runs in its midst."""
+    datasets = pytest.importorskip("torchvision.datasets")
+
+    def fashion_mnist(root, download):
+        raw = Path(root) / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for i, path in enumerate(sorted(fake_release.iterdir())):
+            if i == 2:
+                fetch.between()
+            (raw / path.name).write_bytes(path.read_bytes())
+        fetch.number += 1
+
+    def fetch():
+        return DOWNLOAD(files.RAW)
+
+    fetch.between, fetch.number = lambda: None, 0
+    monkeypatch.setattr(datasets, "FashionMNIST", fashion_mnist)
+    return fetch
+
+
+def test_nobody_finds_half_a_download(download):
+    found = []
+    download.between = lambda: found.extend(path for path in files.RAW.iterdir() if path.name in SHA256)
+    assert download()
+    assert found == []
+    assert sorted(path.name for path in files.RAW.iterdir()) == sorted([*SHA256, ".lock"])
+    assert load_arrays("fashion-mnist").train_labels_N.tolist() == [3, 9]
+    assert download()
+    assert download.number == 1, "what is there is not fetched again"
+
+
+def test_a_download_that_is_cut_off_leaves_nothing_to_be_found(download):
+    def cut():
+        raise OSError("no route to host")
+
+    download.between = cut
+    assert not download()
+    with pytest.raises(DataError, match="could not be downloaded"):
+        find()
+    download.between = lambda: None
+    assert download()
+    assert find() == files.RAW
+
+
+def test_one_process_downloads_and_the_others_wait_for_it(download):
+    began = threading.Event()
+
+    def slowly():
+        began.set()
+        other.join(0.5)
+        assert other.is_alive()
+
+    download.between = slowly
+    other = threading.Thread(target=lambda: began.wait() and results.append(download()))
+    results = []
+    other.start()
+    assert download()
+    other.join()
+    assert results == [True]
+    assert download.number == 1
 
 
 def test_search_order(fake_release, tmp_path, monkeypatch):

@@ -9,7 +9,13 @@ from torch import nn
 
 from fmnist_core.config import CellConfig, DataConfig, Network2, TrainConfig
 from fmnist_core.cpu import layer_fusion
-from fmnist_core.cpu.layer_fusion import FusedLayers, LayerFusingSequential, NativeBatchNorm2d, fuse_layers
+from fmnist_core.cpu.layer_fusion import (
+    MIN_NUMBERS,
+    FusedLayers,
+    LayerFusingSequential,
+    NativeBatchNorm2d,
+    fuse_layers,
+)
 from fmnist_core.observe import observe
 from fmnist_core.train import Training
 from tests.small import small_dataset
@@ -374,3 +380,22 @@ def test_a_training_follows_the_curve_of_pytorchs_layers(monkeypatch, operators)
     assert not observe(theirs).native_layers
     assert curve == pytest.approx(losses(theirs), rel=1e-4)
     assert curve[0] != curve[5]
+
+
+@pytest.mark.parametrize(("batch_size", "native"), [(90, True), (8, False)])
+def test_the_label_tells_of_the_layers_of_a_whole_batch(monkeypatch, batch_size, native):
+    """The maps of a few images are too small for the layers in C, which the training has nevertheless."""
+    monkeypatch.setattr("fmnist_core.cpu.layer_fusion.MIN_NUMBERS", MIN_NUMBERS)
+    cell = CellConfig(model=Network2(), train=TrainConfig(global_batch_size=batch_size),
+                      data=DataConfig(dataset="synthetic", validation_size=40))
+    assert observe(Training(cell, 0, small_dataset())).native_layers is native
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation", "num_processes", "expected"), [
+    (90, 1, 1, 90), (91, 2, 1, 46), (91, 2, 3, 16), (1000, 1, 1, 230)])
+def test_the_largest_part_of_a_step(batch_size, accumulation, num_processes, expected):
+    cell = CellConfig(model=Network2(), data=DataConfig(dataset="synthetic", validation_size=40),
+                      train=TrainConfig(global_batch_size=batch_size, gradient_accumulation=accumulation))
+    one = Training(cell, 0, small_dataset())
+    one.num_processes = num_processes
+    assert one.largest_part().tolist() == list(range(expected))

@@ -95,8 +95,15 @@ def test_markdown_prints_what_is_stored(tmp_path, capsys):
     assert "| raw" in capsys.readouterr().out
 
 
-def test_a_cell_that_raw_pytorch_would_not_run_alike_is_refused(tmp_path, capsys):
-    toml = tmp_path / "half.toml"
-    toml.write_text('question = "?"\n[[cells]]\nmodel.name = "network2"\ntrain.precision = "bf16"\n')
+@pytest.mark.parametrize(("settings", "said"), [
+    ('model.name = "network2"\ntrain.precision = "bf16"', "with the default train.precision"),
+    ('model.name = "network2"\ntrain.gradient_clip_norm = 1.0', "with the default train.gradient_clip_norm"),
+    ('model.name = "network2"\ntrain.ema = 0.9\nexecution.capture = true', "with the default train.ema, execution"),
+    ('model = { name = "cited", system = "hcnn_vgg16" }', "this network has a training_loss of its own"),
+])
+def test_a_cell_that_raw_pytorch_would_not_run_alike_is_refused(settings, said, tmp_path, capsys):
+    toml = tmp_path / "mine.toml"
+    toml.write_text(f'question = "?"\n[[cells]]\n{settings}\ndata.dataset = "synthetic"\n')
     assert ledger.main(["--experiment", str(toml), "--store", str(tmp_path)]) == 2
-    assert "float32" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
+    assert not list(tmp_path.glob("*.json"))

@@ -189,6 +189,8 @@ def test_keras_gets_each_layer_or_an_error():
     assert _keras_layer(Layers(), conv)[1:] == ((4, 3, 1, "same"), {"use_bias": True})
     pad = spec.Pad(name="p", padding=(0, 1, 2, 3))
     assert _keras_layer(Layers(), pad) == ("ZeroPadding2D", (((2, 3), (0, 1)),), {})
+    leaky = _keras_layer(Layers(), spec.Activate(name="a", kind="leaky_relu"))
+    assert leaky == ("LeakyReLU", (torch.nn.LeakyReLU().negative_slope,), {})
     with pytest.raises(ValueError, match="no Keras layer"):
         _keras_layer(Layers(), spec.Conv(name="c", channels=4, kernel_size=3, padding=1, stride=2))
 

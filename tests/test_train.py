@@ -3,6 +3,7 @@
 import copy
 import math
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -238,7 +239,8 @@ def test_the_parts_of_all_processes_are_the_test_set(world, batch, monkeypatch):
 
 def test_every_process_evaluates_by_the_statistics_of_the_first(monkeypatch):
     training = Training(cell(Network2(dropout=0.0)), 0, small_dataset())
-    training.num_processes = 2
+    training.num_processes, training.model = 2, nn.Module()
+    training.model.module = training.network  # as DDP holds it
     monkeypatch.setattr(torch.distributed, "broadcast", lambda buffer, source: buffer.fill_(7 + source))
     buffers = list(evaluation._model_to_evaluate(training).buffers())
     assert buffers
@@ -360,3 +362,10 @@ def test_deterministic_mode_is_on_for_the_cell_that_asks_and_off_for_the_next():
     assert runs[0] == runs[1]
     Training(cell(), 0, small_dataset())
     assert not torch.are_deterministic_algorithms_enabled()
+
+
+def test_data_on_another_device_is_told():
+    dataset = small_dataset()
+    elsewhere = replace(dataset, train=replace(dataset.train, labels_N=dataset.train.labels_N.to("meta")))
+    with pytest.raises(ValueError, match="the data set lies on meta, the training on cpu"):
+        Training(cell(), 0, elsewhere)

@@ -1,8 +1,11 @@
 """Cells of an experiment timed in turns: what is stored, shown and concluded."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+import torch._dynamo
 
 from bench import environment, experiment, turns
 from bench.pages.document import render
@@ -38,6 +41,26 @@ def test_the_command_stores_what_it_prints(tmp_path: Path, capsys: pytest.Captur
     printed = capsys.readouterr().out
     assert "| width 1 | 2 |" in printed
     assert "times the first's step" in printed
+
+
+def test_of_many_compiled_cells_the_last_is_compiled_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler counts over all models of a class, and gives up at its limit."""
+    compiled, original = [], torch.compile
+
+    def backend(graph: torch.fx.GraphModule, _: object) -> Callable[..., object]:
+        compiled.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", lambda model, **_: original(model, backend=backend, dynamic=False))
+    torch.compiler.reset()
+    most = torch._dynamo.config.recompile_limit
+    base = {"model": {"name": "cnn", "depth": 1, "width": 1}, "data": {"dataset": "synthetic"},
+            "execution": {"compile": "default"}}
+    many = experiment.parse({"question": "?", "base": base,
+                             "grid": {"train.global_batch_size": list(range(2, most + 4))}}, name="mine")
+    turns.measure(many, rounds=1, num_threads=1, data_dir=None, block_s=0)
+    assert len(compiled) >= len(many.cells) == most + 2
+    assert torch._dynamo.config.recompile_limit == most, "as it was"
 
 
 @pytest.mark.parametrize(("other_s", "said"), [

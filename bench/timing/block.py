@@ -131,7 +131,7 @@ def time_inference(training: Training, clock: Clock, batch_size: int) -> list[fl
 
     Of a single image the host waits for every result, as someone who asks for one does; batches follow each other.
     """
-    model = training.model if training.num_processes == 1 else training.network
+    model = training.model if training.num_processes == 1 else training.model.module
     images_NCHW = training.dataset.images(training.dataset.test, torch.arange(batch_size, device=training.device))
 
     def answer() -> None:

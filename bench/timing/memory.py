@@ -30,8 +30,10 @@ STEPS = 3
 
 
 def forget_earlier_peaks() -> None:
-    """Of this process's GPU, so that the next peak is that of what comes now."""
+    """Of this process's GPU, so that the next peak is that of what comes now, without what the allocator still keeps of
+    what came before."""
     if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 

@@ -91,6 +91,8 @@ def _keras_layer(layers: Any, layer: spec.Layer) -> Any:
             return layers.Conv2D(layer.channels, layer.kernel_size, layer.stride, padding, use_bias=layer.bias)
         case spec.BatchNorm():
             return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+        case spec.Activate(kind="leaky_relu"):
+            return layers.LeakyReLU(0.01)  # as in PyTorch; Keras's own slope is 0.2
         case spec.Activate():
             return layers.Activation(layer.kind)
         case spec.MaxPool():

@@ -53,6 +53,9 @@ def all_ways(cell: CellConfig, dataset: Dataset, min_block_s: float, *, compiler
     def subject(execution: ExecutionConfig | None = None, step: Callable[[Training], Step] | None = None,
                 change: Callable[[Training], None] | None = None) -> Subject:
         training = Training(msgspec.structs.replace(cell, execution=execution or cell.execution), 0, dataset)
+        if training.own_loss is not None:
+            raise ValueError("the ledger's raw step takes the loss of logits; this network has a training_loss of its "
+                             "own")
         if change:
             change(training)
         return Subject(training, step=step(training) if step else None, min_block_s=min_block_s)
@@ -63,7 +66,7 @@ def all_ways(cell: CellConfig, dataset: Dataset, min_block_s: float, *, compiler
         try:
             return subject(ExecutionConfig(compile="default")).step_s
         except Exception as error:  # a toolchain that is not there shows itself in many ways
-            raise NotHere(f"{type(error).__name__}: {str(error).strip().splitlines()[0]}") from error
+            raise NotHere(": ".join([type(error).__name__, *str(error).strip().splitlines()[:1]])) from error
 
     def captured() -> Callable[[], float]:
         try:

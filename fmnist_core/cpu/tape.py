@@ -33,7 +33,7 @@ class Tape:
             self._play = recorder.finish(result)
         except (RuntimeError, SyntaxError) as error:
             raise ValueError("execution.capture = true: this step cannot be recorded and played again: "
-                             f"{str(error).splitlines()[0]}") from error
+                             f"{next(iter(str(error).splitlines()), type(error).__name__)}") from error
 
     @torch.no_grad()
     def replay(self) -> Tensor:

@@ -98,8 +98,7 @@ class FusedTraining(Steps):
     def _choose_methods(self, network: FusedSequential) -> None:
         """By timing; where runs must be equal to the bit, timing may not choose."""
         if not self.cell.execution.deterministic:
-            index_N = torch.arange(min(self.batch_size, len(self.dataset.train)), device=self.device)
-            tune(network, self.dataset.images(self.dataset.train, index_N),
+            tune(network, self.dataset.images(self.dataset.train, self.largest_part()),
                  precision=self.cell.train.precision, captured=self.captured)
 
 

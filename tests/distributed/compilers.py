@@ -11,6 +11,7 @@ import torch
 
 from fmnist_core import step_time
 from fmnist_core.config import CellConfig, ExecutionConfig, KernelDepthCNN, TrainConfig
+from fmnist_core.evaluation import _model_to_evaluate
 from fmnist_core.train import Training, train_epoch
 from tests.small import small_dataset
 
@@ -60,6 +61,7 @@ def main() -> None:
         training = Training(CellConfig(model=model, train=train, execution=ExecutionConfig(compile="auto")), 0, dataset)
         mode = training.cell.execution.compile
         train_epoch(training)
+        assert isinstance(_model_to_evaluate(training), torch._dynamo.OptimizedModule) == (mode != "no")
         sys.stdout.write(f"rank {rank}, {name}: {', '.join(training.compile_timings_s)}; {mode}\n")  # at once
     torch.distributed.destroy_process_group()
 
