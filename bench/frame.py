@@ -59,9 +59,9 @@ COLUMNS = {
     "machine": "the machine that the times below come from; empty without any",
     "train_images_per_s": "training throughput: images per step by the median time of a step and its batch; of "
                           "several timings the geometric mean",
-    "train_images_per_s_low": "lower end of its 95 % interval",
+    "train_images_per_s_low": "lower end of its 95 % interval over timings; NaN for fewer than three",
     "train_images_per_s_high": "upper end of its 95 % interval",
-    "timings": "timings that it is the mean of; of one the interval is that of its steps, of two there is none",
+    "timings": "timings that it is the mean of",
     "train_noisy": "whether IQR / median of these times is above 10 %",
     "machine_shared": "whether other work ran beside the timing, or it has a warning",
     "step_s": "median training step, seconds; this and what follows of the middle timing",

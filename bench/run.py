@@ -65,7 +65,8 @@ def _run(asked: argparse.Namespace, world: launch.World, notice: Notice) -> int:
         request = Request.of(asked, world)
         if asked.list:
             latest = request.store.latest()
-            plan_table.show(request.experiments, due(request.planned, latest), latest)
+            old = outdated(latest, rerun=asked.rerun, retry_failed=asked.retry_failed)
+            plan_table.show(request.experiments, due(request.planned, latest), latest, old)
             return OK
         work = check(request)
     except ValueError as error:
@@ -120,8 +121,8 @@ def _say_what_has_no_effect(request: Request, work: Work) -> None:
 
 
 def _finish(request: Request, is_quiet: bool) -> int:
-    """Say what was learnt; the exit code. Rank 0, which says it, alone tells of failed cells: a launcher ends the other
-    processes as soon as one has failed, in the midst of a sentence."""
+    """Say what was learnt; the exit code. Of a machine's processes the first, which may be the one to say it, alone
+    tells of failed cells: a launcher ends the others as soon as one has failed, in the midst of a sentence."""
     latest = request.store.latest()
     planned = due(request.planned, latest)
     if not is_quiet:
@@ -130,7 +131,7 @@ def _finish(request: Request, is_quiet: bool) -> int:
         with to_whoever_reads():
             results.show(request.experiments, planned, latest, request.store.folder, request.asked.experiments)
     is_done = all(task.key in latest and latest[task.key].status == "ok" for task in planned)
-    return OK if is_done or request.world.rank != 0 else FAILED
+    return OK if is_done or request.world.local_rank != 0 else FAILED
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class Throughput(NamedTuple):
     iqr_ratio: float
     """IQR / median of the step times; of several timings the middle one."""
     n: int
-    """Timings: of one the interval is that of its steps."""
+    """Timings; the interval is nan for fewer than three."""
 
     @property
     def noisy(self) -> bool:
@@ -127,33 +127,18 @@ def prediction_interval(samples: Samples, confidence: float = 0.95) -> Interval:
     return Interval(middle - (middle - low) * widening, middle + (high - middle) * widening)
 
 
-def median_interval(samples: Samples, confidence: float = 0.95) -> Interval:
-    """The k-th smallest and k-th largest sample, k as large as the confidence allows: step times.
-
-    Covers the median with at least `confidence`, whatever the distribution: the number of samples below it is
-    Binomial(n, 1/2). (nan, nan) where even the extremes do not reach it: n below 6 at 0.95. Thompson 1936.
-    """
-    values = np.sort(checked("samples", samples))
-    fraction("confidence", confidence)
-    tail = stats.binom.cdf(np.arange(len(values) // 2), len(values), 0.5)
-    k = int(np.searchsorted(tail, (1 - confidence) / 2, side="right"))
-    return Interval(float(values[k - 1]), float(values[-k])) if k else Interval(float("nan"), float("nan"))
-
-
 def throughput(images_per_step: int, *timings: Samples, confidence: float = 0.95) -> Throughput:
     """`images_per_step`, over all processes, by the median of the step times in seconds of each timing.
 
-    Of several timings the geometric mean, with Student's interval of the logarithms, of two (nan, nan): theirs would
-    reach nine standard deviations either way. Of one the interval of its median, inverted, which does not know how
-    timings differ. Raises ValueError unless all values are above 0.
+    Of several timings the geometric mean, with Student's interval of the logarithms. Of one and of two there is none,
+    (nan, nan): the steps of one do not know how timings differ, and of two it would be nine standard deviations wide
+    either way.
+    Raises ValueError unless all values are above 0.
     """
     if images_per_step < 1:
         raise ValueError(f"images_per_step = {images_per_step}: expected at least 1")
     steps = [summarize(checked("step_s", step_s, positive=True)) for step_s in timings]
     iqr_ratio = median([one.iqr / one.median for one in steps])
-    if len(timings) == 1:
-        low, high = (images_per_step / bound for bound in reversed(median_interval(timings[0], confidence)))
-        return Throughput(images_per_step / steps[0].median, low, high, iqr_ratio, n=1)
     logs = [math.log(images_per_step / one.median) for one in steps]
     low, high = mean_interval(logs, confidence) if len(logs) > 2 else (math.nan, math.nan)
     return Throughput(math.exp(mean(logs)), math.exp(low), math.exp(high), iqr_ratio, n=len(timings))

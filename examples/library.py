@@ -33,7 +33,8 @@ print(f"test accuracy {test.accuracy:.2%}, loss {test.loss:.3f}, logits {tuple(t
 # %% Measure: raw samples of a fresh model, as a sweep records them. The machine should have nothing else to do.
 speed = measure(cell, training.dataset)
 rate = throughput(speed.images_per_step, speed.step_s)
-print(f"{rate.images_per_s:,.0f} images/s [{rate.low:,.0f}, {rate.high:,.0f}], {speed.multiply_adds:,} multiply-adds")
+print(f"{rate.images_per_s:,.0f} images/s, IQR / median of the steps {rate.iqr_ratio:.1%}, "
+      f"{speed.multiply_adds:,} multiply-adds")
 
 # %% Read records, here the published ones, as a pandas DataFrame; `frame.COLUMNS` says what each column holds.
 table = frame.load("experiments/results", ["kernel_depth"])

@@ -140,7 +140,7 @@ def test_the_reports_figure_is_one_that_a_run_gives(part, figure, value):
     assert one_seed.verdict == "not resolved"
     assert "; too few seeds or too wide to say: ReLU after fc1, nothing after fc1, split 1" in one_seed.evidence
     assert one_seed.evidence.startswith(
-        f"{num} of {num} runs give {100 * value:.1f} % or more (1 of 1, ReLU after fc1, 1 of 1, nothing after fc1, ")
+        f"{num} of {num} runs give {100 * value:.1f} % or more (1 of 1: ReLU after fc1; 1 of 1: nothing after fc1; ")
     assert f", the highest run {100 * value:.2f} %" in one_seed.evidence
     assert ("; at the best epoch of each 4; with 90.4 % on test in the same" in one_seed.evidence) == (part == "1a")
     assert verdict([], part).verdict == "waiting"
@@ -150,10 +150,11 @@ def test_a_run_is_counted_where_it_prints_as_the_figure():
     """91.55 % prints as 91.6 %."""
     records = seeds("final", dict.fromkeys(RUNS, 0.9155), "validation", spread=(-0.0002, -0.0001, 0.00005))
     told = verdict(records, "1a")
-    assert told.lead == "4 of 12 runs give 91.6 % or more, the highest 91.55 %"
+    where = "(1 of 3: ReLU after fc1; 1 of 3: nothing after fc1; 1 of 3: split 1; 1 of 3: split 2)"
+    assert told.lead == f"4 of 12 runs give 91.6 % or more {where}, the highest 91.55 %"
     assert told.evidence.startswith(
-        "4 of 12 runs give 91.6 % or more (1 of 3, ReLU after fc1, 1 of 3, nothing after fc1, 1 of 3, split 1, 1 of 3, "
-        "split 2); means 91.54 (ReLU after fc1) to 91.54 (split 2), the highest run 91.55 %; at the best epoch")
+        f"4 of 12 runs give 91.6 % or more {where}; means 91.54 (ReLU after fc1) to 91.54 (split 2), the highest run "
+        "91.55 %; at the best epoch")
 
 
 def test_both_figures_of_one_run_are_counted_in_one_run():
@@ -174,8 +175,9 @@ def test_few_seeds_of_another_arithmetic_do_not_stand_beside_many():
     assert verdict(few, "1b").verdict == "supported"
     both = verdict(few + many, "1b")
     assert both.verdict == "contradicted"
-    assert both.evidence.startswith("4 of 44 runs give 90.4 % or more (1 of 3, ReLU after fc1 (float32), ")
-    assert both.lead == "4 of 44 runs give 90.4 % or more, the highest 90.41 %"
+    assert both.evidence.startswith("4 of 44 runs give 90.4 % or more (1 of 3: ReLU after fc1 (float32); ")
+    assert both.lead.startswith("4 of 44 runs give 90.4 % or more (1 of 3: ReLU after fc1 (float32); ")
+    assert both.lead.endswith(", the highest 90.41 %")
 
 
 def test_a_wide_interval_disagrees_with_what_it_leaves_out_and_agrees_with_nothing():
@@ -587,7 +589,7 @@ def test_larger_images():
     assert sizes(0.90, 0.91, 0.92, 0.93, spread=(0.0,)) == "not resolved"  # four single seeds
     assert verdict([], "9a").verdict == "waiting"
     found = verdict(seeds("input_size", dict(zip(labels("input_size"), (0.90, 0.91, 0.92, 0.93), strict=True))), "9a")
-    assert found.evidence.startswith("90.00 at 28, 91.00 at 32, 92.00 at 40, 93.00 at 56 pixels, n = 12, p < 0.001")
+    assert found.evidence.startswith("90.00 at 28, 91.00 at 32, 92.00 at 40, 93.00 at 56 pixels, n = 3, 3, 3, 3, p < 0.001")
 
 
 @pytest.mark.parametrize("name", claims.FACTORS)
@@ -690,8 +692,9 @@ def test_parts_name_verdict_evidence_and_seeds():
     assert "that lie above: 94.75 to 95.25 (ReLU after fc1), 94.75 to 95.25 (nothing after fc1), 94." in rows["1b"]
     assert "`final`" in rows["1b"]
     of_part = verdicts.by_experiment(judged)["final"][1]
-    assert of_part == ("1b (test 90.4 % (section 1.7)): **contradicted**, 12 of 12 runs give 90.4 % or more, "
-                       "the highest 95.05 %")
+    assert of_part == ("1b (test 90.4 % (section 1.7)): **contradicted**, 12 of 12 runs give 90.4 % or more (3 of 3: "
+                       "ReLU after fc1; 3 of 3: nothing after fc1; 3 of 3: split 1; 3 of 3: split 2), the highest "
+                       "95.05 %")
 
 
 def test_each_test_of_the_parts_is_told_once():

@@ -58,7 +58,7 @@ def test_each_figure_is_in_its_own_column():
     assert (row["num_parameters"], row["multiply_adds"]) == (1234, 56789)
     assert row[["step_s", "first_step_s", "times_limit"]].tolist() == pytest.approx([0.01, 0.5, 2.0])
     rates = [row[f"train_images_per_s{end}"] for end in ("", "_low", "_high")]
-    assert rates == pytest.approx([10_000, 100 / 0.03, 20_000])  # the second smallest and the second largest step
+    assert rates == pytest.approx([10_000, math.nan, math.nan], nan_ok=True)  # of one timing no interval
     assert (row["train_noisy"], row["peak_memory_bytes"], row["reserved_memory_bytes"]) == (False, 3e6, 4.5e6)
 
 

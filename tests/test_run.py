@@ -116,6 +116,8 @@ def test_failed_cells_are_kept_and_tried_again_when_asked(call_run, bare_folder,
     assert code == 1  # nothing to do, and a failure among the results
     assert re.search(r"^depth 1 .* oom$", out, re.MULTILINE)
     assert not (bare_folder / "log").exists()
+    assert "2 trainings and 0 timings, 0 without a record, 1 to be run again" in call_run(
+        path, "--list", "--retry-failed")[1]
     assert call_run(path, "--retry-failed")[0] == 0
     assert (bare_folder / "log").read_text().split() == [done]
     assert call_run(path, "--rerun")[0] == 0

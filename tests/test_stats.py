@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from bench import stats
 
-MS = 1e-3
 measurements = st.lists(st.floats(1e-3, 1e3), min_size=2, max_size=40)
 positive = st.floats(1e-3, 1e3)
 
@@ -99,20 +98,11 @@ def test_prediction_interval_covers_the_next_one_as_often_as_it_says(n):
     assert within(np.mean(covered), 0.95, trials)
 
 
-def test_median_interval_by_hand():
-    # P(Binomial(10, 1/2) <= 1) = 11 / 1024 <= 0.025 < 56 / 1024 = P(<= 2): the 2nd smallest and the 2nd largest
-    assert stats.median_interval(range(10, 0, -1)) == (2.0, 9.0)
-    # n = 6: only the extremes reach it, 1 - 2 / 64 = 0.969
-    assert stats.median_interval([6.0, 1.0, 5.0, 2.0, 4.0, 3.0]) == (1.0, 6.0)
-    assert stats.median_interval([1.0, 2.0], confidence=0.5) == (1.0, 2.0)  # exactly 1 - 2 / 4
-
-
 def test_too_few_samples_give_nan():
     assert is_nan(*stats.mean_interval([3.0]))
     assert is_nan(*stats.prediction_interval([3.0]))
-    assert is_nan(*stats.median_interval([1.0, 2.0, 3.0, 4.0, 5.0]))
-    assert is_nan(*stats.median_interval([1.0]))
-    assert is_nan(*stats.throughput(10, [1.0, 2.0])[1:3])
+    assert is_nan(*stats.throughput(10, [1.0, 2.0, 3.0])[1:3])
+    assert is_nan(*stats.throughput(10, [1.0], [2.0])[1:3])
     assert is_nan(stats.sd_upper_bound([1.0]))
 
 
@@ -125,34 +115,11 @@ def test_mean_interval_covers_as_often_as_it_says(n, confidence):
     assert within(((low <= 0.9) & (high >= 0.9)).mean(), confidence, trials)
 
 
-@pytest.mark.parametrize(("n", "k"), [(6, 1), (15, 4), (40, 14)])  # k: published tables of the sign test, 95 %
-def test_median_interval_covers_at_least_as_often_as_it_says(n, k):
-    trials = 3000
-    samples = np.random.default_rng(n).lognormal(math.log(5 * MS), 0.8, (trials, n))
-    low, high = np.transpose([stats.median_interval(row) for row in samples])
-    exact = 1 - 2 * sum(math.comb(n, i) for i in range(k)) / 2**n
-    assert exact >= 0.95
-    assert within(((low <= 5 * MS) & (high >= 5 * MS)).mean(), exact, trials)
-
-
-@settings(deadline=None)
-@given(measurements, st.floats(0.5, 0.99))
-def test_median_interval_is_the_narrowest_that_reaches_its_confidence(samples, confidence):
-    ordered, n = sorted(samples), len(samples)
-    reaching = [k for k in range(1, n // 2 + 1)
-                if 1 - 2 * sum(math.comb(n, i) for i in range(k)) / 2**n >= confidence * (1 + 1e-12)]
-    if reaching:
-        low, high = stats.median_interval(samples, confidence)
-        assert ordered[max(reaching) - 1] <= low <= high <= ordered[-max(reaching)]
-        assert low <= stats.summarize(samples).median <= high
-
-
 @settings(deadline=None)
 @given(measurements, positive, st.floats(-100, 100))
-@pytest.mark.parametrize("interval", [stats.mean_interval, stats.median_interval])
-def test_intervals_follow_scale_and_shift(interval, samples, scale, shift):
-    low, high = interval(samples)
-    moved = interval([scale * value + shift for value in samples])
+def test_intervals_follow_scale_and_shift(samples, scale, shift):
+    low, high = stats.mean_interval(samples)
+    moved = stats.mean_interval([scale * value + shift for value in samples])
     size = scale * max(samples) + abs(shift)
     assert moved == pytest.approx((scale * low + shift, scale * high + shift), rel=1e-9, abs=1e-9 * size, nan_ok=True)
 
@@ -166,7 +133,7 @@ def test_more_confidence_is_wider(samples):
 
 @pytest.mark.parametrize("interval", [
     stats.prediction_interval,
-    lambda samples, confidence=0.95: stats.throughput(100, samples, confidence=confidence)[1:3],
+    lambda samples, confidence=0.95: stats.throughput(100, *[[s] for s in samples], confidence=confidence)[1:3],
     lambda *given: stats.paired_ratio(given[0], [1.0] * 8, *given[1:])[1:3],
     lambda *given: stats.compare([1.0, 2.0, 4.0], *given)[3:5],
     lambda *given: stats.compare_with([1.0, 2.0, 4.0], [given[0]], *given[1:])[0][3:5]],
@@ -180,8 +147,8 @@ def test_less_confidence_than_the_usual_is_narrower(interval):
 
 def test_throughput_by_hand():
     rate = stats.throughput(128, [0.5, 0.25, 0.25, 0.25, 1.0, 0.2])
-    assert rate.images_per_s == 512.0  # 128 / 0.25, whatever the slow steps do
-    assert (rate.low, rate.high) == (128.0, 640.0)  # n = 6: 128 / 1.0 and 128 / 0.2
+    assert rate.images_per_s == pytest.approx(512)  # 128 / 0.25, whatever the slow steps do
+    assert is_nan(rate.low, rate.high)  # how far the next timing lies from this one, its steps do not tell
     assert rate.iqr_ratio == pytest.approx((0.4375 - 0.25) / 0.25)
 
 
@@ -199,11 +166,12 @@ def test_throughput_of_several_timings_by_hand():
 
 
 @settings(deadline=None)
-@given(st.integers(1, 4096), st.lists(positive, min_size=6, max_size=40))
+@given(st.integers(1, 4096), st.lists(positive, min_size=3, max_size=40))
 def test_throughput_lies_in_its_interval(images, steps):
-    rate = stats.throughput(images, steps)
-    assert rate.low * (1 - 1e-12) <= rate.images_per_s <= rate.high * (1 + 1e-12)
-    assert stats.throughput(4 * images, steps).images_per_s == pytest.approx(4 * rate.images_per_s)
+    timings = [[step_s] for step_s in steps]
+    rate = stats.throughput(images, *timings)
+    assert rate.low * (1 - 1e-9) <= rate.images_per_s <= rate.high * (1 + 1e-9)
+    assert stats.throughput(4 * images, *timings).images_per_s == pytest.approx(4 * rate.images_per_s)
 
 
 def test_sd_upper_bound_covers_as_often_as_it_says():
@@ -218,7 +186,7 @@ def test_sd_upper_bound_covers_as_often_as_it_says():
 @pytest.mark.parametrize(
     "call",
     [
-        stats.summarize, stats.mean_interval, stats.median_interval, stats.holm, stats.sd_upper_bound,
+        stats.summarize, stats.mean_interval, stats.holm, stats.sd_upper_bound,
         lambda bad: stats.throughput(1, bad),
         lambda bad: stats.compare(bad, [1.0, 2.0]),
         lambda bad: stats.compare([1.0, 2.0], bad),
@@ -243,7 +211,7 @@ def test_bad_samples_are_refused(call, bad):
         (lambda: stats.paired_ratio([1.0], [-1.0]), r"b\[0\] = -1.0"),
         (lambda: stats.paired_ratio([1.0, 2.0], [1.0]), "a has 2 values and b has 1"),
         (lambda: stats.mean_interval([1.0], confidence=95), "confidence = 95"),
-        (lambda: stats.median_interval([1.0], confidence=1.0), "confidence = 1.0"),
+        (lambda: stats.mean_interval([1.0], confidence=1.0), "confidence = 1.0"),
         (lambda: stats.compare([1.0], [2.0], confidence=0.0), "confidence = 0.0"),
         (lambda: stats.verdict(stats.compare([1.0], [2.0]), -0.1), "minimum_effect = -0.1"),
         (lambda: stats.verdict(stats.compare([1.0], [2.0]), 0.1, alpha=5), "alpha = 5"),

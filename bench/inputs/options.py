@@ -76,13 +76,10 @@ def answer_shell(of: argparse.ArgumentParser) -> None:
 
 def check(asked: argparse.Namespace) -> None:
     """Raises ValueError for options that have no effect together."""
-    idle = {"--list": asked.list, "--profile": asked.profile}
-    done = {"--rerun": asked.rerun, "--retry-failed": asked.retry_failed, "--keep-weights": asked.keep_weights,
-            "--track": asked.track}
-    given, useless = ([name for name, value in of.items() if value] for of in (idle, done))
-    if len(given) > 1 or (given and useless):
-        first, second = [*given, *useless][:2]
-        raise ValueError(f"{second} has no effect with {first}, which trains nothing; leave one of them out")
+    useless = {"--rerun": asked.rerun, "--retry-failed": asked.retry_failed, "--keep-weights": asked.keep_weights,
+               "--track": asked.track}
+    for name in (name for name, value in useless.items() if value and asked.profile):
+        raise ValueError(f"{name} has no effect with --profile, which trains nothing; leave one of them out")
 
 
 def overrides(asked: argparse.Namespace) -> dict[str, Any]:

@@ -135,7 +135,8 @@ def rises(rows: Sequence[tuple[float, Row]], outcome: Outcome, unit: str) -> Fin
     if len(by_number) < 3 or len(pairs) == len(by_number):
         return Finding("waiting" if waiting else "not resolved", f"{means} {unit}: too few seeds for a test", 2)
     slope, p = stats.trend([at for at, _ in pairs], [value for _, value in pairs])
-    evidence = f"{means} {unit}, n = {len(pairs)}, {p_value(p)}{f', {waiting} waiting' if waiting else ''}"
+    seeds = ", ".join(str(len(values)) for values in by_number.values())
+    evidence = f"{means} {unit}, n = {seeds}, {p_value(p)}{f', {waiting} waiting' if waiting else ''}"
     first, last = (stats.mean(by_number[at]) for at in (min(by_number), max(by_number)))
     if p < ALPHA and slope < 0:
         return Finding("contradicted", evidence)

@@ -69,17 +69,17 @@ def num_reaching(rows: Sequence[Row], *figures: tuple[Outcome, float]) -> int:
 
 
 def _told(measured: Sequence[tuple[str, Sequence[float]]], figure: float) -> tuple[str, str]:
-    """e.g. `1 of 9 runs gives 91.6 % or more, the highest 91.57 %`, and the same with where and with means."""
+    """e.g. `1 of 9 runs gives 91.6 % or more (1 of 5: split 1), the highest 91.57 %`, and the same with means."""
     numbers = {name: sum(reaches(value, figure) for value in own) for name, own in measured}
-    where = ", ".join(f"{numbers[name]} of {len(own)}, {escape(name)}" for name, own in measured if numbers[name])
+    where = "; ".join(f"{numbers[name]} of {len(own)}: {escape(name)}" for name, own in measured if numbers[name])
     total, num = sum(len(own) for _, own in measured), sum(numbers.values())
     means = sorted((stats.mean(own), escape(name)) for name, own in measured)
     span = " to ".join(f"{percent(mean)} ({name})" for mean, name in dict.fromkeys([means[0], means[-1]]))
     highest = max(value for _, own in measured for value in own)
     counted = f"{num} of {plural(total, 'run')} {'gives' if num == 1 else 'give'} {percent(figure, 1)} % or more"
+    counted += f" ({where})" if where and len(measured) > 1 else ""
     return (f"{counted}, the highest {percent(highest)} %",
-            f"{counted}{f' ({where})' if where and len(measured) > 1 else ''}; "
-            f"{'means' if len(measured) > 1 else 'the mean'} {span}, the highest run {percent(highest)} %")
+            f"{counted}; {'means' if len(measured) > 1 else 'the mean'} {span}, the highest run {percent(highest)} %")
 
 
 def _intervals(measured: Sequence[tuple[str, Sequence[float]]], figure: float) -> str:

@@ -34,12 +34,12 @@ HOW_TO_READ = """\
 - **training images**: accuracy on the first 10,000 training images, in evaluation mode.
 - **Throughput** is images per step by the median time of a step and its batch, which a captured step holds.
   **timings**: how often it was measured, once round all cells after the other, and but for the first, and for processes
-  that share a batch, in a process of its own. Of several: geometric mean [95 % Student interval of the logarithms], of
-  two without; steps, memory and what else cannot be averaged are those of the middle one. Of one [95 % interval of the
-  median of its steps, distribution-free]: it does not know how timings differ, and the next one, on a warmer or busier
-  machine, may lie outside of it.
+  that share a batch, in a process of its own. Of several: geometric mean [95 % Student interval of the logarithms];
+  steps, memory and what else cannot be averaged are those of the middle one. Of one and of two no interval is shown:
+  the steps of one timing do not tell how far the next one, on a warmer or busier machine, would lie from it.
 - **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, its clocks
-  disagree, or the seconds of a training's epochs vary by more than 10 % (IQR / median): no measurement of speed. **§**:
+  disagree, the seconds of a training's epochs vary by more than 10 % (IQR / median), or it was taken up again after a
+  stop, of whose first part its record does not know: no measurement of speed. **§**:
   timed at another commit than most of this table; the code may have become faster or slower in between.
 - **step**: forward, loss, backward, optimizer step, zeroed gradients; **batch**: gathering and augmenting the images,
   beside it. **step / least possible**: the median step over the least time that the machine's own ceilings, measured

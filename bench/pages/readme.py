@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 from bench import stats
 from bench.claims import Judged
-from bench.formatting import NOTHING, escape, estimate, percent, plural, table
+from bench.formatting import NOTHING, escape, estimate, mean_with_interval, percent, plural, ratio_text, table
 from bench.judging.final_network import VALIDATION, on_all_images, readings
 from bench.judging.trials import SELECTED, place_of_selected
 from bench.pages.reported import TEST_SOURCES
-from bench.pages.side_tables import rate_text
+from bench.pages.side_tables import rate_text, rates
 from bench.pages.verdicts import verdict_text, why
 from bench.records import outcomes
 from bench.records.cells import training_of
 from bench.records.machines import Machine
-from bench.records.rows import Results
+from bench.records.rows import Results, comparable
 from bench.records.side_records import Peers
 from fmnist_core.config import to_dict
 
@@ -36,6 +36,7 @@ def render(results: Results, judged: Sequence[Judged]) -> str:
         "The final network in its readings: the report does not say whether a ReLU follows fc1, nor which images its "
         "90.8 % was trained on. Last epoch, mean ± sd over seeds [95 % interval], in per cent:",
         table(["", "validation", "test", "seeds", "arithmetic"], accuracies, text_columns=1),
+        *_kernel_depth(results),
         *_speeds(results),
     ])
 
@@ -56,12 +57,29 @@ def _in_short(results: Results, judged: Sequence[Judged]) -> list[str]:
                       for one, sign in ((outcomes.validation_last, 1), (outcomes.validation_loss_last, -1)))
     if accuracy and loss:
         sentences.append(f"{SELECTED}, which the report selects as the best of Table 1.2, takes {accuracy} by "
-                         f"validation accuracy, and {loss} by validation loss, the least first: by means, untested.")
+                         f"mean validation accuracy, and {loss} by mean validation loss, the least first: the tests "
+                         "of both belong to claim 2.")
     return [" ".join(sentences)]
 
 
 def _test_figures(joined: str) -> str:
     return joined.join(percent(figure, 1) for _, figure in TEST_SOURCES)
+
+
+def _kernel_depth(results: Results) -> list[str]:
+    """The sweep that the project is named for, as a grid of accuracies."""
+    rows = [row for row in comparable(results.of("kernel_depth")) if row.trained]
+    grid = {(row.setting("model.kernel_size"), row.setting("model.depth")): row for row in rows}
+    if not grid:
+        return []
+    sizes, depths = (sorted({at[i] for at in grid}) for i in (0, 1))
+    shown = lambda row: mean_with_interval(row.values(outcomes.test_last)) if row else NOTHING
+    body = [[str(size), *(shown(grid.get((size, depth))) for depth in depths)] for size in sizes]
+    seeds = sorted({len(row.trained) for row in rows})
+    return [f"Kernel size x depth, networks of this project's own, {rows[0].setting('train.epochs')} epochs: mean test "
+            f"accuracy at the last epoch [95 % interval], in per cent, over {plural(seeds[0], 'seed')}"
+            f"{f' to {seeds[-1]}' if len(seeds) > 1 else ''} a cell, {rows[0].numerics}:",
+            table(["kernel size", *(f"depth {depth}" for depth in depths)], body, text_columns=1)]
 
 
 def _speeds(results: Results) -> list[str]:
@@ -78,10 +96,12 @@ def _speeds(results: Results) -> list[str]:
     names = list(dict.fromkeys(peer.name for side in reversed(sides) for peer in side.systems))
     systems = sorted(found, key=lambda one: names.index(one[0]))
     body = [[*map(escape, system), *(column.get(system, NOTHING) for column in columns)] for system in systems]
-    body += [["test accuracy (%), lowest to highest of a column", "equal work", *map(_accuracy_range, sides)]]
+    body += [["the highest over the tutorial", "", *map(_highest_ratio, sides)],
+             ["test accuracy (%), lowest to highest of a column", "equal work", *map(_accuracy_range, sides)]]
     return ["The final network trained for a short while by other systems and by this one, in turns: images per second "
-            "over the whole machine, geometric mean over rounds [95 % interval; of two rounds none]. Captured "
-            "steps are asked for with `--set execution.capture=true`.",
+            "over the whole machine, geometric mean over rounds [95 % interval; of two rounds none]. The last two of "
+            "ours count several trainings at once, the others one. Captured steps are asked for with "
+            "`--set execution.capture=true`.",
             table(["", "what it is", *map(_head, sides)], body, text_columns=2)]
 
 
@@ -90,6 +110,12 @@ def _head(side: Peers) -> str:
     processors = f", {plural(machine.num_cpus, 'processor')}" if machine.device == "cpu" else ""
     return (f"{escape(machine.hardware)}{processors}: {plural(side.epochs, 'epoch')} of {side.images_per_epoch:,} "
             f"images, {escape(side.started_at[:10])}")
+
+
+def _highest_ratio(side: Peers) -> str:
+    """Of the fastest system, by its rounds beside those of the first."""
+    ran = [peer for peer in side.systems if peer.runs]
+    return ratio_text(stats.paired_ratio(rates(max(ran, key=lambda peer: stats.mean(rates(peer)))), rates(ran[0])))
 
 
 def _accuracy_range(side: Peers) -> str:

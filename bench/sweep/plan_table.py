@@ -2,21 +2,27 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from tabulate import tabulate
 
 from bench.experiment import Experiment
 from bench.record import Record, TrainRecord
-from bench.sweep.plan import Task, by_cell, cells_of
+from bench.sweep.plan import Known, Task, by_cell, cells_of, is_done
 from bench.sweep.progress import duration
 from fmnist_core.config import DATASETS, Baseline, CellConfig, CustomModel, canonical_json, input_shape, quality_key
 from fmnist_core.models import layers
 from fmnist_core.models.networks import layers_of
 
 
-def show(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record]) -> None:
-    """A table of each experiment's cells; then what is left, and records that do not count."""
+def show(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record],
+         old: Mapping[str, Known] = MappingProxyType({})) -> None:
+    """A table of each experiment's cells; then what is left, and records that do not count.
+
+    `old`: records that are to be made again.
+    """
     planned = list(planned)
+    left = [task for task in planned if not is_done(task, latest, old)]
     tasks_of = by_cell(planned)
     for experiment in experiments:
         rows = []
@@ -25,16 +31,17 @@ def show(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Map
             rows.append({
                 "cell": cell.label,
                 **_costs(cell.config),
-                "trained": _share_done([task for task in mine if task.seed is not None], latest),
-                "timed": _share_done([task for task in mine if task.seed is None], latest),
+                "trained": _share_done([task for task in mine if task.seed is not None], latest, old),
+                "timed": _share_done([task for task in mine if task.seed is None], latest, old),
             })
         print(f"\n{experiment.name}: {experiment.question}\n")
         print(tabulate(rows, headers="keys", intfmt=",", floatfmt=",.2f", missingval="-"))
-    num_missing = sum(task.key not in latest for task in planned)
+    num_missing = sum(task.key not in latest for task in left)
+    again = f", {len(left) - num_missing:,} to be run again" if len(left) > num_missing else ""
     num_timings = sum(task.seed is None for task in planned)
     count = lambda number, noun: f"{number:,} {noun}{'s' * (number != 1)}"
     print(f"\n{count(len(planned) - num_timings, 'training')} and {count(num_timings, 'timing')}, "
-          f"{num_missing:,} without a record. Images and teraflops are of one seed.{_estimate(planned, latest)}")
+          f"{num_missing:,} without a record{again}. Images and teraflops are of one seed.{_estimate(left, latest)}")
     for factory, number in _of_other_code(planned, latest).items():
         print(f"Not counted: {count(number, 'record')} of other code of {factory} than is here now.")
     for shared_by, number in _of_other_launches(planned, latest).items():
@@ -74,21 +81,20 @@ def _costs(config: CellConfig) -> dict[str, float | None]:
     }
 
 
-def _estimate(planned: list[Task], latest: Mapping[str, Record]) -> str:
+def _estimate(left: Iterable[Task], latest: Mapping[str, Record]) -> str:
     """Time left, from the cells that have a record."""
     known: dict[bytes, float] = {}
     for record in latest.values():
         if isinstance(record, TrainRecord) and record.status == "ok":
             known[canonical_json(record.cell)] = record.wall_s / record.labels.fused_seeds
-    left = [known.get(canonical_json(task.cell.config)) for task in planned
-            if task.key not in latest and task.seed is not None]
-    if not left or any(seconds is None for seconds in left):
+    wanted = [known.get(canonical_json(task.cell.config)) for task in left if task.seed is not None]
+    if not wanted or any(seconds is None for seconds in wanted):
         return ""
-    return f" About {duration(sum(s for s in left if s))} of one process are left."
+    return f" About {duration(sum(s for s in wanted if s))} of one process are left."
 
 
-def _share_done(mine: Sequence[Task], latest: Mapping[str, Record]) -> str:
+def _share_done(mine: Sequence[Task], latest: Mapping[str, Record], old: Mapping[str, Known]) -> str:
     """e.g. `1/3`, `1/3 failed`."""
-    states = [latest[task.key].status for task in mine if task.key in latest]
+    states = [latest[task.key].status for task in mine if is_done(task, latest, old)]
     failed = " failed" if any(state != "ok" for state in states) else ""
     return f"{states.count('ok')}/{len(mine)}{failed}" if mine else "not asked for"
