@@ -589,7 +589,8 @@ def test_larger_images():
     assert sizes(0.90, 0.91, 0.92, 0.93, spread=(0.0,)) == "not resolved"  # four single seeds
     assert verdict([], "9a").verdict == "waiting"
     found = verdict(seeds("input_size", dict(zip(labels("input_size"), (0.90, 0.91, 0.92, 0.93), strict=True))), "9a")
-    assert found.evidence.startswith("90.00 at 28, 91.00 at 32, 92.00 at 40, 93.00 at 56 pixels, n = 3, 3, 3, 3, p < 0.001")
+    means = "90.00 at 28, 91.00 at 32, 92.00 at 40, 93.00 at 56 pixels"
+    assert found.evidence.startswith(f"{means}, n = 3, 3, 3, 3, p < 0.001")
 
 
 @pytest.mark.parametrize("name", claims.FACTORS)
