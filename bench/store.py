@@ -2,8 +2,8 @@
 
 A folder holds one `<experiment>.jsonl` per experiment. A line is there whole or not at all: a torn last line (a kill
 in mid-write) is cut off by the next writer and passed over by readers; a whole one that an editor left without its end
-counts, and is given it. Who works on what is told by locks that the
-kernel releases when their process ends, so a dead process's cell is free again.
+counts, and is given it. Who works on what is told by locks that the kernel releases when their process ends, so a dead
+process's cell is free again.
 """
 
 import contextlib

@@ -39,8 +39,8 @@ HOW_TO_READ = """\
   the steps of one timing do not tell how far the next one, on a warmer or busier machine, would lie from it.
 - **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, its clocks
   disagree, the seconds of a training's epochs vary by more than 10 % (IQR / median), or it was taken up again after a
-  stop, of whose first part its record does not know: no measurement of speed. **§**:
-  timed at another commit than most of this table; the code may have become faster or slower in between.
+  stop, of whose first part its record does not know: no measurement of speed. **§**: timed at another commit than most
+  of this table; the code may have become faster or slower in between.
 - **step**: forward, loss, backward, optimizer step, zeroed gradients; **batch**: gathering and augmenting the images,
   beside it. **step / least possible**: the median step over the least time that the machine's own ceilings, measured
   beside, allow. **first step**: with compilation and allocation. **memory**: most bytes of tensors alive at once, and
