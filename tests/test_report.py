@@ -337,6 +337,15 @@ def test_each_machine_has_its_own_speed_table():
     assert "Speed on M1: one cell" not in both
 
 
+def test_the_one_timing_of_a_cell_that_stands_elsewhere_is_not_shown_again():
+    other = experiment_of(name="other")
+    text = text_of([timed(MADE, K2)], MADE, other)
+    assert text.count("<summary>Speed on M1: one cell</summary>") == 1
+    assert text.index("Speed on M1: one cell") < text.index("**Speed on M1**: of one cell, in the section of `made`.")
+    assert "<summary>Speed on M1: one cell</summary>" in text_of([timed(MADE, K2)], other)
+    assert text_of([timed(MADE, K2), timed(MADE, K3)], MADE, other).count("**Speed on M1** (precision float32;") == 2
+
+
 def test_a_timing_at_another_commit_is_marked_and_left_out_of_the_answer():
     made = experiment_of(ONE_FACTOR.replace("[2, 3]", "[2, 3, 4]"))
     later = msgspec.structs.replace(CPU, commit="b" * 40)

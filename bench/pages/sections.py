@@ -1,6 +1,6 @@
 """One section of RESULTS.md per experiment. No torch."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from bench.experiment import Cell, Experiment
@@ -130,17 +130,24 @@ def _tables(rows: Sequence[Row], dataset: str, shown: Shown) -> list[str]:
     if to_targets := targets_table(rows, rows[0].experiment.targets, names):
         parts.append(folded("Training time to a target validation accuracy", to_targets))
     timed, cells = False, one_per_cell(rows)
+    elsewhere: dict[str, list[str]] = defaultdict(list)
+    """By experiment, the machines on which one cell was timed, and for that experiment."""
     for machine, name in names.items():
         speeds = [speed for row in cells if (speed := row.timed(machine))]
-        if speeds:
+        others = {speed.experiment for speed in speeds} - {rows[0].experiment.name}
+        if len(speeds) == 1 < len(cells) and others and others <= shown.results.rows.keys():
+            elsewhere[speeds[0].experiment].append(name)
+        elif speeds:
             timed = True
             warnings = _warnings(cells, machine, shown.noise.get(machine))
             title, body = f"Speed on {name}", f"{speed_table(cells, machine)}\n\n{warnings}"
             about, alone = f"({labels_text(speeds)}), {timed_when(speeds)}", len(speeds) == 1 < len(cells)
             parts.append(folded(f"{title}: one cell", f"{about}\n\n{body}") if alone else
                          f"**{title}** {about}\n\n{body}")
+    parts += [f"**Speed on {', '.join(machines)}**: of one cell, in the section of {code(experiment)}."
+              for experiment, machines in elsewhere.items()]
     to_time = [row for row in cells if row.experiment.timings and row.cell.has_steps]
-    if to_time and not timed:
+    if to_time and not timed and not elsewhere:
         parts.append(f"**Speed**: waiting, none of {plural(len(to_time), 'cell')} is timed.")
     return parts
 
