@@ -53,7 +53,7 @@ COLUMNS = {
                "machine or in how many were trained as one module",
     "train_fused_seeds": "seeds that were trained as one module: `train_s` is of all of them together",
     "train_machine": "the machine of those trainings; empty where `train_s` has no median",
-    "train_s_shared": "whether other work disturbed any of those trainings",
+    "train_s_shared": "whether other work disturbed any of those trainings, or one was taken up again after a stop",
     "num_parameters": "trainable parameters; 0 where unknown",
     "multiply_adds": "of one image's forward pass; 0 where unknown",
     "machine": "the machine that the times below come from; empty without any",

@@ -146,7 +146,8 @@ def _time_block(training: Training, clock: Clock) -> tuple[list[float], list[flo
     after = usage()
     warnings = disagreement([*batch_s, *step_s], block_s) + load_warning(before, after, _own_s(training, before, after))
     # After the block: a process that is started in its midst would be in its times.
-    warnings += gpu_limits.slowdowns(lambda: time_steps(training, clock, num_steps))
+    warnings += gpu_limits.slowdowns(lambda: time_steps(training, clock, num_steps),
+                                     again=training.num_processes == 1)
     return batch_s, step_s, block_s, warnings
 
 

@@ -13,6 +13,7 @@ import argparse
 import math
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,12 +25,15 @@ from bench.sweep.plan import due, missing, outdated
 from bench.sweep.progress import to_whoever_reads
 from bench.sweep.request import Request, Work
 
+FIRST_SPEAKS_S = 2.0
+"""What a machine's other processes wait before they end by wrong input, since the launcher then ends the first, too."""
 OK, FAILED, WRONG_INPUT, BROKEN, INTERRUPTED, TERMINATED = 0, 1, 2, 3, 130, 143
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit code: 0 all cells there, 1 a cell failed or the store did, 2 wrong input, 3 a process that
-    shares a cell failed, 130 interrupted, 143 stopped by a scheduler's notice."""
+    """Returns the exit code: 0 all cells there, 1 a cell failed (told by the first process of a machine alone) or the
+    store did, 2 wrong input, 3 a process that shares a cell failed, 130 interrupted, 143 stopped by a scheduler's
+    notice."""
     parser = options.parser(__doc__)
     options.answer_shell(parser)
     asked = parser.parse_args(arguments)
@@ -66,12 +70,14 @@ def _run(asked: argparse.Namespace, world: launch.World, notice: Notice) -> int:
         if asked.list:
             latest = request.store.latest()
             old = outdated(latest, rerun=asked.rerun, retry_failed=asked.retry_failed)
-            plan_table.show(request.experiments, due(request.planned, latest), latest, old)
+            plan_table.show(request.experiments, request.planned, latest, old)
             return OK
         work = check(request)
     except ValueError as error:
         if world.local_rank == 0:  # of each machine: what is wrong may be wrong on one of them alone
             print(f"bench/run.py: {error}", file=sys.stderr)
+        else:
+            time.sleep(FIRST_SPEAKS_S)
         return WRONG_INPUT
     try:
         if asked.profile:

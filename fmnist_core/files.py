@@ -223,11 +223,7 @@ def _download(to: Path) -> bool:
 @contextlib.contextmanager
 def one_at_a_time(folder: Path) -> Iterator[None]:
     """Waits while another process is in such a block with this folder; not where the folder cannot be written to."""
-    try:
-        lock = (folder / ".lock").open("w")
-    except OSError:
-        yield
-        return
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # nor where there are no locks
+            fcntl.flock(stack.enter_context((folder / ".lock").open("w")), fcntl.LOCK_EX)
         yield

@@ -1,5 +1,7 @@
 """A driver's answer to warnings, by a program in the place of nvidia-smi."""
 
+import time
+
 import pytest
 
 from bench import environment
@@ -60,3 +62,12 @@ def test_without_a_gpu_nothing_is_done(monkeypatch):
     assert gpu_limits.slowdowns(lambda: pytest.fail("it was")) == []
 
 
+@pytest.mark.parametrize(("again", "several"), [(True, True), (False, False)])
+def test_the_gpu_works_until_the_driver_has_answered(driver, monkeypatch, again, several):
+    """But once alone where other processes must do as many steps."""
+    driver("true")  # makes the program, and what it waits for
+    (driver.folder / "nvidia-smi").write_text("#!/bin/sh\nsleep 0.3")
+    calls = []
+    gpu_limits.slowdowns(lambda: calls.append(time.sleep(0.01)), again=again)
+    assert (len(calls) > 3) == several
+    assert calls

@@ -19,6 +19,7 @@ def test_a_failed_timing_ends_with_a_later_one_of_its_cell_by_a_newer_torch():
 def test_a_failed_timing_stays_beside_whatever_does_not_take_its_place():
     others = [replace(MENDED, started_at="2025-01-01T00:00:00+00:00"), replace(MENDED, repeat=1),
               replace(MENDED, cell={"model": {"name": "network1"}}), replace(MENDED, status="error"),
-              replace(MENDED, environment=replace(HERE, host="b"))]
+              replace(MENDED, environment=replace(HERE, host="b")),
+              replace(MENDED, environment=replace(HERE, device="A GPU"))]
     for other in others:
         assert {one.speed_key for one in newest([FAILED, other])} == {"1", "2"}, other

@@ -367,7 +367,7 @@ def test_a_warning_comes_into_the_record(quick, monkeypatch):
     monkeypatch.setattr(measure, "load_warning", lambda before, after, own_s: [f"own {own_s:.0f}"])
     usages = iter([Usage(0.0, 0.0, 1.0), Usage(1.0, 1.0, 4.0)])
     monkeypatch.setattr(measure, "usage", lambda: next(usages))
-    monkeypatch.setattr(measure.gpu_limits, "slowdowns", lambda work: [f"{len(work()[1])} steps in the heat"])
+    monkeypatch.setattr(measure.gpu_limits, "slowdowns", lambda work, again: [f"{len(work()[1])} steps in the heat"])
     assert record_of(cell(), StepClock(monkeypatch)).warnings == ["own 3", "40 steps in the heat"]
 
 

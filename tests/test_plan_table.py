@@ -99,3 +99,13 @@ def test_the_time_of_a_plan_grows_with_its_tasks_and_not_with_their_square(monke
         plan_table.show(experiments, planned, {})
         numbers.append(len(looks))
     assert numbers[1] == 4 * numbers[0] > 0
+
+
+def test_a_half_batch_is_to_be_run_again_only_where_the_whole_one_fails_again(capsys):
+    experiments, planned = sweep_of(seeds={"cpu": 1}, timings=0, launch={"halve_batch_after_oom": 1})
+    [task] = planned
+    latest = {task.key: trained(task, 0.1, status="oom"), task.smaller.key: trained(task.smaller, 0.9)}
+    plan_table.show(experiments, planned, latest)
+    assert "\n2 trainings and 0 timings, 0 without a record." in capsys.readouterr().out
+    plan_table.show(experiments, planned, latest, latest)
+    assert "\n2 trainings and 0 timings, 0 without a record, 1 to be run again." in capsys.readouterr().out

@@ -92,3 +92,15 @@ def test_a_timing_by_another_execution_is_asked_for_with_it(tmp_path: Path) -> N
     assert [cell.config for cell in experiment.load(str(tmp_path / "cell.toml")).cells] == [captured]
     plain = speed(config, [0.001] * 3)
     assert "--set" not in reproduce.command(rows[0], {"model.depth": 1}, plain)
+
+
+def test_a_timing_by_an_execution_that_its_experiment_varies_is_written_out(tmp_path: Path) -> None:
+    one = experiment.parse({"question": "?", "base": {"model": {"name": "cnn"}},
+                            "grid": {"execution": {"memory_format": ["channels_last", "contiguous"]}}}, name="mine")
+    row = collect([], [one]).rows["mine"][1]
+    captured = msgspec.structs.replace(row.cell.config, execution=ExecutionConfig(capture=True))
+    write, _, launch = reproduce.command(row, reproduce.selections(one)[id(row.cell)],
+                                         speed(captured, [0.001] * 3)).partition(" && ")
+    subprocess.run(["sh", "-c", write], cwd=tmp_path, check=True)
+    assert [cell.config for cell in experiment.load(str(tmp_path / "cell.toml")).cells] == [captured]
+    assert "--set" not in launch

@@ -68,6 +68,7 @@ def test_rank_0_alone_tells_the_launcher_of_failed_cells(call_run, bare_folder, 
 
 
 def test_what_is_wrong_on_one_machine_is_told_there(call_run, bare_folder, monkeypatch):
+    monkeypatch.setattr(run, "FIRST_SPEAKS_S", 0.0)
     for local_rank, told in (("0", True), ("1", False)):
         monkeypatch.setenv("WORLD_SIZE", "4")
         monkeypatch.setenv("RANK", str(2 + int(local_rank)))  # of the second machine of two

@@ -27,7 +27,8 @@ from fmnist_core.config import ExecutionConfig
 ACCURACY = "test accuracy (%)"
 MAX_VERSIONS = 3
 """Of one name, that are told of a set."""
-OTHER_WORK = "machine_shared: other work ran meanwhile, or the training was taken up again"
+OTHER_WORK = "machine_shared: other work ran meanwhile"
+CUT_OR_SHARED = f"{OTHER_WORK}, or the training was taken up again"
 
 Kind = TypeVar("Kind", TrainRecord, SpeedRecord)
 
@@ -97,7 +98,7 @@ def compare(
         quiet_a, quiet_b = _undisturbed(timed_a, allowed), _undisturbed(timed_b, allowed)
         trainings, reason = _pairs(quiet_a, quiet_b, _conditions, allowed)
         if timed_a and timed_b and not (quiet_a and quiet_b):
-            reason = OTHER_WORK
+            reason = CUT_OR_SHARED
         reasons.append(f"speed: {reason}" if reason else "")
         speeds += [_epoch(name, of_a, of_b, _noise(calibration_for(of_b[-1].environment), allowed), threshold)
                    for of_a, of_b in trainings]

@@ -37,10 +37,10 @@ HOW_TO_READ = """\
   that share a batch, in a process of its own. Of several: geometric mean [95 % Student interval of the logarithms];
   steps, memory and what else cannot be averaged are those of the middle one. Of one and of two no interval is shown:
   the steps of one timing do not tell how far the next one, on a warmer or busier machine, would lie from it.
-- **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, its clocks
-  disagree, the seconds of a training's epochs vary by more than 10 % (IQR / median), or it was taken up again after a
-  stop, of whose first part its record does not know: no measurement of speed. **§**: timed at another commit than most
-  of this table; the code may have become faster or slower in between.
+- **†**: IQR / median above 10 %, a noisy timing. **‡**: other work was seen on the machine meanwhile, the clocks of a
+  timing disagree, a GPU lowered its own against heat, the seconds of a training's epochs vary by more than 10 % (IQR /
+  median), or it was taken up again after a stop, of whose first part its record does not know: no measurement of
+  speed. **§**: timed at another commit than most of this table; the code may have become faster or slower in between.
 - **step**: forward, loss, backward, optimizer step, zeroed gradients; **batch**: gathering and augmenting the images,
   beside it. **step / least possible**: the median step over the least time that the machine's own ceilings, measured
   beside, allow. **first step**: with compilation and allocation. **memory**: most bytes of tensors alive at once, and
@@ -96,8 +96,8 @@ SIDES: dict[type[SideRecord], tuple[str, str]] = {
 
 IN_SHORT = """\
 Accuracies are of the last epoch, in per cent, mean ± standard deviation over seeds [95 % interval of the mean];
-`waiting` is what nobody has run yet; M1, M2 and so on are machines; † is a noisy time, ‡ one that other work disturbed:
-[how to read the tables](#how-to-read-the-tables)."""
+`waiting` is what nobody has run yet; M1, M2 and so on are machines; † is a noisy time, ‡ one that is no measurement,
+mostly since other work ran beside: [how to read the tables](#how-to-read-the-tables)."""
 
 WHAT_THIS_IS = """\
 Convolutional networks on Fashion-MNIST: accuracy with its spread over seeds, speed with its spread over timings, and

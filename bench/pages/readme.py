@@ -75,10 +75,10 @@ def _kernel_depth(results: Results) -> list[str]:
     sizes, depths = (sorted({at[i] for at in grid}) for i in (0, 1))
     shown = lambda row: mean_with_interval(row.values(outcomes.test_last)) if row else NOTHING
     body = [[str(size), *(shown(grid.get((size, depth))) for depth in depths)] for size in sizes]
-    seeds = sorted({len(row.trained) for row in rows})
+    ends = [str(end(len(row.trained) for row in rows)) for end in (min, max)]
     return [f"Kernel size x depth, networks of this project's own, {rows[0].setting('train.epochs')} epochs: mean test "
-            f"accuracy at the last epoch [95 % interval], in per cent, over {plural(seeds[0], 'seed')}"
-            f"{f' to {seeds[-1]}' if len(seeds) > 1 else ''} a cell, {rows[0].numerics}:",
+            f"accuracy at the last epoch [95 % interval], in per cent, {' to '.join(dict.fromkeys(ends))} seeds a "
+            f"cell, {rows[0].numerics}:",
             table(["kernel size", *(f"depth {depth}" for depth in depths)], body, text_columns=1)]
 
 
@@ -99,8 +99,8 @@ def _speeds(results: Results) -> list[str]:
     body += [["the highest over the tutorial", "", *map(_highest_ratio, sides)],
              ["test accuracy (%), lowest to highest of a column", "equal work", *map(_accuracy_range, sides)]]
     return ["The final network trained for a short while by other systems and by this one, in turns: images per second "
-            "over the whole machine, geometric mean over rounds [95 % interval; of two rounds none]. The last two of "
-            "ours count several trainings at once, the others one. Captured steps are asked for with "
+            "over the whole machine, geometric mean over rounds [95 % interval; of two rounds none]; in cells mode and "
+            "of fused seeds those of several trainings at once. Captured steps are asked for with "
             "`--set execution.capture=true`.",
             table(["", "what it is", *map(_head, sides)], body, text_columns=2)]
 

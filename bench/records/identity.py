@@ -54,7 +54,8 @@ def _without_mended(records: list[Record]) -> list[Record]:
         return records
     taken: dict[object, str] = {}
     """When the last good one began, by what a newer driver, torch or number of threads leaves alike."""
-    what = lambda one: (canonical_json(one.cell), one.repeat, one.environment.host, one.labels.num_processes)
+    what = lambda one: (canonical_json(one.cell), one.repeat, one.environment.host, one.environment.device,
+                        one.labels.num_processes)
     for record in timings:
         if record.status == "ok":
             taken[what(record)] = max(record.started_at, taken.get(what(record), ""))

@@ -31,9 +31,9 @@ def command(row: Row, filters: Mapping[str, Any] | None, timed: SpeedRecord | No
     mode = "ddp" if any(one.labels.num_processes > 1 for one in row.records) else row.experiment.launch.mode
     own = asdict(row.cell.config.execution)
     execution = own if timed is None else {**asdict(ExecutionConfig()), **timed.cell.get("execution", {})}
-    if filters is not None:
-        changed = {"launch.mode": mode} if mode != row.experiment.launch.mode else {}
-        changed |= {f"execution.{key}": value for key, value in execution.items() if value != own.get(key)}
+    changed = {f"execution.{key}": value for key, value in execution.items() if value != own.get(key)}
+    if filters is not None and not changed.keys() & row.cell.axes.keys():
+        changed |= {"launch.mode": mode} if mode != row.experiment.launch.mode else {}
         others = "".join(f" --set {shlex.quote(f'{key}={_json_or_text(value)}')}" for key, value in changed.items())
         return f"{start} bench/run.py {_of(row.experiment.name, filters)}{others} --seeds {seeds}"
     config = to_dict(row.cell.config) | ({"execution": execution} if execution != own else {})

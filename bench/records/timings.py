@@ -17,7 +17,7 @@ LATENCY_BATCH = 1
 
 
 def was_disturbed(speed: SpeedRecord) -> bool:
-    """Whether other work ran meanwhile, here or in other processes, or its clocks disagree: no measurement of speed."""
+    """Whether other work ran meanwhile, here or in other processes, or its record has a warning: no measurement."""
     return speed.labels.machine_shared or bool(speed.warnings)
 
 

@@ -8,21 +8,20 @@ from tabulate import tabulate
 
 from bench.experiment import Experiment
 from bench.record import Record, TrainRecord
-from bench.sweep.plan import Known, Task, by_cell, cells_of, is_done
+from bench.sweep.plan import Known, Task, by_cell, cells_of, due, is_done, missing
 from bench.sweep.progress import duration
 from fmnist_core.config import DATASETS, Baseline, CellConfig, CustomModel, canonical_json, input_shape, quality_key
 from fmnist_core.models import layers
 from fmnist_core.models.networks import layers_of
 
 
-def show(experiments: Iterable[Experiment], planned: Iterable[Task], latest: Mapping[str, Record],
+def show(experiments: Iterable[Experiment], asked: Sequence[Task], latest: Mapping[str, Record],
          old: Mapping[str, Known] = MappingProxyType({})) -> None:
     """A table of each experiment's cells; then what is left, and records that do not count.
 
-    `old`: records that are to be made again.
+    `asked`: the tasks, without those that follow where one ran out of memory; `old`: records that are to be made again.
     """
-    planned = list(planned)
-    left = [task for task in planned if not is_done(task, latest, old)]
+    planned, left = due(asked, latest), missing(asked, latest, old)
     tasks_of = by_cell(planned)
     for experiment in experiments:
         rows = []

@@ -21,8 +21,9 @@ with the last two."""
 FIELDS = "uuid,clocks_event_reasons.active,clocks.sm,clocks.max.sm,temperature.gpu"
 
 
-def slowdowns(work: Callable[[], Any]) -> list[str]:
-    """Warnings, by what the driver says of all GPUs of this process while `work` keeps them busy.
+def slowdowns(work: Callable[[], Any], *, again: bool = True) -> list[str]:
+    """Warnings, by what the driver says of all GPUs of this process while `work` keeps them busy: `again` and again
+    until it has answered, but where several processes must do the same number of steps.
 
     None where there are no GPUs (then nothing is done), or the driver does not tell: before version 535, and of virtual
     GPUs.
@@ -33,6 +34,8 @@ def slowdowns(work: Callable[[], Any]) -> list[str]:
     query = ["nvidia-smi", f"--id={','.join(ids)}", f"--query-gpu={FIELDS}", "--format=csv,noheader,nounits"]
     with subprocess.Popen(query, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as asked:
         work()
+        while again and asked.poll() is None:
+            work()
         answer = asked.communicate()[0]
     return [] if asked.returncode else [text for line in answer.splitlines() for text in _warnings(line)]
 
