@@ -77,11 +77,10 @@ class Store:
         """Durable when this returns. Raises StoreError where it cannot be written; the file is then as it was.
 
         Of a key the record last begun counts. By a clock that was set back, this one would have begun before the one
-        that it takes the place of; then it is stored as begun a second after that.
+        that it takes the place of, as this store has read it; then it is stored as begun a second after that.
         """
-        path, known = self._file_of(record.experiment), None
-        with contextlib.suppress(StoreError):  # a line of others that cannot be read costs nobody a record
-            known = self.heads().get(key_of(record))
+        key, path = key_of(record), self._file_of(record.experiment)
+        known: Record | Head | None = self._heads.known.get(key) or self._records.known.get(key)
         if known and known.started_at and known.started_at >= record.started_at:
             later = datetime.fromisoformat(known.started_at) + timedelta(seconds=1)
             record = replace(record, started_at=later.isoformat(timespec="seconds"))
@@ -89,7 +88,7 @@ class Store:
             line = encode(record)
             decode(line)  # one that cannot be read back, e.g. because of a NaN, would make the whole store unreadable
         except ValueError as error:
-            raise StoreError(f"record {key_of(record)} cannot be kept: {error}") from error
+            raise StoreError(f"record {key} cannot be kept: {error}") from error
         try:
             with path.open("a+b") as file:
                 fcntl.flock(file, fcntl.LOCK_EX)
@@ -186,7 +185,8 @@ class _Reader(Generic[Line]):
 
     def __init__(self, folder: Path, read: Callable[[bytes], Line]) -> None:
         self.folder, self.read = folder, read
-        self._latest: dict[str, Line] = {}
+        self.known: dict[str, Line] = {}
+        """What `latest` gave last."""
         self._offsets: dict[Path, int] = {}  # by file: the end of the last line read
         self._without_end: dict[Path, bytes] = {}  # by file: a last line that was read, and will be met once more
 
@@ -194,9 +194,9 @@ class _Reader(Generic[Line]):
         """Of each key the record last begun: as in a report, whichever file it is in."""
         for line in self.lines():
             key = key_of(line)
-            if key not in self._latest or line.started_at >= self._latest[key].started_at:
-                self._latest[key] = line
-        return self._latest
+            if key not in self.known or line.started_at >= self.known[key].started_at:
+                self.known[key] = line
+        return self.known
 
     def lines(self) -> Iterator[Line]:
         """Those that are new since the last call, file by file."""

@@ -45,7 +45,7 @@ def test_figures_have_axes_with_units_and_a_white_ground(drawn):
                                       "Mean test accuracy (%), n = 3 seeds",
                                       "Test accuracy, means and 95 % intervals, n = 3 seeds"],
         "kernel_depth_cost.svg": ["trainable parameters", "multiply-adds per image", "training (images/s)", "Size",
-                                  "Arithmetic", "Speed: Test CPU, 1 thread, with 95 % intervals"],
+                                  "Arithmetic", "Speed: Test CPU, 1 thread"],
         "kernel_depth_pareto.svg": ["training throughput (images/s)", "test accuracy (%), last epoch", "Numbers: depth",
                                     "n = 3 seeds"],
         "kernel_depth_steps.svg": ["training step (ms)", "of 10 steps each. Test CPU, 1 thread"],

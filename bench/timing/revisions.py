@@ -60,7 +60,9 @@ def _tree(commit: str) -> Iterator[Path]:
         if archive.returncode:
             raise ValueError(f"revision {commit} has no fmnist_core: {archive.stderr.decode().strip()}")
         with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as tar:
-            tar.extractall(folder, filter="data")
+            # Python 3.12 and 3.13 want to be told; 3.11.2, which Debian has, knows no filters.
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)
+            tar.extractall(folder)
         yield Path(folder).resolve()
 
 
