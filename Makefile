@@ -28,7 +28,7 @@ gpu:  ## everything that needs a GPU, unattended; resumes
 	bash experiments/gpu.sh
 
 data:
-	test -d /usr/share/datasets/fashion-mnist || test -n "$$FMNIST_DATA_DIR" || test -d data/FashionMNIST/raw || ls data/train-images* > /dev/null 2>&1 || { apt-get update && apt-get install -y dataset-fashion-mnist; }
+	test -d /usr/share/datasets/fashion-mnist || test -n "$$FMNIST_DATA_DIR" || ls data/FashionMNIST/raw/train-images* > /dev/null 2>&1 || ls data/train-images* > /dev/null 2>&1 || { apt-get update && apt-get install -y dataset-fashion-mnist; }
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import ensurepip' || { apt-get update && apt-get install -y python3-venv; }

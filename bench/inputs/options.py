@@ -75,11 +75,12 @@ def answer_shell(of: argparse.ArgumentParser) -> None:
 
 
 def check(asked: argparse.Namespace) -> None:
-    """Raises ValueError for options that have no effect together."""
+    """Raises ValueError for an option that has no effect beside another."""
     useless = {"--rerun": asked.rerun, "--retry-failed": asked.retry_failed, "--keep-weights": asked.keep_weights,
                "--track": asked.track}
-    for name in (name for name, value in useless.items() if value and asked.profile):
-        raise ValueError(f"{name} has no effect with --profile, which trains nothing; leave one of them out")
+    given = [name for name, value in useless.items() if value]
+    if asked.profile and given:
+        raise ValueError(f"{given[0]} has no effect with --profile, which trains nothing; leave one of them out")
 
 
 def overrides(asked: argparse.Namespace) -> dict[str, Any]:

@@ -38,8 +38,8 @@ MAX_CELLS = 4
 
 BEYOND = ("Every choice is made on held-out training images; a result is the last epoch of a training on all 60,000 "
           "images, which nothing was chosen by. One rule of choice, that for the least time to 92 and 93 % on a CPU, "
-          "was made stricter when test results were known: by the first rule they end at 92.01 and 92.71 %, the latter "
-          "below its goal ([log](docs/recipes-log.md)).")
+          "was made stricter when test results were known: what the first rule came to, and which goal it missed, "
+          "stands in the [log](docs/recipes-log.md).")
 
 
 class Document(NamedTuple):

@@ -86,7 +86,7 @@ def cost(results: Results) -> Figure | None:
         number_axis(panel.yaxis)
     if not timed:
         say_waiting(panels[2])
-    several = any(len(grid[at].timings(machine)) >= FEWEST_SPREAD for at in timed) if machine else False
+    several = machine is not None and any(len(grid[at].timings(machine)) >= FEWEST_SPREAD for at in timed)
     speed = f"Speed: {_machine_title(machine)}{', with 95 % intervals' if several else ''}" if timed else ""
     figure.suptitle(title_of(speed, _share(grid, timed)))
     legend_below(figure)

@@ -132,10 +132,10 @@ def _tables(rows: Sequence[Row], dataset: str, shown: Shown) -> list[str]:
     timed, cells = False, one_per_cell(rows)
     elsewhere: dict[str, list[str]] = defaultdict(list)
     """By experiment, the machines on which one cell was timed, and for that experiment."""
+    others = shown.results.rows.keys() - {rows[0].experiment.name}
     for machine, name in names.items():
         speeds = [speed for row in cells if (speed := row.timed(machine))]
-        others = {speed.experiment for speed in speeds} - {rows[0].experiment.name}
-        if len(speeds) == 1 < len(cells) and others and others <= shown.results.rows.keys():
+        if len(speeds) == 1 < len(cells) and speeds[0].experiment in others:
             elsewhere[speeds[0].experiment].append(name)
         elif speeds:
             timed = True

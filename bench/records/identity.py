@@ -35,7 +35,7 @@ def key_and_numerics(record: Record) -> tuple[str, Numerics]:
 def newest(records: Iterable[Record]) -> list[Record]:
     """The last begun of each key and arithmetic; a failure takes the place of all of its key, as does what follows it.
 
-    A failed timing also ends with a later one of its cell on its host, by whatever driver, torch or threads.
+    A failed timing also ends with a later one of its cell on its host and device, by whatever driver, torch or threads.
     A sweep asks whether a key is done, on whatever device. Here, seeds of a GPU with TF32 do not hide those of a CPU.
     Files are read by name, so that of one cell in two experiments the later line may be the earlier record.
     """
